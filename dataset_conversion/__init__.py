@@ -1,0 +1,1 @@
+"""Converters from the published data sets' own layouts to nnU-Net's, labeled and unlabeled cases apart."""

@@ -1,0 +1,1 @@
+"""The commands: one thin module each, which parses flags and calls one function."""

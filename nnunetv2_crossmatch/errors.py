@@ -1,0 +1,75 @@
+"""How mistakes in the user's input are told: one line per mistake, each with its remedy, and exit code 2.
+
+Limit: faults in this package itself stay ordinary exceptions with a traceback (exit code 1).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: ``error: <what> in <where>: <detail>. Fix: <fix>`` (``where`` may be empty)."""
+
+    what: str
+    where: str | Path
+    detail: str
+    fix: str
+
+    def __str__(self) -> str:
+        place = f" in {self.where}" if str(self.where) else ""
+        return f"error: {self.what}{place}: {self.detail}. Fix: {self.fix}"
+
+
+class InputError(Exception):
+    """Raised for bad input; carries every problem found in one run, so that the user mends all of them at once."""
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = problems
+
+
+def raise_if_any(problems: list[Problem]) -> None:
+    """Raise one :class:`InputError` with all ``problems``; do nothing if the list is empty."""
+    if problems:
+        raise InputError(*problems)
+
+
+def command(main: Callable[[], None]) -> Callable[[], None]:
+    """Make ``main`` a console script: an :class:`InputError` becomes its lines on stderr and exit code 2.
+
+    With the environment variable ``NNUNETV2_CROSSMATCH_DEBUG=1`` the traceback is shown instead.
+    """
+
+    @functools.wraps(main)
+    def run() -> None:
+        install_excepthook()
+        main()
+
+    return run
+
+
+def install_excepthook() -> None:
+    """Show uncaught :class:`InputError` as its lines, exit code 2; also inside the host's own commands."""
+    previous = sys.excepthook
+    if getattr(previous, "is_crossmatch_hook", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if not isinstance(error, InputError) or os.environ.get(DEBUG_VARIABLE) == "1":
+            previous(kind, error, traceback)
+            return
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+    hook.is_crossmatch_hook = True  # type: ignore[attr-defined]
+    sys.excepthook = hook

@@ -1,0 +1,151 @@
+"""A tiny planned and preprocessed data set, built once per test session and shared by all tests and workers.
+
+Limit: blobs in noise, far too small to learn from; it is there to exercise code, not the method.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from filelock import FileLock
+
+SHAPE_ZYX = (24, 32, 32)
+SPACING_XYZ = (1.0, 1.0, 1.5)
+
+
+@dataclass(frozen=True)
+class TinyDataset:
+    """Where the tiny data set lies; ``env`` is a whole environment for subprocesses that use it."""
+
+    root: Path
+    name: str = "Dataset998_Tiny"
+    id: int = 998
+
+    @property
+    def raw(self) -> Path:
+        return self.root / "raw" / self.name
+
+    @property
+    def preprocessed(self) -> Path:
+        return self.root / "preprocessed" / self.name
+
+    @property
+    def results(self) -> Path:
+        return self.root / "results" / self.name
+
+    @property
+    def plans_file(self) -> Path:
+        return self.preprocessed / "nnUNetPlans.json"
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The variables that the package and the host read, with two cores and no compilation."""
+        folders = {f"nnUNet_{kind}": str(self.root / kind) for kind in ("raw", "preprocessed", "results")}
+        door = Path(__file__).parents[1] / "nnunetv2_crossmatch" / "ext_trainers"
+        small = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
+        return {**folders, **small, "nnUNet_extTrainer": str(door)}
+
+    @property
+    def env(self) -> dict[str, str]:
+        """``os.environ`` with :attr:`variables` and this interpreter's commands first in ``PATH``."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, **self.variables}
+
+    def run(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run a console command of the host or the package on this data set; a failure shows its output."""
+        environment = {**self.env, **variables}
+        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+        assert not check or done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise with one bright ellipsoid: image float32 and labels uint8, both :data:`SHAPE_ZYX`."""
+    random = np.random.default_rng(seed)
+    centre = np.array(SHAPE_ZYX) / 2 + random.uniform(-3, 3, 3)
+    radii = np.array(SHAPE_ZYX) * random.uniform(0.2, 0.3, 3)
+    grid = np.moveaxis(np.indices(SHAPE_ZYX), 0, -1)
+    labels = (((grid - centre) / radii) ** 2).sum(-1) <= 1
+    image = random.normal(size=SHAPE_ZYX) * 0.3 + labels + 2
+    return image.astype(np.float32), labels.astype(np.uint8)
+
+
+def write_volume(array: np.ndarray, file: Path) -> None:
+    """Write ``array`` (z, y, x) with the tiny data set's spacing."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(SPACING_XYZ)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(file))
+
+
+def write_raw(tiny: TinyDataset) -> None:
+    for seed, (prefix, part) in enumerate([("train", "Tr")] * 4 + [("free", "Un")] * 4 + [("test", "Ts")] * 2):
+        image, labels = blob_case(seed)
+        write_volume(image, tiny.raw / f"images{part}" / f"{prefix}_{seed:02d}_0000.nii.gz")
+        if part != "Un":
+            write_volume(labels, tiny.raw / f"labels{part}" / f"{prefix}_{seed:02d}.nii.gz")
+    description = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "blob": 1}}
+    (tiny.raw / "dataset.json").write_text(json.dumps({**description, "numTraining": 4, "file_ending": ".nii.gz"}))
+
+
+def shrink_network(plans_file: Path) -> None:
+    """Patches of 16 voxels, features 8 and 16, batch 2: a training step takes milliseconds."""
+    plans = json.loads(plans_file.read_text())
+    for name, dimensions in (("2d", 2), ("3d_fullres", 3)):
+        configuration = plans["configurations"][name]
+        configuration.update(patch_size=[16] * dimensions, batch_size=2)
+        configuration["architecture"]["arch_kwargs"].update(
+            n_stages=3,
+            features_per_stage=[8, 16, 16],
+            kernel_sizes=[[3] * dimensions] * 3,
+            strides=[[1] * dimensions, [2] * dimensions, [2] * dimensions],
+            n_conv_per_stage=[1, 1, 1],
+            n_conv_per_stage_decoder=[1, 1],
+        )
+    plans_file.write_text(json.dumps(plans))
+
+
+def build(tiny: TinyDataset) -> None:
+    for kind in ("raw", "preprocessed", "results"):
+        (tiny.root / kind).mkdir(parents=True)
+    write_raw(tiny)
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", str(tiny.id), "-c", "2d", "3d_fullres", "-npfp", "1", "-np", "1", "1")
+    tiny.run(*plan, nnUNet_n_proc_DA="1")  # the host's planner takes it as a thread count and fails with 0
+    shrink_network(tiny.plans_file)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyDataset:
+    """Four labeled, four unlabeled and two test volumes, planned and preprocessed for 2d and 3d_fullres.
+
+    Read it only: it is shared by all tests. :func:`tiny_copy` is for tests that write.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker_id == "master" else base.parent
+    tiny = TinyDataset(shared / "tiny")
+    with FileLock(shared / "tiny.lock"):
+        if not tiny.root.exists():
+            unfinished = TinyDataset(shared / "tiny_unfinished")
+            shutil.rmtree(unfinished.root, ignore_errors=True)
+            build(unfinished)
+            unfinished.root.rename(tiny.root)
+    return tiny
+
+
+@pytest.fixture
+def tiny_copy(tiny_dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
+    """A copy of :func:`tiny_dataset` of one's own, with the environment variables of this process set to it."""
+    shutil.copytree(tiny_dataset.root, tmp_path / "tiny")
+    tiny = TinyDataset(tmp_path / "tiny")
+    for name, value in tiny.variables.items():
+        monkeypatch.setenv(name, value)
+    return tiny

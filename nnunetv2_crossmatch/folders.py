@@ -25,9 +25,7 @@ def root_folder(variable: str) -> Path:
     """
     value = os.environ.get(variable)
     if not value:
-        raise InputError(
-            Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"')
-        )
+        raise InputError(Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"'))
     if not Path(value).is_dir():
         raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
     return Path(value)
@@ -64,7 +62,8 @@ def dataset_name(dataset: str | int) -> str:
         if not any((root / str(dataset)).is_dir() for root in (raw_folder(), preprocessed_folder())):
             raise InputError(Problem("data set missing", raw_folder(), str(dataset), "give the id of an existing one"))
         return str(dataset)
-    names = sorted({name for root in (raw_folder(), preprocessed_folder()) for name in dataset_names(root, int(dataset))})
+    roots = (raw_folder(), preprocessed_folder())
+    names = sorted({name for root in roots for name in dataset_names(root, int(dataset))})
     if len(names) != 1:
         detail = f"id {int(dataset):03d} is carried by {', '.join(names) or 'no folder'}"
         raise InputError(Problem("no unique data set", raw_folder(), detail, "use an id that exactly one data set has"))
@@ -77,7 +76,7 @@ def images_unlabeled(dataset: str) -> Path:
 
 
 def unlabeled_folder(dataset: str, data_identifier: str) -> Path:
-    """Preprocessed unlabeled cases of one configuration; apart from the labeled ones, which the host deletes and lists."""
+    """Preprocessed unlabeled cases of one configuration; apart from the labeled ones, all of which the host trains on."""
     return preprocessed_folder() / dataset / f"{data_identifier}_unlabeled"
 
 

@@ -1,0 +1,169 @@
+"""One conversion: a folder in a published layout becomes a raw nnU-Net data set, labeled and unlabeled cases apart.
+
+Limit: what differs between data sets (layouts, labels, reading) comes in as a :class:`~.cases.SourceDataset`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_crossmatch.dataset_conversion.cases import Found, Job, SourceDataset
+from nnunetv2_crossmatch.dataset_conversion.checks import NO_FOREGROUND
+from nnunetv2_crossmatch.dataset_conversion.splits import FORM, ROLES, assign_roles, read_splits
+from nnunetv2_crossmatch.dataset_conversion.workers import convert_cases
+from nnunetv2_crossmatch.dataset_conversion.writing import (
+    FOLDER_ENDINGS,
+    check_space,
+    disk_errors_told,
+    new_dataset_name,
+    write_dataset_json,
+    write_json,
+    write_splits,
+)
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import folder_written_whole, raw_folder
+
+RECORD_FILE = "conversion.json"
+DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
+NAMES_SHOWN = 5
+
+Record = dict[str, Any]
+
+
+def parser(dataset: SourceDataset, description: str, examples: str) -> argparse.ArgumentParser:
+    """The arguments that all converters share."""
+    arguments = argparse.ArgumentParser(
+        description=description,
+        epilog=f"{FORM}\n\nExample:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = arguments.add_argument
+    add("-i", dest="folder", type=Path, required=True, metavar="FOLDER", help=f"folder of {dataset.expected}")
+    add("-d", dest="dataset_id", type=int, required=True, metavar="ID", help=f"free id, for DatasetID_{dataset.name}")
+    add(
+        "--labeled",
+        type=int,
+        metavar="N",
+        help="labeled patients: the published list where there is one for N, else the first N training patients",
+    )
+    add("--splits", type=Path, default=dataset.shipped_splits, metavar="FILE", help="your own split lists (form below)")
+    add("--layout", choices=sorted(dataset.find), help="needed only where the folder holds both layouts")
+    add("--allow-missing", action="store_true", help="go on without the listed cases that the folder lacks")
+    add("-np", dest="processes", type=_positive, default=DEFAULT_PROCESSES, help="processes (default: %(default)s)")
+    return arguments
+
+
+def convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
+    """Convert as the options of :func:`parser` say; returns the folder of the new raw data set.
+
+    Raises:
+        InputError: with every problem found; nothing of the target is left then.
+    """
+    target = raw_folder() / new_dataset_name(options.dataset_id, dataset.name)
+    found = _find(dataset, options.folder, options.layout)
+    lists = read_splits(options.splits, options.labeled, dataset.patient_of)
+    patients = {case.identifier: case.patient for case in found.cases}
+    roles, missing = assign_roles(patients, lists, found.incomplete, options.allow_missing, options.folder)
+    files = [file for case in found.cases for file in case.sources(roles[case.identifier])]
+    needed = check_space(sum(file.stat().st_size for file in files if file.is_file()))
+    with disk_errors_told(needed), folder_written_whole(target) as folder:
+        jobs = [Job(case, roles[case.identifier], len(dataset.labels), dataset.read, folder) for case in found.cases]
+        record = _record(dataset, options, target.name, missing, caveat=dataset.caveats.get(found.cases[0].layout))
+        record["cases"] = convert_cases(jobs, options.processes)
+        record["folds"] = _write_metadata(dataset, folder, record)
+        write_json(folder / RECORD_FILE, record)
+    _tell(target, record)
+    print(f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity")
+    return target
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _find(dataset: SourceDataset, folder: Path, layout: str | None) -> Found:
+    if not folder.is_dir():
+        raise InputError(Problem("folder missing", folder, "given with -i", "check the path"))
+    found = {name: find(folder) for name, find in dataset.find.items() if layout in (None, name)}
+    filled = {name: content for name, content in found.items() if content.cases}
+    if len(filled) > 1:
+        detail = f"it holds the layouts {' and '.join(filled)}"
+        raise InputError(Problem("two layouts", folder, detail, "choose one with --layout"))
+    if not filled:
+        incomplete = ", ".join(name for content in found.values() for name in content.incomplete)
+        detail = f"expected {dataset.expected}" + (f"; missing: {incomplete}" if incomplete else "")
+        raise InputError(Problem("no case", folder, detail, "give the folder that holds the cases"))
+    return next(iter(filled.values()))
+
+
+def _write_metadata(dataset: SourceDataset, folder: Path, record: Record) -> int:
+    """Write dataset.json and the folds of the labeled cases; returns the number of folds."""
+    labeled = {name: entry for name, entry in record["cases"].items() if entry["role"] == "labeled"}
+    if all(NO_FOREGROUND in entry["notes"] for entry in labeled.values()):
+        fix = "check the labels, or label other cases (--splits FILE)"
+        raise InputError(Problem("no foreground in any labeled case", "", ", ".join(labeled), fix))
+    folds = write_splits(folder, record["dataset"], {name: entry["patient"] for name, entry in labeled.items()})
+    write_dataset_json(
+        folder,
+        len(labeled),
+        dataset.channel,
+        dataset.labels,
+        dataset_name=dataset.name,
+        reference=dataset.reference,
+        license="see reference",
+        converted_by=dataset.command,
+    )
+    return folds
+
+
+def _record(
+    dataset: SourceDataset, options: argparse.Namespace, name: str, missing: Sequence[str], caveat: str | None
+) -> Record:
+    return {
+        "dataset": name,
+        "command": shlex.join([dataset.command, *sys.argv[1:]]),
+        "package_version": version("nnunetv2_crossmatch"),
+        "splits": str(options.splits.absolute()),
+        "caveats": [caveat] if caveat else [],
+        "missing": list(missing),
+    }
+
+
+def _tell(target: Path, record: Record) -> None:
+    """Print what was written; warnings go to stderr."""
+    print(f"{target.name} written to {target}")
+    entries: Mapping[str, Mapping[str, Any]] = record["cases"]
+    for role in ROLES:
+        chosen = [entry["patient"] for entry in entries.values() if entry["role"] == role]
+        if chosen:
+            print(f"  {role:9} {len(chosen):4} cases of {len(set(chosen)):3} patients  images{FOLDER_ENDINGS[role]}")
+    for warning in _warnings(record):
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+def _warnings(record: Record) -> list[str]:
+    by_note: dict[str, list[str]] = {}
+    for name, entry in record["cases"].items():
+        for note in entry["notes"]:
+            by_note.setdefault(note, []).append(name)
+    warnings = [f"{note} ({_some(names)})" for note, names in by_note.items()]
+    if record["missing"]:
+        warnings.append(f"skipped, since the folder lacks them: {_some(record['missing'])}")
+    if record["folds"] == 0:
+        warnings.append("one labeled patient cannot be split for cross-validation: train with fold all")
+    return [*warnings, *record["caveats"]]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > NAMES_SHOWN else ""
+    return f"{len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -1,0 +1,203 @@
+"""Volumes from the layouts of the published data sets: HDF5, NIfTI and NRRD files into arrays with a known geometry.
+
+Limit: says what is wrong with a file (damaged, other keys, other shape); what the voxels hold is judged in ``checks``.
+
+Arrays have the axes (x, y, z); the affine maps voxel indices to millimetres, right-anterior-superior (RAS).
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import SimpleITK
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from nnunetv2_crossmatch.errors import InputError, Problem
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SPACING_TOLERANCE_MM = 1e-3
+NOMINAL_NOTE = "voxel size unknown: a nominal one is recorded, lengths in mm mean nothing (--spacing)"
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Voxel size in mm, axes (x, y, z), and where it comes from.
+
+    ``source`` is ``header`` (the image's own), ``published`` (the data set's documentation), ``given`` (by the user) or
+    ``nominal`` (a stand-in: lengths in mm mean nothing).
+    """
+
+    xyz_mm: tuple[float, float, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image, its label (same shape) if it was asked for, and their geometry; ``notes`` say what was decided."""
+
+    image: np.ndarray
+    label: np.ndarray | None
+    affine: np.ndarray
+    spacing: Spacing
+    notes: tuple[str, ...] = ()
+
+
+def read_h5(file: Path, axes: str, spacing: Spacing, with_label: bool) -> Volume:
+    """Volume from the data sets ``image`` and ``label`` of an HDF5 file, which has no geometry of its own.
+
+    Args:
+        file: HDF5 file.
+        axes: axis order in the file, ``xyz`` or ``zyx``.
+        spacing: voxel size to assume; the direction is the identity in ITK's LPS convention.
+        with_label: read ``label``, too.
+
+    Raises:
+        InputError: not HDF5, damaged, a data set missing, not numeric, or of another shape.
+    """
+    names = ("image", "label") if with_label else ("image",)
+    arrays = _h5_arrays(file, names)
+    image, label = arrays[0], arrays[1] if with_label else None
+    check_shapes(image, label, file)
+    order = [axes.index(axis) for axis in "xyz"]
+    affine = LPS_TO_RAS @ np.diag([*spacing.xyz_mm, 1.0])
+    notes = (NOMINAL_NOTE,) if spacing.source == "nominal" else ()
+    return Volume(image.transpose(order), None if label is None else label.transpose(order), affine, spacing, notes)
+
+
+def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
+    """Volume from ``.nii.gz`` files. Geometry: the image's pixdim and qform; sform and the label's header are ignored.
+
+    Raises:
+        InputError: damaged (the whole gzip stream is verified), no NIfTI, shapes differ, or an impossible voxel size.
+    """
+    image, header = _nifti(image_file)
+    spacing = Spacing(_pixdim(header, image_file), "header")
+    notes = []
+    sform = header.get_sform(coded=True)[0]
+    if sform is not None and _differ(nibabel.affines.voxel_sizes(sform), spacing.xyz_mm):
+        notes.append("sform and pixdim give different voxel sizes: pixdim is used")
+    label = None
+    if label_file is not None:
+        label, label_header = _nifti(label_file)
+        check_shapes(image, label, label_file)
+        if _differ(label_header.get_zooms()[:3], spacing.xyz_mm):
+            notes.append("image and label give different voxel sizes: the image's is used")
+    check_shapes(image, None, image_file)
+    return Volume(image, label, _qform(header, image_file), spacing, tuple(notes))
+
+
+def read_nrrd(image_file: Path, label_file: Path | None) -> Volume:
+    """Volume from NRRD files; geometry from the image's header.
+
+    Raises:
+        InputError: damaged, no NRRD, or shapes differ.
+    """
+    itk_image = _itk_image(image_file)
+    image = _xyz_array(itk_image)
+    label = None if label_file is None else _xyz_array(_itk_image(label_file))
+    check_shapes(image, label, label_file or image_file)
+    spacing = itk_image.GetSpacing()
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(itk_image.GetDirection()).reshape(3, 3) * spacing
+    affine[:3, 3] = itk_image.GetOrigin()
+    return Volume(image, label, LPS_TO_RAS @ affine, Spacing(spacing, "header"))
+
+
+def check_shapes(image: np.ndarray, label: np.ndarray | None, where: Path) -> None:
+    """Raise an :class:`InputError` unless the image has three filled axes of numbers and the label matches it."""
+    fix = "expected two 3-D arrays of one shape: convert or download the case again"
+    shapes = f"image {image.shape}" + ("" if label is None else f", label {label.shape}")
+    if image.ndim != 3 or 0 in image.shape or (label is not None and label.shape != image.shape):
+        raise InputError(Problem("shapes do not fit", where, shapes, fix))
+    kinds = [array.dtype for array in (image, label) if array is not None and array.dtype.kind not in "biuf"]
+    if kinds:
+        raise InputError(Problem("voxels are not numbers", where, f"type {kinds[0]}", "convert the case again"))
+
+
+def _differ(first: Any, second: Any) -> bool:
+    return not np.allclose(first, second, rtol=0, atol=SPACING_TOLERANCE_MM)
+
+
+def _check_not_a_stand_in(file: Path) -> None:
+    """Raise if ``file`` is what a failed download leaves in place of the data."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(512).lstrip().lower()
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise InputError(Problem("file unreadable", file, detail, "check its permissions")) from error
+    if not start:
+        raise InputError(Problem("empty file", file, "it holds no data", "download it again"))
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(Problem("pointer instead of data", file, "this is a Git LFS pointer", "git lfs pull"))
+    if start.startswith(b"<") and (b"<html" in start or b"<!doctype html" in start):
+        detail = "this is an HTML page, perhaps a log-in or error page"
+        raise InputError(Problem("web page instead of data", file, detail, "download it again, logged in"))
+
+
+def _damaged(file: Path, error: Exception) -> InputError:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return InputError(Problem("damaged file", file, lines[-1] if lines else repr(error), "download it again"))
+
+
+def _h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    _check_not_a_stand_in(file)
+    try:
+        with h5py.File(file, "r") as content:
+            lacking = [name for name in names if not isinstance(content.get(name), h5py.Dataset)]
+            if lacking:
+                detail = f"no {' and no '.join(lacking)}; keys found: {', '.join(content) or 'none'}"
+                fix = f"store the arrays as {' and '.join(names)}"
+                if lacking == ["label"]:
+                    fix += ', or put the case into the "unlabeled" list (--splits FILE)'
+                raise InputError(Problem("keys missing", file, detail, fix))
+            return [np.asarray(content[name][()]) for name in names]
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(file, error) from error
+
+
+def _nifti(file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header]:
+    _check_not_a_stand_in(file)
+    try:
+        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes()))
+        return np.asanyarray(image.dataobj), image.header
+    except (OSError, EOFError, zlib.error, ValueError, HeaderDataError, ImageFileError) as error:
+        raise _damaged(file, error) from error
+
+
+def _pixdim(header: nibabel.Nifti1Header, file: Path) -> tuple[float, float, float]:
+    x, y, z = (float(size) for size in header.get_zooms()[:3])
+    if not (np.isfinite([x, y, z]).all() and min(x, y, z) > 0):
+        raise InputError(Problem("impossible voxel size", file, f"pixdim {x, y, z} mm", "download it again"))
+    return x, y, z
+
+
+def _qform(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
+    try:
+        return header.get_qform()
+    except (HeaderDataError, ValueError) as error:
+        raise _damaged(file, error) from error
+
+
+def _itk_image(file: Path) -> SimpleITK.Image:
+    _check_not_a_stand_in(file)
+    try:
+        image = SimpleITK.ReadImage(file, imageIO="NrrdImageIO")
+    except RuntimeError as error:
+        raise _damaged(file, error) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        detail = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} values per voxel"
+        raise InputError(Problem("not a 3-D image", file, detail, "download it again"))
+    return image
+
+
+def _xyz_array(image: SimpleITK.Image) -> np.ndarray:
+    return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0)

@@ -1,0 +1,156 @@
+"""The target data set: its name, its files in nnU-Net's raw format, and errors of the disk told as the user's.
+
+Limit: knows nothing of where the volumes come from.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import preprocessed_folder, raw_folder, results_folder, written_whole
+
+FILE_ENDING = ".nii.gz"
+FOLDER_ENDINGS = {"labeled": "Tr", "unlabeled": "Un", "val": "Val", "test": "Ts"}
+SPLITS_FILE = "splits_final.json"
+GZIP_LEVEL = 1  # three times as fast as level 6 on MR images, files a few per cent larger
+SCANNER_CODE = 1  # NIfTI: scanner coordinates
+FOLDS = 5
+HOST_SPLIT_SEED = 12345
+SPACE_FACTOR = 1.2  # level 1 against the sources' stronger compression
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def new_dataset_name(dataset_id: int, kind: str) -> str:
+    """``DatasetXXX_<kind>`` for an id that no data set carries in any of the host's root folders.
+
+    A preprocessed folder of this name that holds nothing but the splits is what a killed run leaves: it may stay.
+
+    Raises:
+        InputError: the id is outside 1 to 999, or taken, under this name or another.
+    """
+    if not 0 < dataset_id < 1000:
+        raise InputError(Problem("impossible data set id", "", f"-d {dataset_id}", "choose one from 1 to 999"))
+    name = f"Dataset{dataset_id:03d}_{kind}"
+    raw, preprocessed = raw_folder(), preprocessed_folder()
+    taken = [*_carrying(raw, dataset_id), *_carrying(preprocessed, dataset_id)]
+    if os.environ.get("nnUNet_results"):
+        taken += [folder for folder in _carrying(results_folder(), dataset_id) if folder.name != name]
+    taken = [folder for folder in taken if folder != preprocessed / name or not _holds_splits_only(folder)]
+    fix = "choose another id with -d, or remove the folder"
+    raise_if_any([Problem("data set id taken", folder, f"it carries the id {dataset_id:03d}", fix) for folder in taken])
+    return name
+
+
+def check_space(source_bytes: int) -> int:
+    """Bytes that the target will need at most; raises an :class:`InputError` if the disk lacks them."""
+    needed, free = int(source_bytes * SPACE_FACTOR), shutil.disk_usage(raw_folder()).free
+    if free < needed:
+        raise InputError(_disk_full(needed))
+    return needed
+
+
+@contextmanager
+def disk_errors_told(needed: int) -> Iterator[None]:
+    """Turn a full or read-only disk into an :class:`InputError` that names the bytes needed and free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise InputError(_disk_full(needed)) from error
+        if error.errno in NOT_WRITABLE:
+            where = error.filename or raw_folder()
+            raise InputError(Problem("cannot write", where, os.strerror(error.errno), "make it writable")) from error
+        raise
+
+
+def write_case(
+    dataset: Path, role: str, identifier: str, image: np.ndarray, label: np.ndarray | None, affine: np.ndarray
+) -> None:
+    """Write one case, axes (x, y, z), into the folders of its role; both files carry the same geometry."""
+    ending = FOLDER_ENDINGS[role]
+    _write_nifti(dataset / f"images{ending}" / f"{identifier}_0000{FILE_ENDING}", image, affine)
+    if label is not None:
+        _write_nifti(dataset / f"labels{ending}" / f"{identifier}{FILE_ENDING}", label, affine)
+
+
+def write_dataset_json(folder: Path, cases: int, channel: str, labels: Mapping[str, int], **more: str) -> None:
+    """The host's ``dataset.json`` for one channel and ``cases`` labeled cases."""
+    generate_dataset_json(str(folder), {"0": channel}, dict(labels), cases, FILE_ENDING, **more)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Indented JSON, complete or not at all."""
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def write_splits(folder: Path, dataset: str, patients: Mapping[str, str]) -> int:
+    """Write the folds to ``folder`` and to the preprocessed folder of ``dataset``, where the host looks for them.
+
+    The host's own folds go by case: two frames of one patient would lie on both sides. A single patient cannot be
+    split, and without a file the host fails rather than splitting the patient.
+
+    Returns:
+        Number of folds, 0 if none were written.
+    """
+    folds = patient_folds(patients)
+    if folds:
+        write_json(folder / SPLITS_FILE, folds)
+        host_folder = preprocessed_folder() / dataset
+        host_folder.mkdir(exist_ok=True)
+        write_json(host_folder / SPLITS_FILE, folds)
+    return len(folds)
+
+
+def patient_folds(patients: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    """Cross-validation folds by patient from case -> patient: five, or as many as there are patients; none for one.
+
+    Where each patient has one case these are the host's own folds.
+    """
+    names = sorted(set(patients.values()))
+    if len(names) < 2:
+        return []
+    from nnunetv2.utilities.crossval_split import generate_crossval_split  # takes a second to import
+
+    by_patient = generate_crossval_split(names, seed=HOST_SPLIT_SEED, n_splits=min(FOLDS, len(names)))
+    return [
+        {side: [case for case in sorted(patients) if patients[case] in chosen] for side, chosen in fold.items()}
+        for fold in by_patient
+    ]
+
+
+def _carrying(root: Path, dataset_id: int) -> list[Path]:
+    """Folders that the host takes for this id: by prefix, whatever follows."""
+    return sorted(folder for folder in root.glob(f"Dataset{dataset_id:03d}*") if folder.is_dir())
+
+
+def _holds_splits_only(folder: Path) -> bool:
+    return all(SPLITS_FILE in entry.name for entry in folder.iterdir())
+
+
+def _disk_full(needed: int) -> Problem:
+    root = raw_folder()
+    detail = f"about {needed / 1e6:.0f} MB needed, {shutil.disk_usage(root).free / 1e6:.0f} MB free"
+    return Problem("disk full", root, detail, "make room, or set nnUNet_raw to a larger disk")
+
+
+def _write_nifti(file: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    volume = nibabel.Nifti1Image(array, affine)
+    volume.set_sform(affine, SCANNER_CODE)
+    volume.set_qform(affine, SCANNER_CODE)
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(gzip.compress(volume.to_bytes(), GZIP_LEVEL, mtime=0))  # mtime: equal input, equal bytes

@@ -1,0 +1,110 @@
+"""``nnUNetv2_crossmatch_evaluate``: score a folder of predictions, print the result and write it down."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2.configuration import default_num_processes
+
+from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
+from nnunetv2_crossmatch.evaluation import evaluate_folder
+from nnunetv2_crossmatch.folders import dataset_name, raw_folder
+from nnunetv2_crossmatch.score_files import terminal, write_scores
+from nnunetv2_crossmatch.scores import Scores
+
+DESCRIPTION = """Dice, Jaccard, 95 %% Hausdorff distance (95HD) and average surface distance (ASD) of predictions,
+per case and class, with mean, standard deviation and a 95 %% bootstrap interval.
+Writes scores.csv, scores.json and scores.md."""
+EPILOG = """examples:
+  nnUNetv2_crossmatch_evaluate -r $nnUNet_raw/Dataset501_LA/labelsTs -p predictions
+  nnUNetv2_crossmatch_evaluate -r labelsTs -p crossmatch --compare supervised -d 501
+
+Files are matched by name; dataset.json gives file ending, classes, regions and ignore label. Overlaps run from 0 to 1.
+A class that is empty in prediction or reference has no distance: it is counted as undefined and enters no mean."""
+HELP = {
+    "-r": "folder with the reference segmentations",
+    "-p": "folder with the predicted segmentations",
+    "-d": "data set (id or name) whose dataset.json describes the labels",
+    "-djfile": "dataset.json; default: the one in PREDICTIONS, else the one beside REFERENCE",
+    "-o": "folder for scores.csv, scores.json, scores.md; default: PREDICTIONS",
+    "-np": "cases in work at once; default: %(default)s",
+    "--compare": "second folder of predictions: adds the paired difference with its interval and the p-value of "
+    "Wilcoxon's signed-rank test",
+    "--spacing": "voxel size in mm of all cases instead of the files' own; needed for mm where that is nominal",
+    "--allow-missing": "score what is there and list the references without a prediction, which are an error otherwise",
+    "--literature": "count an empty prediction as 0 in every measure, distances included, as the published LA and ACDC "
+    "tables do",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(
+        prog="nnUNetv2_crossmatch_evaluate",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("-r", type=Path, required=True, metavar="REFERENCE", help=HELP["-r"])
+    result.add_argument("-p", type=Path, required=True, metavar="PREDICTIONS", help=HELP["-p"])
+    source = result.add_mutually_exclusive_group()
+    source.add_argument("-d", metavar="ID", help=HELP["-d"])
+    source.add_argument("-djfile", type=Path, metavar="FILE", help=HELP["-djfile"])
+    result.add_argument("-o", type=Path, metavar="OUT", help=HELP["-o"])
+    result.add_argument("-np", type=int, default=default_num_processes, metavar="N", help=HELP["-np"])
+    result.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
+    result.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
+    result.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
+    result.add_argument("--literature", action="store_true", help=HELP["--literature"])
+    return result
+
+
+def check_numbers(arguments: argparse.Namespace) -> None:
+    """Refuse numbers that cannot be meant."""
+    problems = []
+    if arguments.np < 1:
+        problems.append(Problem("impossible number of cases at once", "", f"-np {arguments.np}", "give 1 or more"))
+    if arguments.spacing and not all(0 < size < float("inf") for size in arguments.spacing):
+        detail = f"--spacing {' '.join(map(str, arguments.spacing))}"
+        problems.append(Problem("impossible voxel size", "", detail, "give three lengths in mm above 0"))
+    raise_if_any(problems)
+
+
+def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> list[Scores]:
+    """Scores of the predictions and, if asked for, of the other folder; raises with the problems of both."""
+    scores: list[Scores] = []
+    problems: list[Problem] = []
+    for folder in filter(None, (arguments.p, arguments.compare)):
+        try:
+            scores.append(
+                evaluate_folder(
+                    arguments.r,
+                    folder,
+                    dataset_json,
+                    spacing_mm=arguments.spacing,
+                    literature=arguments.literature,
+                    allow_missing=arguments.allow_missing,
+                    processes=arguments.np,
+                )
+            )
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    raise_if_any(problems)
+    return scores
+
+
+@command
+def main() -> None:
+    """Evaluate, print, write."""
+    arguments = parser().parse_args()
+    check_numbers(arguments)
+    dataset_json = arguments.djfile
+    if arguments.d is not None:
+        dataset_json = raw_folder() / dataset_name(arguments.d) / "dataset.json"
+    scores, *others = score_folders(arguments, dataset_json)
+    other = (others[0], arguments.compare) if others else (None, None)
+    print(terminal(scores, *other))
+    origin = {"reference": str(arguments.r), "predictions": str(arguments.p)}
+    written = write_scores(scores, arguments.o or arguments.p, origin, *other)
+    print(f"\nwritten: {', '.join(map(str, written))}")

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,29 +124,57 @@ def build(tiny: TinyDataset) -> None:
     shrink_network(tiny.plans_file)
 
 
+def preprocess_copy(tiny: TinyDataset, source: TinyDataset) -> None:
+    shutil.copytree(source.root, tiny.root)
+    tiny.run("nnUNetv2_crossmatch_preprocess", "-d", str(tiny.id), "-np", "2")
+
+
+def built_once(
+    tmp_path_factory: pytest.TempPathFactory, worker: str, name: str, make: Callable[[TinyDataset], None]
+) -> TinyDataset:
+    """Data set ``name`` below the session's folder, made by whichever test worker comes first."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base if worker == "master" else base.parent
+    tiny = TinyDataset(shared / name)
+    with FileLock(shared / f"{name}.lock"):
+        if not tiny.root.exists():
+            unfinished = TinyDataset(shared / f"{name}_unfinished")
+            shutil.rmtree(unfinished.root, ignore_errors=True)
+            make(unfinished)
+            unfinished.root.rename(tiny.root)
+    return tiny
+
+
+def own_copy(source: TinyDataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
+    shutil.copytree(source.root, folder / "tiny")
+    tiny = TinyDataset(folder / "tiny")
+    for name, value in tiny.variables.items():
+        monkeypatch.setenv(name, value)
+    return tiny
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyDataset:
     """Four labeled, four unlabeled and two test volumes, planned and preprocessed for 2d and 3d_fullres.
 
     Read it only: it is shared by all tests. :func:`tiny_copy` is for tests that write.
     """
-    base = tmp_path_factory.getbasetemp()
-    shared = base if worker_id == "master" else base.parent
-    tiny = TinyDataset(shared / "tiny")
-    with FileLock(shared / "tiny.lock"):
-        if not tiny.root.exists():
-            unfinished = TinyDataset(shared / "tiny_unfinished")
-            shutil.rmtree(unfinished.root, ignore_errors=True)
-            build(unfinished)
-            unfinished.root.rename(tiny.root)
-    return tiny
+    return built_once(tmp_path_factory, worker_id, "tiny", build)
+
+
+@pytest.fixture(scope="session")
+def tiny_prepared(tiny_dataset: TinyDataset, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyDataset:
+    """As :func:`tiny_dataset`, with the unlabeled cases preprocessed too. Read it only."""
+    return built_once(tmp_path_factory, worker_id, "prepared", lambda tiny: preprocess_copy(tiny, tiny_dataset))
 
 
 @pytest.fixture
 def tiny_copy(tiny_dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
     """A copy of :func:`tiny_dataset` of one's own, with the environment variables of this process set to it."""
-    shutil.copytree(tiny_dataset.root, tmp_path / "tiny")
-    tiny = TinyDataset(tmp_path / "tiny")
-    for name, value in tiny.variables.items():
-        monkeypatch.setenv(name, value)
-    return tiny
+    return own_copy(tiny_dataset, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def prepared_copy(tiny_prepared: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
+    """A copy of :func:`tiny_prepared` of one's own, with the environment variables of this process set to it."""
+    return own_copy(tiny_prepared, tmp_path, monkeypatch)

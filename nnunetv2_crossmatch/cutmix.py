@@ -7,6 +7,7 @@ Shapes: U samples, C channels, S spatial axes (two or three).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,6 @@ def paste(tensor: torch.Tensor, boxes: Sequence[Box | None]) -> torch.Tensor:
     mixed = tensor.clone()
     for sample, box in enumerate(boxes):
         if box is not None:
-            inside = (..., *box)
+            inside: Any = (..., *box)
             mixed[sample][inside] = tensor[(sample + 1) % len(tensor)][inside]
     return mixed

@@ -38,6 +38,10 @@ class InputError(Exception):
         self.problems = problems
 
 
+class UnsupportedError(InputError, NotImplementedError):
+    """Raised where nnU-Net can do something that this package cannot; says what and why in one line."""
+
+
 def raise_if_any(problems: list[Problem]) -> None:
     """Raise one :class:`InputError` with all ``problems``; do nothing if the list is empty."""
     if problems:

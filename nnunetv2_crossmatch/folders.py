@@ -76,7 +76,7 @@ def images_unlabeled(dataset: str) -> Path:
 
 
 def unlabeled_folder(dataset: str, data_identifier: str) -> Path:
-    """Preprocessed unlabeled cases of one configuration; apart from the labeled ones, all of which the host trains on."""
+    """Preprocessed unlabeled cases of one configuration, apart from the labeled ones: the host trains on those."""
     return preprocessed_folder() / dataset / f"{data_identifier}_unlabeled"
 
 

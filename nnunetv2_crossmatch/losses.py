@@ -22,19 +22,26 @@ SMOOTH = 1e-5
 
 @dataclass(frozen=True)
 class LossRow:
-    """One comparison: ``part`` is what it is reported under, ``student`` learns from the labels of ``teacher``."""
+    """One comparison: ``student`` learns from the labels of ``teacher``.
+
+    Attributes:
+        part: the loss that the row belongs to and is reported under.
+        weight: of the row within its part.
+        factor: of the part within the unsupervised loss.
+    """
 
     part: str
     student: str
     teacher: str
     weight: float
+    factor: float
 
 
 def loss_table(eta: float) -> tuple[LossRow, ...]:
-    """The rows of CrossMatch; their weighted sum is L_ip + (1 - eta) L_tkd + eta L_dkd (Eq. 12)."""
-    image_level = [LossRow("ip", student, "wn", 1 / 2) for student in ("s1", "s2")]
-    from_teacher = [LossRow("tkd", student, "wn", (1 - eta) / 4) for student in ("ww", "ws", "sw", "ss")]
-    from_assistants = [LossRow("dkd", "sw", "ww", eta / 2), LossRow("dkd", "ss", "ws", eta / 2)]
+    """The rows of CrossMatch: their sum is L_ip + (1 - eta) L_tkd + eta L_dkd (Eq. 12)."""
+    image_level = [LossRow("ip", student, "wn", 1 / 2, 1) for student in ("s1", "s2")]
+    from_teacher = [LossRow("tkd", student, "wn", 1 / 4, 1 - eta) for student in ("ww", "ws", "sw", "ss")]
+    from_assistants = [LossRow("dkd", "sw", "ww", 1 / 2, eta), LossRow("dkd", "ss", "ws", 1 / 2, eta)]
     return (*image_level, *from_teacher, *from_assistants)
 
 

@@ -1,0 +1,99 @@
+"""Labeled and unlabeled batches together, drawn as a function of seed and step alone.
+
+Every batch seeds numpy and torch from (seed, rank, stream, index of the batch): no two workers, loaders or steps share
+draws, and a run repeats itself with any number of workers, resumed or not. Limit: crops and augmentation are the
+host's loader and transforms; nothing here looks at an image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+
+from nnunetv2_crossmatch.streams import VIEWS
+
+
+class BatchLoader:
+    """Infinite loader of host batches, joined by ``unlabeled`` views (U, 3, C, S) if there is a loader for them.
+
+    Batchgenerators' augmenters run it in the main process or copy it into workers, which then take turns.
+
+    Args:
+        labeled: the host's loader.
+        unlabeled: the host's loader on unlabeled cases with :class:`~nnunetv2_crossmatch.views.Views` as transforms.
+        seed: entropy of all draws, e.g. (seed, rank, stream).
+        first: index of the first batch.
+        workers: how many copies take turns.
+    """
+
+    def __init__(
+        self,
+        labeled: nnUNetDataLoader,
+        unlabeled: nnUNetDataLoader | None,
+        seed: tuple[int, ...],
+        first: int = 0,
+        workers: int = 1,
+    ) -> None:
+        self.labeled, self.unlabeled = labeled, unlabeled
+        self.seed, self.index, self.workers = seed, first, workers
+
+    def set_thread_id(self, worker: int) -> None:
+        """Called by the augmenter in each worker: start at the worker's own batch."""
+        torch.set_num_threads(1)
+        self.index += worker
+
+    def __next__(self) -> dict:
+        seed_everything((*self.seed, self.index))
+        self.index += self.workers
+        batch = next(self.labeled)
+        if self.unlabeled is not None:
+            views = next(self.unlabeled)
+            batch["unlabeled"] = views["data"].unflatten(1, (len(VIEWS), -1))
+            batch["unlabeled_target"] = views["target"]
+        return batch
+
+
+def seed_everything(entropy: tuple[int, ...]) -> None:
+    """Seed the global generators of numpy and torch, which the host's loaders and transforms draw from."""
+    state = np.random.SeedSequence(entropy).generate_state(2)
+    np.random.seed(state[0])
+    torch.manual_seed(int(state[1]))
+
+
+def augmenter(
+    loader: nnUNetDataLoader,
+    unlabeled: nnUNetDataLoader | None,
+    seed: tuple[int, ...],
+    first: int,
+    workers: int,
+    pin_memory: bool,
+) -> MultiThreadedAugmenter | SingleThreadedAugmenter:
+    """The loaders behind ``workers`` processes (0: this one), in the order of their batches."""
+    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1))
+    if workers == 0:
+        return SingleThreadedAugmenter(batches, None)
+    running = MultiThreadedAugmenter(
+        batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
+    )
+    running._start()
+    return running
+
+
+@contextmanager
+def host_in_this_process() -> Iterator[int]:
+    """Let the host build its loaders without workers; yields the number of workers that it would have started.
+
+    The host has no hook between its loaders and its augmenters, but honours ``nnUNet_n_proc_DA``.
+    """
+    workers = get_allowed_n_proc_DA()
+    with patch.dict(os.environ, {"nnUNet_n_proc_DA": "0"}):
+        yield workers

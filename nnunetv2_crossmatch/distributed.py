@@ -1,0 +1,71 @@
+"""What several processes need beyond the host's own support: torchrun, the right device, averaged gradients.
+
+Limit: does nothing in a run of one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+
+
+def join_torchrun(device: torch.device) -> None:
+    """Join the process group that torchrun describes in the environment; the host only knows its own spawn."""
+    if dist.is_initialized() or "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def own_device(device: torch.device) -> torch.device:
+    """This process's device: LOCAL_RANK counts within the node, the global rank does not."""
+    if device.type != "cuda" or not dist.is_initialized():
+        return device
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+
+
+def share(total: int, rank: int, world_size: int) -> int:
+    """Samples of this process out of ``total``, as even as possible, the first ranks taking the rest."""
+    return total // world_size + (rank < total % world_size)
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one exchange."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def any_process(condition: bool, device: torch.device) -> bool:
+    """Whether ``condition`` holds in at least one process."""
+    if not dist.is_initialized():
+        return condition
+    flag = torch.tensor([float(condition)], device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())
+
+
+def same_everywhere(value: int) -> int:
+    """The first process's ``value``."""
+    if not dist.is_initialized():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]
+
+
+def mean_over_processes(values: Sequence[torch.Tensor | float]) -> float:
+    """Mean of scalars over steps and processes; the one moment at which the epoch's values leave the device."""
+    mean = float(torch.stack([torch.as_tensor(value) for value in values]).double().mean())
+    if not dist.is_initialized():
+        return mean
+    means = [0.0] * dist.get_world_size()
+    dist.all_gather_object(means, mean)
+    return sum(means) / len(means)

@@ -1,0 +1,126 @@
+"""The host's U-Net, its encoder and decoder callable apart, behind one ``forward`` with a mode.
+
+DistributedDataParallel and torch.compile see only ``forward``, so every way through the network is a mode of it. The
+state dict is the host's, key for key. Limit: knows features and rows of a batch, no labels and no losses.
+Shapes: N rows, C channels, S spatial axes; features are lists of (N, C_l, S_l), bottleneck last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from nnunetv2_crossmatch.errors import Problem, UnsupportedError
+from nnunetv2_crossmatch.perturbation import FeatureDropout, Perturbation
+from nnunetv2_crossmatch.streams import LABELED, STREAMS, TEACHER
+
+Features = list[torch.Tensor]
+
+
+class StackedOutput(NamedTuple):
+    """Logits of one step: ``labeled`` as the host's loss wants it, ``teacher`` without gradient, students by stream."""
+
+    labeled: torch.Tensor | list[torch.Tensor]
+    teacher: torch.Tensor
+    students: dict[str, torch.Tensor]
+
+
+class CrossMatchNetwork(nn.Module):
+    """Adopts ``encoder`` and ``decoder`` of a plain-convolution or residual-encoder U-Net of the host.
+
+    Raises:
+        UnsupportedError: the network has no encoder and decoder of that form (Primus).
+    """
+
+    def __init__(self, network: nn.Module, perturbations: Mapping[str, FeatureDropout]) -> None:
+        super().__init__()
+        needed = ("stages", "transpconvs", "seg_layers")
+        if not all(hasattr(getattr(network, "decoder", None), name) for name in needed):
+            fix = "use a plans file with PlainConvUNet or ResidualEncoderUNet"
+            detail = f"{type(network).__name__} has no U-Net encoder and decoder to perturb the features between"
+            raise UnsupportedError(Problem("network not supported", "the plans", detail, fix))
+        # The host registers the encoder first; the decoder holds it too. Same order, same keys.
+        self.encoder: Any = network.encoder
+        self.decoder: Any = network.decoder
+        self.perturbations = nn.ModuleDict(perturbations)
+
+    def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
+        """``predict``: the host's forward. ``encode``, ``decode``, ``stacked``: see the methods of these names."""
+        if mode == "predict":
+            return self.decoder(self.encoder(inputs))
+        if mode == "encode":
+            return self.encoder(inputs)
+        if mode == "decode":
+            return self.decode(inputs, **options)
+        if mode == "stacked":
+            return self.stacked(inputs, **options)
+        raise ValueError(f"mode must be predict, encode, decode or stacked, got {mode}")
+
+    def decode(
+        self,
+        features: Features,
+        labeled_rows: int = 0,
+        perturbation: str | None = None,
+        drawn: Sequence[Perturbation | None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only."""
+        features = self.perturbed(features, perturbation, drawn)
+        x, heads = features[-1], []
+        decoder = self.decoder
+        for up, stage, head, skip in zip(
+            decoder.transpconvs, decoder.stages, decoder.seg_layers, reversed(features[:-1]), strict=True
+        ):
+            x = stage(torch.cat((up(x), skip), dim=1))
+            if head is decoder.seg_layers[-1]:
+                heads.append(head(x))
+            elif labeled_rows and decoder.deep_supervision:
+                heads.append(head(x[:labeled_rows]))
+        return heads[::-1]
+
+    def stacked(
+        self, images: Mapping[str, torch.Tensor], drawn: Mapping[str, Sequence[Perturbation | None]]
+    ) -> StackedOutput:
+        """One encoder call for all views, one decoder call for all streams (III-F), and the teacher without gradient.
+
+        Args:
+            images: rows by view: labeled, weak, strong1, strong2, each (B or U, C, S).
+            drawn: perturbations by stream.
+        """
+        features = split_views(self.encoder(torch.cat(list(images.values()))), images)
+        with torch.no_grad():
+            teacher = self.decode(features[STREAMS[TEACHER].view])[0]
+        students = {name: stream for name, stream in STREAMS.items() if name != TEACHER}
+        parts = [features[LABELED]]
+        parts += [self.perturbed(features[s.view], s.perturbation, drawn.get(name)) for name, s in students.items()]
+        rows = len(images[LABELED])
+        heads = self.decode([torch.cat(level) for level in zip(*parts, strict=True)], labeled_rows=rows)
+        labeled, *rest = heads[0].split([len(part[0]) for part in parts])
+        return StackedOutput(self.for_host([labeled, *heads[1:]]), teacher, dict(zip(students, rest, strict=True)))
+
+    def perturbed(
+        self, features: Features, perturbation: str | None, drawn: Sequence[Perturbation | None] | None
+    ) -> Features:
+        """``features`` with the drawn perturbation ("weak", "strong"), or as they are with None."""
+        return features if perturbation is None else self.perturbations[perturbation](features, drawn)
+
+    def for_host(self, heads: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Heads in the form in which the host's loss expects them."""
+        return heads if self.decoder.deep_supervision else heads[0]
+
+    def feature_shapes(self, rows: int, patch_size: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes (N, C_l, S_l) of the features of ``rows`` images of ``patch_size``."""
+        size, shapes = tuple(patch_size), []
+        for channels, stride in zip(self.encoder.output_channels, self.encoder.strides, strict=True):
+            size = tuple(-(-edge // step) for edge, step in zip(size, stride, strict=True))
+            shapes.append((rows, channels, *size))
+        return shapes
+
+
+def split_views(features: Features, images: Mapping[str, torch.Tensor]) -> dict[str, Features]:
+    """Features of the stacked views, by view."""
+    sizes = [len(view) for view in images.values()]
+    levels = [level.split(sizes) for level in features]
+    return {view: list(parts) for view, parts in zip(images, zip(*levels, strict=True), strict=True)}

@@ -1,0 +1,378 @@
+"""``nnUNetTrainerCrossMatch``: the host's trainer, learning from labeled and unlabeled images together.
+
+Only host hooks are overridden; the method is in the modules that they call. Limit: U-Nets without cascade.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.cutmix import Box, draw_boxes
+from nnunetv2_crossmatch.dataloading import augmenter, host_in_this_process, seed_everything
+from nnunetv2_crossmatch.distributed import (
+    any_process,
+    average_gradients,
+    join_torchrun,
+    mean_over_processes,
+    own_device,
+    same_everywhere,
+    share,
+)
+from nnunetv2_crossmatch.errors import Problem, UnsupportedError
+from nnunetv2_crossmatch.losses import Criterion, dice_classes, loss_table
+from nnunetv2_crossmatch.network import CrossMatchNetwork
+from nnunetv2_crossmatch.perturbation import FeatureDropout
+from nnunetv2_crossmatch.plots import draw_curves
+from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
+from nnunetv2_crossmatch.step import Drawn, Lesson, Step, fits_in_memory, mixed
+from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, VIEWS
+from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled
+from nnunetv2_crossmatch.views import Views, authors_intensity
+
+CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
+GRADIENT_NORM = 12  # the host's
+
+
+class nnUNetTrainerCrossMatch(nnUNetTrainer):
+    """Trainer for ``nnUNetv2_train -tr``; a name with tokens makes a subclass with other settings."""
+
+    settings = Settings()
+    is_ddp: bool
+    initial_lr: float
+    network: Any
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        refuse_cascade(plans, configuration)
+        join_torchrun(device)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # with several processes the host takes CUDA for granted
+            self.device, self.grad_scaler = device, None
+        self.device, self.distributed = own_device(self.device), self.is_ddp
+        settings = self.settings
+        self.num_epochs = settings.epochs
+        self.num_iterations_per_epoch = settings.iterations
+        self.num_val_iterations_per_epoch = settings.validation_iterations
+        self.initial_lr = settings.learning_rate or (0.001 if settings.optimizer == "adamw" else self.initial_lr)
+        self.seed = same_everywhere(secrets.randbits(32) if settings.seed is None else settings.seed)
+        self.steps_done = 0
+        self.stacked: bool | None = {"stacked": True, "sequential": False}.get(settings.execution)
+        self.unlabeled_cases: list[str] = []
+        self._register_curves()
+
+    # Set-up
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> torch.nn.Module:
+        """The host's network behind the streams of CrossMatch, with the host's state dict."""
+        host = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
+        rates = {"weak": cls.settings.weak_dropout, "strong": cls.settings.strong_dropout}
+        kind, levels = cls.settings.dropout, cls.settings.levels
+        return CrossMatchNetwork(host, {name: FeatureDropout(rate, kind, levels) for name, rate in rates.items()})
+
+    def initialize(self) -> None:
+        """The host's, with seeded weights, and with DistributedDataParallel on this process's own device."""
+        if self.settings.seed is not None:
+            seed_everything((self.seed,))
+        with self._seen_as_distributed(False):  # the host would give DDP the global rank as its device
+            super().initialize()
+        if self.is_ddp:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    def _set_batch_size_and_oversample(self) -> None:
+        planned = self.configuration_manager.configuration
+        planned["batch_size"] = self.settings.batch or max(planned["batch_size"], 2)
+        with self._seen_as_distributed(self.distributed):
+            super()._set_batch_size_and_oversample()
+        total = self.settings.unlabeled_batch or planned["batch_size"]
+        self.unlabeled_batch_size = share(total, self.local_rank, dist.get_world_size()) if self.distributed else total
+        if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
+            self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
+
+    def _build_loss(self) -> torch.nn.Module:
+        with self._seen_as_distributed(self.distributed):
+            return super()._build_loss()
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The host's SGD, or AdamW under the host's schedule."""
+        if self.settings.optimizer == "sgd":
+            return super().configure_optimizers()
+        optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    @contextmanager
+    def _seen_as_distributed(self, flag: bool) -> Iterator[None]:
+        """What the host takes for the answer to "several processes?" inside the block."""
+        before, self.is_ddp = self.is_ddp, flag
+        try:
+            yield
+        finally:
+            self.is_ddp = before
+
+    # Data
+
+    def on_train_start(self) -> None:
+        """Make sure of the unlabeled cases, then start as the host does."""
+        if self.settings.unsupervised:
+            self.unlabeled_cases = self._ready_unlabeled_cases()
+        super().on_train_start()
+
+    def _ready_unlabeled_cases(self) -> list[str]:
+        arguments = self.plans_manager, self.configuration_name
+        if self.local_rank == 0 and not is_preprocessed(*arguments):
+            self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
+            names = self.plans_manager.dataset_name, self.plans_manager.plans_name
+            preprocess_unlabeled(*names, [self.configuration_name], default_num_processes)
+        if self.is_ddp:
+            dist.barrier()
+        cases = prepared_cases(*arguments, verify=bool(self.settings.verify) and self.local_rank == 0)
+        self.print_to_log_file(f"{len(cases)} unlabeled cases.")
+        return cases
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """The host's loaders, the training one joined with the unlabeled views."""
+        with host_in_this_process() as workers:
+            training, validation = super().get_dataloaders()
+        unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
+        seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
+        first, first_validation = epoch * self.num_iterations_per_epoch, epoch * self.num_val_iterations_per_epoch
+        return (
+            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory),
+            augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
+        )
+
+    def _unlabeled_loader(self) -> nnUNetDataLoader:
+        patch_size = self.configuration_manager.patch_size
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        masks = self.configuration_manager.use_mask_for_norm
+        transforms = self.get_training_transforms(
+            patch_size, rotation, None, mirror_axes, dummy_2d, use_mask_for_norm=masks
+        )
+        strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
+        folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
+        loader = nnUNetDataLoader(
+            self.dataset_class(str(folder), self.unlabeled_cases),
+            self.unlabeled_batch_size,
+            initial_patch_size,
+            patch_size,
+            self.label_manager,
+            transforms=Views(transforms, strong),
+        )
+        loader.has_ignore = False  # no label to look for: every crop is as good as another
+        return loader
+
+    # One step
+
+    def train_step(self, batch: dict) -> dict:
+        """One step of ``method.md``'s five; with ``unsup0`` the host's own."""
+        if not self.settings.unsupervised:
+            return super().train_step(batch)
+        images, target = self._on_device(batch)
+        boxes, drawn = self._draw(images)
+        images = mixed(images, boxes)
+        lesson = Lesson(loss_table(self.settings.eta), self._criterion(), self._tau(), boxes)
+        weight = self._unsupervised_weight()
+        if self.stacked is None:
+            self.stacked = self._stacked_fits(images, target, drawn, boxes)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.stacked:
+            supervised = self._step(self.network).stacked(images, target, drawn, lesson, weight)
+        else:
+            supervised = self._step(self._local_network).sequential(images, target, drawn, lesson, weight)
+            if self.is_ddp:
+                average_gradients(self.network.parameters())
+        self._descend()
+        self.steps_done += 1
+        return lesson.report(supervised, weight)
+
+    def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
+        """Images by view, labeled first, and the target, on the device."""
+
+        def move(tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.to(self.device, non_blocking=True)
+
+        views = move(batch["unlabeled"]).unbind(1)
+        target = batch["target"]
+        images = {LABELED: move(batch["data"]), **dict(zip(VIEWS, views, strict=True))}
+        return images, [move(scale) for scale in target] if isinstance(target, list) else move(target)
+
+    def _draw(self, images: dict[str, torch.Tensor]) -> tuple[dict[str, list[Box | None]], Drawn]:
+        """Boxes of the strong views and feature perturbations of the streams: plain values, made of seed and step."""
+        entropy = np.random.SeedSequence((self.seed, self.local_rank, 2, self.steps_done))
+        rng = np.random.default_rng(entropy)
+        generator = torch.Generator(self.device).manual_seed(int(entropy.generate_state(1)[0]))
+        rows, _, *patch_size = images[VIEWS[0]].shape
+        boxes = {view: draw_boxes(rng, rows, patch_size, self.settings.cutmix) for view in STRONG_VIEWS}
+        network = self._bare_network
+        shapes = network.feature_shapes(rows, patch_size)
+        perturbed = {name: s.perturbation for name, s in STREAMS.items() if s.perturbation is not None}
+        drawn = {
+            name: network.perturbations[kind].draw(shapes, generator, self.device) for name, kind in perturbed.items()
+        }
+        return boxes, drawn
+
+    def _progress(self) -> float:
+        return self.steps_done / (self.num_epochs * self.num_iterations_per_epoch)
+
+    def _unsupervised_weight(self) -> float:
+        """The weight u of this step: rises linearly from 0 over the warm-up."""
+        warmup = self.settings.warmup
+        return self.settings.unsupervised * (min(1.0, self._progress() / warmup) if warmup else 1.0)
+
+    def _tau(self) -> float:
+        """The confidence threshold of this step."""
+        heads = self.label_manager.num_segmentation_heads
+        tau = self.settings.tau_for(heads if self.label_manager.has_regions else heads - 1)
+        end = tau if self.settings.tau_end is None else self.settings.tau_end
+        return tau + (end - tau) * self._progress()
+
+    def _criterion(self, distributed: bool | None = None) -> Criterion:
+        regions = self.label_manager.has_regions
+        return Criterion(
+            regions,
+            dice_classes(self.settings.classes, self.label_manager.num_segmentation_heads, regions),
+            self.settings.absent,
+            self.settings.criterion == "dicece",
+            self.settings.temperature,
+            self.distributed if distributed is None else distributed,
+        )
+
+    def _step(self, network: Any, supervised: Any = None) -> Step:
+        scale = self.grad_scaler.scale if self.grad_scaler is not None else lambda loss: loss
+        amp = partial(torch.autocast, self.device.type) if self.device.type == "cuda" else nullcontext
+        return Step(network, supervised or self.loss, lambda loss: scale(loss).backward(), amp)
+
+    def _descend(self) -> None:
+        """Clip and step, as the host does."""
+        scaler = self.grad_scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if scaler is None:
+            self.optimizer.step()
+        else:
+            scaler.step(self.optimizer)
+            scaler.update()
+
+    @property
+    def _local_network(self) -> Any:
+        """The network without DistributedDataParallel, compiled if it is."""
+        return self.network.module if self.is_ddp else self.network
+
+    @property
+    def _bare_network(self) -> CrossMatchNetwork:
+        return getattr(self._local_network, "_orig_mod", self._local_network)
+
+    def _stacked_fits(self, images: dict[str, torch.Tensor], target: Any, drawn: Drawn, boxes: dict) -> bool:
+        """Try one stacked step, without exchange between processes, and see whether the memory suffices in all."""
+        lesson = Lesson(loss_table(self.settings.eta), self._criterion(distributed=False), self._tau(), boxes)
+        trial = self._step(self._local_network, supervised=mean_square)
+        fits = fits_in_memory(lambda: trial.stacked(images, target, drawn, lesson, 1.0), self.network)
+        stacked = not any_process(not fits, self.device)
+        if not stacked:
+            self.print_to_log_file("Not enough GPU memory for all streams at once: they run one after the other.")
+        return stacked
+
+    # Curves, checkpoints
+
+    def _register_curves(self) -> None:
+        """The host's logger takes known keys only, one value per epoch; a resumed checkpoint brings its own dict."""
+        curves = self.logger.local_logger.my_fantastic_logging
+        for name in CURVES if self.settings.unsupervised else ():
+            curves.setdefault(name, [float("nan")] * self.current_epoch)
+
+    def on_train_epoch_start(self) -> None:
+        """The host's; draws follow from the number of steps."""
+        super().on_train_epoch_start()
+        self.steps_done = self.current_epoch * self.num_iterations_per_epoch
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """Fetch the epoch's values from the device at once and log them."""
+        if self.settings.unsupervised:
+            means = {name: mean_over_processes([step[name] for step in train_outputs]) for name in ("loss", *CURVES)}
+            train_outputs = [{"loss": means.pop("loss")}]
+            for name, value in means.items():
+                self.logger.log(name, value, self.current_epoch)
+            self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        super().on_train_epoch_end(train_outputs)
+
+    def on_epoch_end(self) -> None:
+        """The host's, and our curves beside its own."""
+        super().on_epoch_end()
+        if self.settings.unsupervised and self.local_rank == 0:
+            logged = self.logger.local_logger.my_fantastic_logging
+            draw_curves({name: logged[name] for name in CURVES}, Path(self.output_folder) / "progress_crossmatch.png")
+
+    def save_checkpoint(self, filename: str) -> None:
+        """The host's checkpoint, written whole or not at all."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return super().save_checkpoint(filename)
+        with folders.written_whole(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))
+
+    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
+        """The host's; adds the curves that the checkpoint lacks."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self._register_curves()
+
+
+def refuse_cascade(plans: dict, configuration: str) -> None:
+    """Raise :class:`UnsupportedError` for a configuration that needs the predictions of a previous stage."""
+    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+    if previous is not None:
+        detail = f"it needs predictions of {previous} as input, which unlabeled cases do not have"
+        fix = "train 3d_fullres, or 3d_lowres"
+        raise UnsupportedError(Problem("cascade not supported", configuration, detail, fix))
+
+
+def mean_square(output: Any, target: Any) -> torch.Tensor:
+    """Stands for the supervised loss where only the memory of a step matters."""
+    heads = output if isinstance(output, list) else [output]
+    return torch.stack([head.float().square().mean() for head in heads]).sum()
+
+
+@cache
+def trainer_class(name: str) -> type[nnUNetTrainerCrossMatch]:
+    """The trainer of that name: its settings are in the name. One class per name, so that pickling finds it again."""
+    namespace = {"settings": settings_from_name(name), "__module__": __name__, "__qualname__": name}
+    return cast(type[nnUNetTrainerCrossMatch], type(name, (nnUNetTrainerCrossMatch,), namespace))
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith(f"{TRAINER_NAME}_"):
+        return trainer_class(name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -1,0 +1,196 @@
+"""Pictures: contours of reference and predictions on slices of a case, and the training curves of a run.
+
+Limit: draws arrays that are handed over; reads no image and computes no score. It does without matplotlib's global
+state, so that it runs in any process and thread and needs no display.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from nnunetv2_crossmatch.folders import written_whole
+
+WINDOW = (1.0, 99.5)  # percentiles shown as black and white
+MARGIN = 0.35  # shown around all contours, as a share of their box
+REFERENCE_STYLE: dict[str, Any] = {"colors": "#00d83a", "linestyles": "solid", "linewidths": 1.8}
+PREDICTION_STYLES: tuple[dict[str, Any], ...] = (
+    {"colors": "#ff4040", "linestyles": "dashed", "linewidths": 1.6},
+    {"colors": "#35b6ff", "linestyles": "dashdot", "linewidths": 1.6},
+    {"colors": "#ffa51f", "linestyles": "dotted", "linewidths": 1.8},
+)
+CURVE_TITLES = {
+    "loss_sup": "supervised loss",
+    "loss_ip": "image perturbation loss",
+    "loss_tkd": "teacher distillation loss",
+    "loss_dkd": "decoder distillation loss",
+    "unsup_weight": "weight of the unlabeled part",
+    "confident_share": "share of confident voxels",
+    "agreement": "agreement of the streams",
+    "pseudo_dice": "Dice of the pseudo-labels",
+}
+CURVE_COLOUR = "#1f5fa8"
+
+
+@dataclass(frozen=True)
+class CasePicture:
+    """What is drawn of one case; all arrays (z, y, x), labels 0 for background, ``spacing`` (z, y, x) in any unit.
+
+    ``predictions`` maps the legend's name to labels; ``title`` stands above the case.
+    """
+
+    title: str
+    image: NDArray[Any]
+    reference: NDArray[Any]
+    predictions: Mapping[str, NDArray[Any]]
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+
+def worst_slice(reference: NDArray[Any], prediction: NDArray[Any]) -> int | None:
+    """Index along the first axis with the most voxels of differing label; ``None`` if all are equal."""
+    wrong = (reference != prediction).sum(axis=(1, 2))
+    return int(wrong.argmax()) if wrong.any() else None
+
+
+def choose_slices(reference: NDArray[Any], predictions: Sequence[NDArray[Any]], count: int = 5) -> list[int]:
+    """At most ``count`` slices, spread evenly over what the labels cover, and the worst slice of each prediction.
+
+    Ascending, each once. Without any label the slices are spread over the volume.
+    """
+    covered = np.flatnonzero(np.any([labels.any(axis=(1, 2)) for labels in (reference, *predictions)], axis=0))
+    low, high = (covered[0], covered[-1]) if covered.size else (0, len(reference) - 1)
+    spread = np.linspace(low, high, count + 2)[1:-1].round().astype(int)
+    worst = (worst_slice(reference, labels) for labels in predictions)
+    return sorted({*spread.tolist(), *(index for index in worst if index is not None)})
+
+
+def gray_window(image: NDArray[Any]) -> tuple[float, float]:
+    """Intensities that are shown as black and white: the 1st and 99.5th percentile of the finite voxels."""
+    low, high = np.percentile(image[np.isfinite(image)], WINDOW)
+    return float(low), float(max(high, low + 1e-6))
+
+
+def draw_cases(cases: Sequence[CasePicture], file: Path, slices: int = 5) -> None:
+    """Write a PNG with a row per case: ``slices`` slices and the worst ones, contours of the reference and predictions.
+
+    Columns are filled from the left; the slice on which a prediction errs most is named after it.
+    """
+    chosen = [choose_slices(case.reference, list(case.predictions.values()), slices) for case in cases]
+    columns = max(map(len, chosen))
+    sides = [_side_ratio(case) for case in cases]
+    heights = [2.1 * side + 0.62 for side in sides]
+    figure = Figure(figsize=(2.1 * columns + 0.2, sum(heights) + 0.55), layout="constrained")
+    rows = figure.subfigures(len(cases), 1, height_ratios=heights, squeeze=False)
+    for row, case, indices in zip(rows.ravel(), cases, chosen, strict=True):
+        row.suptitle(case.title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        for axes, index in zip(row.subplots(1, columns), [*indices, *[None] * (columns - len(indices))], strict=True):
+            axes.set_axis_off()
+            if index is not None:
+                draw_slice(axes, case, index)
+                axes.set_title(_slice_title(case, index), fontsize=8.5)
+    legend = _legend(cases[0].predictions)
+    figure.legend(handles=legend, loc="outside lower center", ncols=len(legend), frameon=False, fontsize=11)
+    _save(figure, file, dpi=130)
+
+
+def draw_slice(axes: Axes, case: CasePicture, index: int) -> None:
+    """Draw slice ``index`` of the first axis with all contours, in true proportions, cropped around the contours."""
+    low, high = gray_window(case.image)
+    _, row_mm, column_mm = case.spacing
+    axes.imshow(case.image[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm, interpolation="bicubic")
+    for labels, style in _layers(case):
+        for value in np.unique(labels[labels > 0]):
+            mask = labels[index] == value
+            if mask.any():
+                axes.contour(np.pad(mask, 1).astype(float), [0.5], **style, extent=_padded_extent(mask.shape))
+    rows, columns = _view(case)
+    axes.set_xlim(columns.start - 0.5, columns.stop - 0.5)
+    axes.set_ylim(rows.stop - 0.5, rows.start - 0.5)
+
+
+def draw_curves(curves: Mapping[str, Sequence[float]], file: Path) -> None:
+    """Write a PNG with one small panel per curve, a value per epoch; NaN leaves a gap, lengths may differ."""
+    shown = {name: np.asarray(values, float) for name, values in curves.items() if len(values)}
+    columns = min(4, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.1), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (name, values) in zip(panels, shown.items(), strict=False):
+        _draw_curve(axes, CURVE_TITLES.get(name, name.replace("_", " ")), values)
+        axes.set_xlim(-0.5, max(map(len, shown.values())) - 0.5)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    _save(figure, file, dpi=110)
+
+
+def _draw_curve(axes: Axes, title: str, values: NDArray[np.float64]) -> None:
+    marker = "o" if len(values) < 30 else ""
+    axes.plot(np.arange(len(values)), values, color=CURVE_COLOUR, linewidth=1.6, marker=marker, markersize=3)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    finite = values[np.isfinite(values)]
+    if finite.size:
+        axes.annotate(f"{finite[-1]:.3g}", (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
+
+
+def _layers(case: CasePicture) -> list[tuple[NDArray[Any], dict[str, Any]]]:
+    drawn = [(case.reference, REFERENCE_STYLE)]
+    return drawn + list(zip(case.predictions.values(), PREDICTION_STYLES, strict=False))
+
+
+def _legend(names: Mapping[str, Any]) -> list[Line2D]:
+    styles = dict(zip(["reference", *names], [REFERENCE_STYLE, *PREDICTION_STYLES], strict=False))
+    return [
+        Line2D([], [], color=style["colors"], linestyle=style["linestyles"], linewidth=2.2, label=name)
+        for name, style in styles.items()
+    ]
+
+
+def _slice_title(case: CasePicture, index: int) -> str:
+    erring = [name for name, labels in case.predictions.items() if worst_slice(case.reference, labels) == index]
+    return f"slice {index}" + (f"\nworst: {', '.join(erring)}" if erring else "\n")
+
+
+def _padded_extent(shape: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Where the centres of the outermost pixels lie on the image, for a mask padded by one pixel."""
+    rows, columns = shape
+    return (-1, columns, -1, rows)
+
+
+def _view(case: CasePicture) -> tuple[slice, slice]:
+    """Rows and columns around all contours of the case, all of them if there is no contour."""
+    drawn = np.any([labels.any(axis=0) for labels, _ in _layers(case)], axis=0)
+    return _around(drawn.any(axis=1)), _around(drawn.any(axis=0))
+
+
+def _around(drawn: NDArray[np.bool_]) -> slice:
+    inside = np.flatnonzero(drawn)
+    if not inside.size:
+        return slice(0, drawn.size)
+    margin = max(4, round(MARGIN * (inside[-1] - inside[0] + 1)))
+    return slice(int(max(0, inside[0] - margin)), int(min(drawn.size, inside[-1] + 1 + margin)))
+
+
+def _side_ratio(case: CasePicture) -> float:
+    """Height over width of the drawn field, at most 2."""
+    rows, columns = _view(case)
+    _, row_mm, column_mm = case.spacing
+    return min(2.0, (rows.stop - rows.start) * row_mm / ((columns.stop - columns.start) * column_mm))
+
+
+def _save(figure: Figure, file: Path, dpi: int) -> None:
+    with written_whole(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=dpi)

@@ -71,8 +71,8 @@ def evaluate_folder(
     pairing = pair_files(reference, predictions, scheme.file_ending)
     problems = [] if allow_missing else missing_problems(pairing, predictions, scheme.file_ending)
     results = score_cases(pairing, scheme, spacing_mm, processes, problems)
-    records = {folder.resolve() / CONVERSION_RECORD for folder in (reference.parent, dataset_json.parent)}
-    notes = () if spacing_mm is not None else why_no_mm(pairing, results, sorted(records))
+    records = [folder / CONVERSION_RECORD for folder in (*beside(reference), dataset_json.parent)]
+    notes = () if spacing_mm is not None else why_no_mm(pairing, results, records)
     measures = (*OVERLAPS, *VOXEL_DISTANCES, *(() if notes else MM_DISTANCES))
     return gather(pairing, scheme, results, measures, literature, notes)
 
@@ -83,12 +83,17 @@ def find_dataset_json(reference: Path, predictions: Path) -> Path:
     Raises:
         InputError: neither exists.
     """
-    candidates = predictions / "dataset.json", reference.resolve().parent / "dataset.json"
+    candidates = [folder / "dataset.json" for folder in (predictions, *beside(reference))]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    detail = f"looked for {candidates[0]} and {candidates[1]}"
+    detail = f"looked for {' and '.join(map(str, candidates))}"
     raise InputError(Problem("no dataset.json", "", detail, "say which data set it is: -d ID or -djfile FILE"))
+
+
+def beside(reference: Path) -> tuple[Path, ...]:
+    """What may be the data set's folder: the one that holds ``reference``, and if it is a link, its target."""
+    return tuple(dict.fromkeys((reference.absolute().parent, reference.resolve().parent)))
 
 
 def pair_files(reference: Path, predictions: Path, file_ending: str) -> Pairing:

@@ -134,6 +134,12 @@ def test_the_dataset_json_beside_the_predictions_goes_first(folders: tuple[Path,
     assert evaluate_folder(*folders).classes == ("heart",)
 
 
+def test_a_linked_reference_folder_keeps_its_data_set(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "link").symlink_to(folders[0])
+    assert evaluate_folder(tmp_path / "elsewhere" / "link", folders[1]).classes == ("body",)
+
+
 def test_extra_predictions_are_listed_and_not_scored(folders: tuple[Path, Path]) -> None:
     write(folders[1] / "z.nii.gz", ball())
     scores = evaluate_folder(*folders)

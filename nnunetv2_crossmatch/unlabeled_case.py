@@ -6,13 +6,10 @@ Limit: which cases are due, and what becomes of the outcomes, is decided in ``un
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
-import math
 import multiprocessing
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,21 +19,18 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
-from nibabel.filebasedimages import ImageFileError
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.intact import check_intact
 from nnunetv2_crossmatch.manifest import ENDINGS, CaseRecord, stamp
 from nnunetv2_crossmatch.raw_cases import RawCase
-
-READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -164,7 +158,7 @@ def read_checked(host: Host, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]
         InputError: a file is cut off or unreadable, channels are too few or many, voxels are not finite or all equal.
     """
     for file in case.images:
-        _check_whole(file)
+        check_intact(file)
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
@@ -175,27 +169,6 @@ def read_checked(host: Host, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]
         raise InputError(Problem("image unreadable", case.images[0], detail, "replace or remove it")) from error
     _check_voxels(data, case, len(host.configuration_manager.normalization_schemes))
     return data, properties
-
-
-def _check_whole(file: Path) -> None:
-    """Find a NIfTI or gzip file that is cut off: SimpleITK fills the rest with zeros and reports success."""
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file) as stream:
-                while stream.read(READ_BYTES):
-                    pass
-        elif file.suffix == ".nii":
-            _check_nifti_size(file)
-    except (OSError, EOFError, zlib.error, ImageFileError) as error:
-        raise InputError(Problem("image damaged", file, str(error), "copy it again or remove it")) from error
-
-
-def _check_nifti_size(file: Path) -> None:
-    image: Any = nibabel.load(file)
-    voxels = image.dataobj
-    needed = voxels.offset + math.prod(voxels.shape) * voxels.dtype.itemsize
-    if file.stat().st_size < needed:
-        raise EOFError(f"{file.stat().st_size} of {needed} bytes are there")
 
 
 def _check_voxels(data: np.ndarray, case: RawCase, channels: int) -> None:

@@ -19,11 +19,14 @@ import numpy as np
 import SimpleITK
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from nnunetv2_crossmatch.errors import InputError, Problem
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_TOLERANCE_MM = 1e-3
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
+UNREADABLE_NIFTI = (*UNREADABLE, HeaderDataError, ImageFileError, WrapStructError)
 NOMINAL_NOTE = "voxel size unknown: a nominal one is recorded, lengths in mm mean nothing (--spacing)"
 
 
@@ -79,6 +82,7 @@ def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
         InputError: damaged (the whole gzip stream is verified), no NIfTI, shapes differ, or an impossible voxel size.
     """
     image, header = _nifti(image_file)
+    check_shapes(image, None, image_file)
     spacing = Spacing(_pixdim(header, image_file), "header")
     notes = []
     sform = header.get_sform(coded=True)[0]
@@ -90,7 +94,6 @@ def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
         check_shapes(image, label, label_file)
         if _differ(label_header.get_zooms()[:3], spacing.xyz_mm):
             notes.append("image and label give different voxel sizes: the image's is used")
-    check_shapes(image, None, image_file)
     return Volume(image, label, _qform(header, image_file), spacing, tuple(notes))
 
 
@@ -151,7 +154,7 @@ def _damaged(file: Path, error: Exception) -> InputError:
 def _h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
     _check_not_a_stand_in(file)
     try:
-        with h5py.File(file, "r") as content:
+        with h5py.File(file, "r", locking="best-effort") as content:
             lacking = [name for name in names if not isinstance(content.get(name), h5py.Dataset)]
             if lacking:
                 detail = f"no {' and no '.join(lacking)}; keys found: {', '.join(content) or 'none'}"
@@ -160,7 +163,7 @@ def _h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
                     fix += ', or put the case into the "unlabeled" list (--splits FILE)'
                 raise InputError(Problem("keys missing", file, detail, fix))
             return [np.asarray(content[name][()]) for name in names]
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise _damaged(file, error) from error
 
 
@@ -169,7 +172,7 @@ def _nifti(file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header]:
     try:
         image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes()))
         return np.asanyarray(image.dataobj), image.header
-    except (OSError, EOFError, zlib.error, ValueError, HeaderDataError, ImageFileError) as error:
+    except UNREADABLE_NIFTI as error:
         raise _damaged(file, error) from error
 
 
@@ -182,9 +185,12 @@ def _pixdim(header: nibabel.Nifti1Header, file: Path) -> tuple[float, float, flo
 
 def _qform(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
     try:
-        return header.get_qform()
-    except (HeaderDataError, ValueError) as error:
+        affine = header.get_qform()
+    except UNREADABLE_NIFTI as error:
         raise _damaged(file, error) from error
+    if not np.isfinite(affine).all():
+        raise InputError(Problem("impossible position", file, "the qform is not finite", "download it again"))
+    return affine
 
 
 def _itk_image(file: Path) -> SimpleITK.Image:

@@ -178,7 +178,7 @@ def why_no_mm(pairing: Pairing, results: list[CaseScores], records: Sequence[Pat
     count = len(nominal & pairing.files.keys())
     if not count:
         return ()
-    which = f"the spacing of {count} of {len(pairing.files)} cases is nominal ({CONVERSION_RECORD})"
+    which = f"the spacing of {count} of {len(pairing.files)} cases is nominal in {CONVERSION_RECORD}"
     return (f"Distances in mm left out: {which} (--spacing Z Y X gives it).",)
 
 

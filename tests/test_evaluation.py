@@ -191,5 +191,7 @@ def test_the_command_compares_two_folders_and_writes_where_it_is_told(folders: t
     assert not list(folders[1].glob("scores.*"))
 
 
-def test_help_shows_an_example() -> None:
-    assert "nnUNetv2_crossmatch_evaluate -r $nnUNet_raw/Dataset501_LA/labelsTs -p predictions" in run("--help").stdout
+def test_help_shows_an_example_and_single_percent_signs() -> None:
+    text = run("--help").stdout
+    assert "nnUNetv2_crossmatch_evaluate -r $nnUNet_raw/Dataset501_LA/labelsTs -p predictions" in text
+    assert "95 % bootstrap interval" in text

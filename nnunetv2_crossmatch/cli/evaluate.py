@@ -13,8 +13,8 @@ from nnunetv2_crossmatch.folders import dataset_name, raw_folder
 from nnunetv2_crossmatch.score_files import terminal, write_scores
 from nnunetv2_crossmatch.scores import Scores
 
-DESCRIPTION = """Dice, Jaccard, 95 %% Hausdorff distance (95HD) and average surface distance (ASD) of predictions,
-per case and class, with mean, standard deviation and a 95 %% bootstrap interval.
+DESCRIPTION = """Dice, Jaccard, 95 % Hausdorff distance (95HD) and average surface distance (ASD) of predictions,
+per case and class, with mean, standard deviation and a 95 % bootstrap interval.
 Writes scores.csv, scores.json and scores.md."""
 EPILOG = """examples:
   nnUNetv2_crossmatch_evaluate -r $nnUNet_raw/Dataset501_LA/labelsTs -p predictions

@@ -1,0 +1,250 @@
+"""The trainer against the host's: found by name, equal when switched off, schedules, curves, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import json
+import multiprocessing
+import pickle
+import sys
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_configuration_from_path
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from trainers import make_trainer, started
+
+from nnunetv2_crossmatch.errors import InputError, UnsupportedError
+from nnunetv2_crossmatch.settings import Settings
+from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, refuse_cascade, trainer_class
+
+SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
+
+
+def weights(trainer) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in trainer.network.parameters()])
+
+
+def test_host_finds_trainers_by_name(tiny_copy):
+    plain = recursive_find_trainer_class_by_name("nnUNetTrainerCrossMatch")
+    assert plain is nnUNetTrainerCrossMatch
+    named = recursive_find_trainer_class_by_name("nnUNetTrainerCrossMatch_2epochs_iters10_eta0p2_tau0p95")
+    assert named.settings == Settings(epochs=2, iterations=10, eta=0.2, tau=0.95)
+    assert named.__name__ == "nnUNetTrainerCrossMatch_2epochs_iters10_eta0p2_tau0p95"
+
+
+def test_a_wrong_token_reaches_the_user_through_the_hosts_search(tiny_copy):
+    with pytest.raises(InputError, match="bad token"):
+        recursive_find_trainer_class_by_name("nnUNetTrainerCrossMatch_banana")
+
+
+def test_a_foreign_trainer_name_stays_the_hosts_business(tiny_copy):
+    with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer"):
+        recursive_find_trainer_class_by_name("nnUNetTrainerNobodyWrote")
+
+
+def test_named_trainers_pickle_to_themselves():
+    trainer = trainer_class(SHORT)
+    assert pickle.loads(pickle.dumps(trainer)) is trainer
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_named_trainers_reach_other_processes(method):
+    with multiprocessing.get_context(method).Pool(1) as pool:
+        assert pool.apply(getattr, (trainer_class(SHORT), "__name__")) == SHORT
+
+
+def test_host_parses_the_results_folder():
+    path = f"/results/Dataset998_Tiny/{SHORT}_eta0p2__nnUNetPlans__2d"
+    assert parse_dataset_trainer_plans_configuration_from_path(path)[1] == f"{SHORT}_eta0p2"
+
+
+def test_switched_off_is_the_host_bit_for_bit(tiny_copy):
+    ours, host = (make_trainer(tiny_copy, name) for name in (f"{SHORT}_unsup0", "nnUNetTrainer"))
+    host.num_epochs = ours.num_epochs
+    for trainer in (ours, host):
+        trainer.initialize()
+        trainer.set_deep_supervision_enabled(True)
+    host.network.load_state_dict(ours.network.state_dict())
+    batch = next(ours.get_dataloaders()[0])
+    assert "unlabeled" not in batch
+    for _ in range(3):
+        losses = [trainer.train_step(copy.deepcopy(batch))["loss"] for trainer in (ours, host)]
+        assert losses[0] == losses[1]
+    assert torch.equal(weights(ours), weights(host))
+
+
+def test_an_epoch_logs_every_curve_once(prepared_copy):
+    trainer = started(prepared_copy, SHORT)
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)]
+    trainer.on_train_epoch_end(outputs)
+    logged = trainer.logger.local_logger.my_fantastic_logging
+    assert all(len(logged[name]) == 1 and np.isfinite(logged[name][0]) for name in (*CURVES, "train_losses"))
+    total = logged["loss_sup"][0]
+    assert logged["train_losses"][0] > total or logged["unsup_weight"][0] == 0
+
+
+def test_no_labeled_target_reaches_the_unsupervised_losses(prepared_copy):
+    """Other labels change the supervised loss and nothing else."""
+    trainer = started(prepared_copy, f"{SHORT}_seed1_warmup0")
+    batch = next(trainer.dataloader_train)
+    state = copy.deepcopy(trainer.network.state_dict())
+    first = trainer.train_step(copy.deepcopy(batch))
+    trainer.network.load_state_dict(state)
+    trainer.steps_done = 0
+    batch["target"] = [1 - scale for scale in batch["target"]]
+    second = trainer.train_step(batch)
+    assert first["loss_sup"] != second["loss_sup"]
+    assert [first[name] for name in CURVES[1:4]] == [second[name] for name in CURVES[1:4]]
+
+
+def test_unsupervised_weight_rises_linearly_and_stays(tiny_copy):
+    trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_10epochs_iters10_warmup0p5_unsup0p8")
+    weight = {}
+    for trainer.steps_done in (0, 25, 50, 99):
+        weight[trainer.steps_done] = trainer._unsupervised_weight()
+    assert weight == pytest.approx({0: 0, 25: 0.4, 50: 0.8, 99: 0.8})
+    trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_10epochs_iters10_warmup0_unsup0p8")
+    assert trainer._unsupervised_weight() == 0.8
+
+
+def test_threshold_is_constant_or_rises_linearly(tiny_copy):
+    for name, middle in (("", 0.85), ("_tau0p5", 0.5), ("_tau0p5_tauend0p9", 0.7)):
+        trainer = make_trainer(tiny_copy, f"nnUNetTrainerCrossMatch_10epochs_iters10{name}")
+        trainer.steps_done = 50
+        assert trainer._tau() == pytest.approx(middle)
+
+
+def test_draws_follow_from_seed_and_step(tiny_copy):
+    trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
+    trainer.initialize()
+    images = {view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")}
+
+    def draw(step: int):
+        trainer.steps_done = step
+        boxes, drawn = trainer._draw(images)
+        return str(boxes), torch.cat([level.scale.flatten() for levels in drawn.values() for level in levels])
+
+    assert draw(3)[0] == draw(3)[0] != draw(4)[0]
+    assert torch.equal(draw(3)[1], draw(3)[1])
+    assert not torch.equal(draw(3)[1], draw(4)[1])
+
+
+def test_streams_have_perturbations_of_their_own(tiny_copy):
+    trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
+    trainer.initialize()
+    _, drawn = trainer._draw({view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")})
+    assert set(drawn) == {"ww", "ws", "sw", "ss"}
+    assert not torch.equal(drawn["ww"][0].scale, drawn["sw"][0].scale)
+    assert (drawn["ww"][0].scale == 0).float().mean() < (drawn["ws"][0].scale == 0).float().mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "labeled", "unlabeled"),
+    [("", 2, 2), ("_batch1", 1, 1), ("_batch3_ubatch2", 3, 2), ("_ubatch5", 2, 5)],
+)
+def test_batch_sizes_are_settings(prepared_copy, name, labeled, unlabeled):
+    trainer = started(prepared_copy, f"{SHORT}{name}")
+    batch = next(trainer.dataloader_train)
+    assert (len(batch["data"]), len(batch["unlabeled"])) == (labeled, unlabeled)
+    assert np.isfinite(float(trainer.train_step(batch)["loss"]))
+
+
+def test_a_planned_batch_of_one_becomes_two(tiny_copy):
+    plans = json.loads(tiny_copy.plans_file.read_text())
+    plans["configurations"]["2d"]["batch_size"] = 1
+    tiny_copy.plans_file.write_text(json.dumps(plans))
+    trainer = make_trainer(tiny_copy, SHORT)
+    trainer.initialize()
+    assert (trainer.batch_size, trainer.unlabeled_batch_size) == (2, 2)
+
+
+def test_plans_in_the_results_stay_as_they_were(tiny_copy):
+    trainer = make_trainer(tiny_copy, f"{SHORT}_batch7")
+    trainer.initialize()
+    assert trainer.plans_manager.plans["configurations"]["2d"]["batch_size"] == 2
+
+
+def test_presets_choose_the_optimizer(tiny_copy):
+    trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_LA")
+    trainer.initialize()
+    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.001
+
+
+def test_missing_memory_makes_the_streams_sequential_and_says_so(prepared_copy, monkeypatch, capsys):
+    def exhausted(*args: object, **kwargs: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    trainer = started(prepared_copy, SHORT)
+    monkeypatch.setattr("nnunetv2_crossmatch.step.Step.stacked", exhausted)
+    result = trainer.train_step(next(trainer.dataloader_train))
+    assert trainer.stacked is False
+    assert "run one after the other" in capsys.readouterr().out
+    assert np.isfinite(float(result["loss"]))
+
+
+@pytest.mark.parametrize("execution", ["stacked", "sequential"])
+def test_the_trial_of_memory_changes_nothing(prepared_copy, execution):
+    """auto, tried and chosen, takes the same step as the execution named outright."""
+    auto, named = (started(prepared_copy, f"{SHORT}_seed3{name}") for name in ("", f"_exec{execution}"))
+    batch = next(auto.dataloader_train)
+    for trainer in (auto, named):
+        trainer.train_step(copy.deepcopy(batch))
+    assert torch.allclose(weights(auto), weights(named), atol=1e-5)
+    assert auto.stacked is True
+
+
+def test_checkpoints_are_whole_and_load_into_the_stock_network(prepared_copy):
+    trainer = started(prepared_copy, SHORT)
+    file = prepared_copy.root / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(file))
+    assert not list(prepared_copy.root.glob(".*partial"))
+    saved = torch.load(file, weights_only=False)
+    stock = make_trainer(prepared_copy, "nnUNetTrainer")
+    stock.initialize()
+    assert list(saved["network_weights"]) == list(stock.network.state_dict())
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(prepared_copy, monkeypatch):
+    trainer = started(prepared_copy, SHORT)
+    file = prepared_copy.root / "checkpoint_latest.pth"
+    file.write_text("old")
+
+    def full(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        trainer.save_checkpoint(str(file))
+    assert file.read_text() == "old"
+
+
+def test_a_checkpoint_of_the_host_gets_the_missing_curves(prepared_copy):
+    host = make_trainer(prepared_copy, "nnUNetTrainer")
+    host.initialize()
+    host.current_epoch = 2
+    file = prepared_copy.root / "host.pth"
+    host.save_checkpoint(str(file))
+    trainer = make_trainer(prepared_copy, SHORT)
+    trainer.load_checkpoint(str(file))
+    curve = trainer.logger.local_logger.my_fantastic_logging["loss_ip"]
+    assert len(curve) == 3
+    assert np.isnan(curve).all()
+
+
+def test_a_cascade_is_refused_in_one_line(tiny_copy):
+    plans = json.loads(tiny_copy.plans_file.read_text())
+    plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    with pytest.raises(UnsupportedError, match="needs predictions of 3d_lowres") as raised:
+        refuse_cascade(plans, "3d_cascade_fullres")
+    assert isinstance(raised.value, NotImplementedError)
+    assert "\n" not in str(raised.value)
+
+
+def test_module_asks_nothing_of_names_that_are_not_trainers():
+    module = sys.modules["nnunetv2_crossmatch.trainer"]
+    assert not hasattr(module, "nnUNetTrainerSomethingElse")
+    assert issubclass(trainer_class(SHORT), nnUNetTrainer)

@@ -82,8 +82,8 @@ def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> Grid:
     """Coordinates of all voxels after a random pose (shift, turn, size) and a smooth deformation, (3, x, y, z)."""
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
-    turn = Rotation.from_euler("zyx", rng.normal(0, [14, 8, 8]), degrees=True).as_matrix()
-    size = rng.uniform(1.0, 1.45) * rng.uniform(0.92, 1.08, 3)
+    turn = Rotation.from_euler("zyx", rng.normal(0, [16, 10, 10]), degrees=True).as_matrix()
+    size = rng.uniform(1.0, 1.5) * rng.uniform(0.92, 1.08, 3)
     posed = np.einsum("ij,jxyz->ixyz", turn / size[:, None], grid - _everywhere(rng.normal(0, 0.09, 3)))
     deformation = np.stack([_smooth_noise(rng, shape, 0.14) for _ in range(3)])
     return (posed + 0.055 * deformation).astype(np.float32)
@@ -165,8 +165,8 @@ def _painted(rng: np.random.Generator, grid: Grid, atrium: Field) -> Field:
     heart = np.maximum.reduce([*neighbours, atrium])
     image = _blended(image, heart + 0.05, rng.uniform(0.15, 0.35))  # wall and fat around the blood
     for field in neighbours:
-        image = _blended(image, field, blood * rng.uniform(0.80, 1.15))
-    image = _blended(image, atrium, blood * rng.uniform(0.88, 1.05))
+        image = _blended(image, field, blood * rng.uniform(0.65, 1.35))
+    image = _blended(image, atrium, blood * rng.uniform(0.75, 1.25))
     scar = np.abs(atrium) < 0.02
     return image + (0.35 * rng.random() * scar * (_smooth_noise(rng, scar.shape, 0.06) > 0.6)).astype(np.float32)
 
@@ -174,7 +174,7 @@ def _painted(rng: np.random.Generator, grid: Grid, atrium: Field) -> Field:
 def _degraded(rng: np.random.Generator, image: Field) -> Field:
     """Coil bias, blur and Rician noise; then mean 0 and deviation 1, as the public h5 files are."""
     blurred = gaussian_filter(image, rng.uniform(0.3, 0.8))
-    biased = blurred * np.exp(rng.uniform(0.1, 0.35) * _smooth_noise(rng, image.shape, 0.3))
-    level = rng.uniform(0.05, 0.14)
+    biased = blurred * np.exp(rng.uniform(0.1, 0.45) * _smooth_noise(rng, image.shape, 0.3))
+    level = rng.uniform(0.05, 0.18)
     noisy = np.hypot(biased + level * rng.standard_normal(image.shape), level * rng.standard_normal(image.shape))
     return ((noisy - noisy.mean()) / noisy.std()).astype(np.float32)

@@ -1,0 +1,37 @@
+"""``nnUNetv2_crossmatch_check``: what is installed, what is set, what is wrong, and the line that mends it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.readiness import NOTE, WRONG, check_all
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    result = argparse.ArgumentParser(
+        prog="nnUNetv2_crossmatch_check",
+        description="Check versions, GPU, compiler, nnU-Net's variables, disk, shared memory and, with -d, a data set. "
+        "Every fault comes with the line that mends it. Exit code 0 if training would start, else 2.",
+        epilog="Example: nnUNetv2_crossmatch_check -d 501 -c 3d_fullres",
+    )
+    add = result.add_argument
+    add("-d", metavar="ID", help="data set (id or name) whose plans and unlabeled cases are checked too")
+    add("-c", nargs="+", default=[], metavar="CONFIG", help="configurations (default: all that are preprocessed)")
+    add("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default: %(default)s)")
+    return result
+
+
+@command
+def main() -> None:
+    """Print all findings, then the verdict."""
+    arguments = parser().parse_args()
+    findings = dict.fromkeys(check_all(arguments.d, arguments.c, arguments.p))  # one cause can show in two checks
+    for finding in findings:
+        print(finding)
+    wrong, notes = (sum(finding.state == state for finding in findings) for state in (WRONG, NOTE))
+    verdict = f"{wrong} wrong: training would not start" if wrong else "training would start"
+    print(f"\n{verdict}" + (f" ({notes} to note)" if notes else ""))
+    sys.exit(2 if wrong else 0)

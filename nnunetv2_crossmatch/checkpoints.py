@@ -1,0 +1,183 @@
+"""Checkpoints: written whole or not at all, never with broken weights, the newest readable one found, loaded safely.
+
+Limit: files of ``torch.save`` (zip archives) with the entries of the host's trainer; nothing is known of networks.
+"""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import written_whole
+
+CANDIDATES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+"""What a training can go on from; of two with the same epoch the first one is taken."""
+
+NEEDED = ("network_weights", "current_epoch", "trainer_name", "init_args")
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def nonfinite(weights: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names of the tensors in ``weights`` that hold NaN or infinity; waits once for the device, not per tensor."""
+    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
+    if not floating:
+        return []
+    finite = torch.stack([value.isfinite().all() for value in floating.values()]).tolist()
+    return [name for name, good in zip(floating, finite, strict=True) if not good]
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes that the tensors inside nested dicts, lists and tuples take: nearly the size of their checkpoint."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(tensor_bytes(part) for part in parts)
+
+
+@contextmanager
+def checkpoint_written_whole(file: Path, needed_bytes: int) -> Iterator[Path]:
+    """Yield a temporary path to save a checkpoint to, for code that saves by itself (the host's ``save_checkpoint``).
+
+    It becomes ``file`` when the block succeeds; otherwise it is removed, and an earlier ``file`` is as it was.
+
+    Raises:
+        InputError: the disk is full; ``needed_bytes`` and the free bytes are told.
+    """
+    try:
+        with written_whole(file) as temporary:
+            yield temporary
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(file.parent).free
+        if not _says_full(error) and free >= needed_bytes:
+            raise
+        detail = f"{free} bytes are free, {needed_bytes} are needed; the checkpoint from before is intact"
+        raise InputError(Problem("disk full", file, detail, "make room, then continue with --c")) from error
+
+
+def _says_full(error: BaseException | None) -> bool:
+    """Whether a full disk is at the root of ``error``: torch.save hides it behind errors of its own."""
+    return error is not None and (getattr(error, "errno", None) in FULL_DISK or _says_full(error.__context__))
+
+
+def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
+    """Write ``checkpoint`` to ``file``: flushed to disk under a temporary name, then renamed.
+
+    Raises:
+        InputError: its network weights are not finite, or the disk is full; an earlier ``file`` is as it was.
+    """
+    if broken := nonfinite(checkpoint["network_weights"]):
+        detail = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; nothing was written"
+        raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
+    with checkpoint_written_whole(file, tensor_bytes(checkpoint)) as temporary, temporary.open("wb") as stream:
+        torch.save(checkpoint, stream)  # by name it would not tell why it failed
+
+
+class DamagedCheckpointError(InputError):
+    """The file is cut off, altered or no checkpoint at all, so that nothing can be got from it."""
+
+
+def load_checkpoint(file: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
+    """The checkpoint in ``file``, after verifying the checksums in it; no code that it may contain is run.
+
+    Raises:
+        DamagedCheckpointError: it is cut off, altered, or lacks what a training checkpoint has.
+        InputError: it holds objects other than tensors, numbers, text and arrays.
+    """
+    _verify_archive(file)
+    return _load(file, map_location)
+
+
+def _verify_archive(file: Path) -> None:
+    """``torch.load`` compares no checksums, and reads altered weights without a word."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            bad = archive.testzip()
+    except (OSError, zipfile.BadZipFile, EOFError) as error:
+        raise _damaged(file, str(error)) from error
+    if bad:
+        raise _damaged(file, f"checksum of {bad} differs")
+
+
+def _load(file: Path, map_location: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
+    if not zipfile.is_zipfile(file):
+        raise _damaged(file, "missing, cut off, or not written by torch.save")
+    try:
+        with torch.serialization.safe_globals(_allowed()):
+            checkpoint = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    except pickle.UnpicklingError as error:
+        detail = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
+        fix = "load it only with stock tools and only if you trust its author"
+        raise InputError(Problem("checkpoint holds foreign code", file, detail.strip(), fix)) from error
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    missing = [name for name in NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
+    if missing:
+        raise _damaged(file, f"no training checkpoint: {', '.join(missing)} missing")
+    return checkpoint
+
+
+def _damaged(file: Path, detail: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(Problem("checkpoint damaged", file, detail, "use another checkpoint"))
+
+
+def _allowed() -> list[Any]:
+    """What the host's checkpoints hold beside tensors: numpy numbers and arrays, under old and new module names."""
+    functions: list[Any] = [np.array(0.0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    homes = ("numpy.core.multiarray", "numpy._core.multiarray")
+    names = [(function, f"{home}.{function.__name__}") for function in functions for home in homes]
+    return [*names, np.ndarray, np.dtype, *(type(np.dtype(code)) for code in np.typecodes["AllInteger"] + "?efd")]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The checkpoint to go on from, and the epoch that comes next."""
+
+    file: Path
+    next_epoch: int
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found | None:
+    """The readable checkpoint in ``folder`` that has come furthest, or None if there is none at all.
+
+    Every unreadable one that would have come before it is renamed to ``*.corrupt``; this and the choice are said.
+
+    Args:
+        folder: a fold folder of the host.
+        say: takes one line at a time.
+
+    Raises:
+        InputError: a checkpoint holds foreign code.
+    """
+    epochs = {}
+    for file in (folder / name for name in CANDIDATES):
+        try:
+            if file.exists():
+                epochs[file] = int(_load(file, mmap=True)["current_epoch"])
+        except DamagedCheckpointError as error:
+            _set_aside(file, error, say)
+    for file in sorted(epochs, key=lambda file: -epochs[file]):
+        try:
+            _verify_archive(file)
+        except DamagedCheckpointError as error:
+            _set_aside(file, error, say)
+            continue
+        say(f"Continuing from {file.name}, epoch {epochs[file]}: the newest readable checkpoint in {folder}")
+        return Found(file, epochs[file])
+    return None
+
+
+def _set_aside(file: Path, error: InputError, say: Callable[[str], None]) -> None:
+    corrupt = file.with_name(f"{file.name}.corrupt")
+    file.replace(corrupt)
+    say(f"{file.name} cannot be used ({error.problems[0].detail}); kept as {corrupt.name}")

@@ -178,3 +178,12 @@ def tiny_copy(tiny_dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.Mon
 def prepared_copy(tiny_prepared: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
     """A copy of :func:`tiny_prepared` of one's own, with the environment variables of this process set to it."""
     return own_copy(tiny_prepared, tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def empty_folders(tmp_path: Path) -> TinyDataset:
+    """The three root folders, empty, and an environment that names them."""
+    tiny = TinyDataset(tmp_path / "empty")
+    for kind in ("raw", "preprocessed", "results"):
+        (tiny.root / kind).mkdir(parents=True)
+    return tiny

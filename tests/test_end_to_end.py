@@ -1,0 +1,134 @@
+"""The whole way through the real commands: preprocess, train, resume, predict, evaluate, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+TRAINER = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1"
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real volumes in {DATA}")
+
+
+def shrink(plans_file: Path, configuration: str, patch_size: list[int], batch_size: int = 2) -> None:
+    """The planned configuration with a small patch and few features: a step takes a second instead of minutes."""
+    plans = json.loads(plans_file.read_text())
+    chosen = plans["configurations"][configuration]
+    network = chosen["architecture"]["arch_kwargs"]
+    stages = 4
+    for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
+        network[key] = network[key][:stages]
+    network.update(n_stages=stages, features_per_stage=[8, 16, 32, 32], n_conv_per_stage_decoder=[1] * (stages - 1))
+    chosen.update(patch_size=patch_size, batch_size=batch_size)
+    plans_file.write_text(json.dumps(plans))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_train_predict_evaluate_export(tiny_copy, configuration):
+    """Unlabeled cases are preprocessed by the trainer itself, and it says so."""
+    run, dataset = tiny_copy.run, str(tiny_copy.id)
+    trained = run("nnUNetv2_train", dataset, configuration, "all", "-tr", TRAINER, "-device", "cpu")
+    assert "not preprocessed yet" in trained.stdout
+    model = tiny_copy.results / f"{TRAINER}__nnUNetPlans__{configuration}"
+    assert (model / "fold_all" / "progress_crossmatch.png").stat().st_size > 10_000
+    images, predictions = tiny_copy.raw / "imagesTs", tiny_copy.root / "predictions"
+    where = ("-i", str(images), "-d", dataset, "-c", configuration, "-f", "all", "-device", "cpu", "--disable_tta")
+    run("nnUNetv2_predict", "-o", str(predictions), "-tr", TRAINER, *where)
+    table = run("nnUNetv2_crossmatch_evaluate", "-r", str(tiny_copy.raw / "labelsTs"), "-p", str(predictions)).stdout
+    assert all(word in table for word in ("Dice", "Jaccard", "95HD", "ASD", "blob"))
+    assert json.loads((predictions / "scores.json").read_text())
+    run("nnUNetv2_crossmatch_export", "-m", str(model), "-o", str(tiny_copy.root / "stock"))
+    stock = next((tiny_copy.root / "stock").rglob("checkpoint_final.pth"))
+    assert torch.load(stock, weights_only=False)["trainer_name"] == "nnUNetTrainer"
+
+
+@pytest.mark.slow
+def test_a_wrong_token_ends_training_with_one_line(tiny_copy):
+    result = tiny_copy.run(
+        "nnUNetv2_train",
+        str(tiny_copy.id),
+        "2d",
+        "all",
+        "-tr",
+        "nnUNetTrainerCrossMatch_eta",
+        "-device",
+        "cpu",
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.strip().splitlines()[-1].startswith("error: bad token")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@real_data
+def test_acdc_in_reduced_form(empty_folders):
+    run = empty_folders.run
+    run(
+        "nnUNetv2_crossmatch_convert_ACDC",
+        "-i",
+        str(DATA / "acdc_h5"),
+        "-d",
+        "502",
+        "--labeled",
+        "3",
+        "--allow-missing",
+    )
+    raw, preprocessed = (empty_folders.root / kind / "Dataset502_ACDC" for kind in ("raw", "preprocessed"))
+    assert len(list((raw / "imagesUn").iterdir())) == 134
+    for extra in sorted((raw / "imagesUn").iterdir())[4:]:
+        extra.unlink()
+    run("nnUNetv2_plan_and_preprocess", "-d", "502", "-c", "2d", "-npfp", "1", "-np", "1", nnUNet_n_proc_DA="1")
+    shrink(preprocessed / "nnUNetPlans.json", "2d", [64, 64])
+    run("nnUNetv2_crossmatch_preprocess", "-d", "502", "-c", "2d", "-np", "1")
+    run("nnUNetv2_train", "502", "2d", "0", "-tr", TRAINER, "-device", "cpu")
+    check_predictions(empty_folders, raw, "502", "2d", "0")
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@real_data
+def test_la_in_reduced_form(empty_folders):
+    run = empty_folders.run
+    run("nnUNetv2_crossmatch_convert_LA", "-i", str(DATA / "la_h5"), "-d", "501", "--labeled", "4", "--allow-missing")
+    raw, preprocessed = (empty_folders.root / kind / "Dataset501_LA" for kind in ("raw", "preprocessed"))
+    assert len(list((raw / "imagesUn").iterdir())) == 6
+    for extra in sorted((raw / "imagesUn").iterdir())[2:]:
+        extra.unlink()
+    # None of the test volumes is at hand: a labeled one stands in, to be predicted only.
+    for part in ("images", "labels"):
+        (raw / f"{part}Val").mkdir(exist_ok=True)
+        first = sorted((raw / f"{part}Tr").iterdir())[0]
+        (raw / f"{part}Val" / first.name).symlink_to(first)
+    run("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", "-npfp", "1", "-np", "1", nnUNet_n_proc_DA="1")
+    shrink(preprocessed / "nnUNetPlans.json", "3d_fullres", [32, 48, 48])
+    run("nnUNetv2_crossmatch_preprocess", "-d", "501", "-c", "3d_fullres", "-np", "1")
+    trainer = TRAINER.replace("2epochs", "1epochs")
+    run("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
+    check_predictions(empty_folders, raw, "501", "3d_fullres", "0", trainer)
+
+
+def check_predictions(tiny, raw: Path, dataset: str, configuration: str, fold: str, trainer: str = TRAINER) -> None:
+    """Predict two volumes of ``imagesVal`` and evaluate them; predictions lie where their images do."""
+    images, labels, predictions = tiny.root / "images", tiny.root / "labels", tiny.root / "predictions"
+    for part, folder in (("images", images), ("labels", labels)):
+        folder.mkdir()
+        for file in sorted((raw / f"{part}Val").iterdir())[:2]:
+            (folder / file.name).symlink_to(file)
+    where = ("-d", dataset, "-c", configuration, "-f", fold, "-tr", trainer, "-device", "cpu", "--disable_tta")
+    tiny.run("nnUNetv2_predict", "-i", str(images), "-o", str(predictions), "-step_size", "1", *where)
+    for file in labels.iterdir():
+        reference, prediction = (sitk.ReadImage(str(folder / file.name)) for folder in (labels, predictions))
+        assert reference.GetSize() == prediction.GetSize()
+        assert np.allclose(reference.GetSpacing(), prediction.GetSpacing())
+    # The conversion record says whether lengths in mm mean anything; it lies beside labelsVal.
+    tiny.run("nnUNetv2_crossmatch_evaluate", "-r", str(labels), "-p", str(predictions))
+    scores = json.loads((predictions / "scores.json").read_text())
+    assert len(scores["cases"]) == len(list(labels.iterdir()))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,24 @@ class CasePicture:
     predictions: Mapping[str, NDArray[Any]]
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
+    @cached_property
+    def window(self) -> tuple[float, float]:
+        """:func:`gray_window` of the whole image, so that all slices of a case are shown alike."""
+        return gray_window(self.image)
+
+    @cached_property
+    def view(self) -> tuple[slice, slice]:
+        """Rows and columns around all contours of the case, all of them if there is no contour."""
+        drawn = np.any([labels.any(axis=0) for labels in (self.reference, *self.predictions.values())], axis=0)
+        return _around(drawn.any(axis=1)), _around(drawn.any(axis=0))
+
+    @property
+    def side_ratio(self) -> float:
+        """Height over width of the view, at most 2."""
+        rows, columns = self.view
+        _, row_mm, column_mm = self.spacing
+        return min(2.0, (rows.stop - rows.start) * row_mm / ((columns.stop - columns.start) * column_mm))
+
 
 def worst_slice(reference: NDArray[Any], prediction: NDArray[Any]) -> int | None:
     """Index along the first axis with the most voxels of differing label; ``None`` if all are equal."""
@@ -86,7 +105,7 @@ def draw_cases(cases: Sequence[CasePicture], file: Path, slices: int = 5) -> Non
     """
     chosen = [choose_slices(case.reference, list(case.predictions.values()), slices) for case in cases]
     columns = max(map(len, chosen))
-    sides = [_side_ratio(case) for case in cases]
+    sides = [case.side_ratio for case in cases]
     heights = [2.1 * side + 0.62 for side in sides]
     figure = Figure(figsize=(2.1 * columns + 0.2, sum(heights) + 0.55), layout="constrained")
     rows = figure.subfigures(len(cases), 1, height_ratios=heights, squeeze=False)
@@ -104,7 +123,7 @@ def draw_cases(cases: Sequence[CasePicture], file: Path, slices: int = 5) -> Non
 
 def draw_slice(axes: Axes, case: CasePicture, index: int) -> None:
     """Draw slice ``index`` of the first axis with all contours, in true proportions, cropped around the contours."""
-    low, high = gray_window(case.image)
+    low, high = case.window
     _, row_mm, column_mm = case.spacing
     axes.imshow(case.image[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm, interpolation="bicubic")
     for labels, style in _layers(case):
@@ -112,15 +131,18 @@ def draw_slice(axes: Axes, case: CasePicture, index: int) -> None:
             mask = labels[index] == value
             if mask.any():
                 axes.contour(np.pad(mask, 1).astype(float), [0.5], **style, extent=_padded_extent(mask.shape))
-    rows, columns = _view(case)
+    rows, columns = case.view
     axes.set_xlim(columns.start - 0.5, columns.stop - 0.5)
     axes.set_ylim(rows.stop - 0.5, rows.start - 0.5)
 
 
-def draw_curves(curves: Mapping[str, Sequence[float]], file: Path) -> None:
-    """Write a PNG with one small panel per curve, a value per epoch; NaN leaves a gap, lengths may differ."""
+def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int = 4) -> None:
+    """Write a PNG with one small panel per curve, a value per epoch, at most ``columns`` in a row.
+
+    NaN leaves a gap; lengths may differ.
+    """
     shown = {name: np.asarray(values, float) for name, values in curves.items() if len(values)}
-    columns = min(4, max(1, len(shown)))
+    columns = min(columns, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.1), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -170,25 +192,12 @@ def _padded_extent(shape: tuple[int, int]) -> tuple[float, float, float, float]:
     return (-1, columns, -1, rows)
 
 
-def _view(case: CasePicture) -> tuple[slice, slice]:
-    """Rows and columns around all contours of the case, all of them if there is no contour."""
-    drawn = np.any([labels.any(axis=0) for labels, _ in _layers(case)], axis=0)
-    return _around(drawn.any(axis=1)), _around(drawn.any(axis=0))
-
-
 def _around(drawn: NDArray[np.bool_]) -> slice:
     inside = np.flatnonzero(drawn)
     if not inside.size:
         return slice(0, drawn.size)
     margin = max(4, round(MARGIN * (inside[-1] - inside[0] + 1)))
     return slice(int(max(0, inside[0] - margin)), int(min(drawn.size, inside[-1] + 1 + margin)))
-
-
-def _side_ratio(case: CasePicture) -> float:
-    """Height over width of the drawn field, at most 2."""
-    rows, columns = _view(case)
-    _, row_mm, column_mm = case.spacing
-    return min(2.0, (rows.stop - rows.start) * row_mm / ((columns.stop - columns.start) * column_mm))
 
 
 def _save(figure: Figure, file: Path, dpi: int) -> None:

@@ -45,7 +45,7 @@ class CrossMatchNetwork(nn.Module):
         # The host registers the encoder first; the decoder holds it too. Same order, same keys.
         self.encoder: Any = network.encoder
         self.decoder: Any = network.decoder
-        self.perturbations = nn.ModuleDict(perturbations)
+        self.perturbations: Any = nn.ModuleDict(perturbations)
 
     def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
         """``predict``: the host's forward. ``encode``, ``decode``, ``stacked``: see the methods of these names."""

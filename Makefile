@@ -2,20 +2,22 @@
 PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.installed
+RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 
 .PHONY: demo test lint clean
+
 demo: $(STAMP)
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/nnUNetv2_crossmatch_demo $(DEMO_ARGS)
+	$(RUN) nnUNetv2_crossmatch_demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	PATH="$(abspath $(VENV))/bin:$$PATH" $(VENV)/bin/python -m pytest $(TEST_ARGS)
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 $(TEST_ARGS)
 
 lint: $(STAMP)
-	$(VENV)/bin/ruff check . && $(VENV)/bin/mypy
+	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -e ".[test,dev]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[test,dev]"
 	touch $@
 
 clean:

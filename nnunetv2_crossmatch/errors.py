@@ -8,10 +8,13 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
+
+T = TypeVar("T")
 
 DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
 
@@ -46,6 +49,19 @@ def raise_if_any(problems: list[Problem]) -> None:
     """Raise one :class:`InputError` with all ``problems``; do nothing if the list is empty."""
     if problems:
         raise InputError(*problems)
+
+
+def collected(steps: Iterable[Callable[[], T]]) -> list[T]:
+    """Results of all ``steps``; if some refuse their input, one :class:`InputError` with all problems, each once."""
+    results: list[T] = []
+    problems: list[Problem] = []
+    for step in steps:
+        try:
+            results.append(step())
+        except InputError as error:
+            problems += [problem for problem in error.problems if problem not in problems]
+    raise_if_any(problems)
+    return results
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:

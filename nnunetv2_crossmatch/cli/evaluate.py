@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from nnunetv2.configuration import default_num_processes
 
-from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
+from nnunetv2_crossmatch.errors import Problem, collected, command, raise_if_any
 from nnunetv2_crossmatch.evaluation import evaluate_folder
 from nnunetv2_crossmatch.folders import dataset_name, raw_folder
 from nnunetv2_crossmatch.score_files import terminal, write_scores
@@ -46,18 +47,30 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("-r", type=Path, required=True, metavar="REFERENCE", help=HELP["-r"])
-    result.add_argument("-p", type=Path, required=True, metavar="PREDICTIONS", help=HELP["-p"])
-    source = result.add_mutually_exclusive_group()
+    add_scoring_options(result)
+    result.add_argument("-o", type=Path, metavar="OUT", help=HELP["-o"])
+    return result
+
+
+def add_scoring_options(to: argparse.ArgumentParser) -> None:
+    """What to score and how: shared with the report."""
+    to.add_argument("-r", type=Path, required=True, metavar="REFERENCE", help=HELP["-r"])
+    to.add_argument("-p", type=Path, required=True, metavar="PREDICTIONS", help=HELP["-p"])
+    source = to.add_mutually_exclusive_group()
     source.add_argument("-d", metavar="ID", help=HELP["-d"])
     source.add_argument("-djfile", type=Path, metavar="FILE", help=HELP["-djfile"])
-    result.add_argument("-o", type=Path, metavar="OUT", help=HELP["-o"])
-    result.add_argument("-np", type=int, default=default_num_processes, metavar="N", help=HELP["-np"])
-    result.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
-    result.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
-    result.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
-    result.add_argument("--literature", action="store_true", help=HELP["--literature"])
-    return result
+    to.add_argument("-np", type=int, default=default_num_processes, metavar="N", help=HELP["-np"])
+    to.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
+    to.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
+    to.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
+    to.add_argument("--literature", action="store_true", help=HELP["--literature"])
+
+
+def named_dataset_json(arguments: argparse.Namespace) -> Path | None:
+    """The ``dataset.json`` that -d or -djfile name; None: to be found beside the segmentations."""
+    if arguments.d is None:
+        return arguments.djfile
+    return raw_folder() / dataset_name(arguments.d) / "dataset.json"
 
 
 def check_numbers(arguments: argparse.Namespace) -> None:
@@ -73,25 +86,16 @@ def check_numbers(arguments: argparse.Namespace) -> None:
 
 def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> list[Scores]:
     """Scores of the predictions and, if asked for, of the other folder; raises with the problems of both."""
-    scores: list[Scores] = []
-    problems: list[Problem] = []
-    for folder in filter(None, (arguments.p, arguments.compare)):
-        try:
-            scores.append(
-                evaluate_folder(
-                    arguments.r,
-                    folder,
-                    dataset_json,
-                    spacing_mm=arguments.spacing,
-                    literature=arguments.literature,
-                    allow_missing=arguments.allow_missing,
-                    processes=arguments.np,
-                )
-            )
-        except InputError as error:
-            problems += [problem for problem in error.problems if problem not in problems]
-    raise_if_any(problems)
-    return scores
+    score = partial(
+        evaluate_folder,
+        arguments.r,
+        dataset_json=dataset_json,
+        spacing_mm=arguments.spacing,
+        literature=arguments.literature,
+        allow_missing=arguments.allow_missing,
+        processes=arguments.np,
+    )
+    return collected(partial(score, folder) for folder in filter(None, (arguments.p, arguments.compare)))
 
 
 @command
@@ -99,10 +103,7 @@ def main() -> None:
     """Evaluate, print, write."""
     arguments = parser().parse_args()
     check_numbers(arguments)
-    dataset_json = arguments.djfile
-    if arguments.d is not None:
-        dataset_json = raw_folder() / dataset_name(arguments.d) / "dataset.json"
-    scores, *others = score_folders(arguments, dataset_json)
+    scores, *others = score_folders(arguments, named_dataset_json(arguments))
     other = (others[0], arguments.compare) if others else (None, None)
     print(terminal(scores, *other))
     origin = {"reference": str(arguments.r), "predictions": str(arguments.p)}

@@ -33,6 +33,7 @@ class BatchLoader:
         seed: entropy of all draws, e.g. (seed, rank, stream).
         first: index of the first batch.
         workers: how many copies take turns.
+        with_truth: add ``truth``, the segmentation (U, 1, S) that came with the views.
     """
 
     def __init__(
@@ -42,9 +43,10 @@ class BatchLoader:
         seed: tuple[int, ...],
         first: int = 0,
         workers: int = 1,
+        with_truth: bool = False,
     ) -> None:
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.seed, self.index, self.workers = seed, first, workers
+        self.seed, self.index, self.workers, self.with_truth = seed, first, workers, with_truth
 
     def set_thread_id(self, worker: int) -> None:
         """Called by the augmenter in each worker: start at the worker's own batch."""
@@ -58,7 +60,8 @@ class BatchLoader:
         if self.unlabeled is not None:
             views = next(self.unlabeled)
             batch["unlabeled"] = views["data"].unflatten(1, (len(VIEWS), -1))
-            batch["unlabeled_target"] = views["target"]
+            if self.with_truth:
+                batch["truth"] = views["target"]
         return batch
 
 
@@ -76,9 +79,10 @@ def augmenter(
     first: int,
     workers: int,
     pin_memory: bool,
+    with_truth: bool = False,
 ) -> MultiThreadedAugmenter | SingleThreadedAugmenter:
     """The loaders behind ``workers`` processes (0: this one), in the order of their batches."""
-    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1))
+    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1), with_truth)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     running = MultiThreadedAugmenter(

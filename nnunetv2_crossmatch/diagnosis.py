@@ -1,0 +1,84 @@
+"""How right the pseudo-labels are, where the unlabeled cases have reference labels after all (benchmarks).
+
+Reference labels lie in ``labelsUn`` of the raw data set, named like those in ``labelsTr``. They are preprocessed like
+any others and travel beside the views through the same geometry. Limit: they are counted, never learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from tqdm import tqdm
+
+from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.folders import images_unlabeled, unlabeled_folder, written_whole
+
+
+def truth_folder(dataset: str, data_identifier: str) -> Path:
+    """Preprocessed reference labels of unlabeled cases, as ``<case>.npy`` (1, S) int16; used for diagnosis alone."""
+    folder = unlabeled_folder(dataset, data_identifier)
+    return folder.with_name(folder.name + "_truth")
+
+
+def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]) -> Path:
+    """Preprocess ``labelsUn`` of ``cases``, as far as that is not done yet; returns their folder.
+
+    Raises:
+        InputError: reference labels are missing; all of them are named.
+    """
+    folder = truth_folder(plans_manager.dataset_name, configuration.data_identifier)
+    folder.mkdir(exist_ok=True)
+    images = images_unlabeled(plans_manager.dataset_name)
+    labels, dataset_json = images.with_name("labelsUn"), load_json(str(images.with_name("dataset.json")))
+    ending = dataset_json["file_ending"]
+    fix = "put the reference label there, or train without diagnose1"
+    missing = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
+    raise_if_any([Problem("reference label missing", labels / f"{case}{ending}", "diagnose1", fix) for case in missing])
+    due = [case for case in cases if not (folder / f"{case}.npy").is_file()]
+    for case in tqdm(due, desc="Preprocessing reference labels for diagnosis", unit="case", disable=not due):
+        files = sorted(str(file) for file in images.glob(f"{case}_????{ending}"))
+        preprocessor = configuration.preprocessor_class(verbose=False)
+        label = str(labels / f"{case}{ending}")
+        segmentation = preprocessor.run_case(files, label, plans_manager, configuration, dataset_json)[1]
+        with written_whole(folder / f"{case}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, segmentation.astype(np.int16))
+    return folder
+
+
+class CasesWithTruth:
+    """The host's unlabeled cases, each with its reference label as segmentation."""
+
+    def __init__(self, cases: nnUNetBaseDataset, folder: Path) -> None:
+        self.cases, self.folder, self.identifiers = cases, folder, cases.identifiers
+
+    def load_case(self, identifier: str) -> tuple[Any, np.ndarray, Any, dict]:
+        """Image, reference label (1, S), previous stage and properties, as the host's loader expects them."""
+        data, _, previous, properties = self.cases.load_case(identifier)
+        return data, np.load(self.folder / f"{identifier}.npy", mmap_mode="r"), previous, properties
+
+
+def overlap(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelManager) -> torch.Tensor:
+    """(2, classes): twice the overlap, and the sizes added, of each foreground class or region over the batch.
+
+    Args:
+        labels: pseudo-labels, (U, S) classes or (U, C, S) regions.
+        truth: (U, 1, S) labels of the data set.
+        label_manager: says which labels make up a region.
+    """
+    if label_manager.has_regions:
+        regions = [torch.tensor(region, device=truth.device).flatten() for region in label_manager.foreground_regions]
+        wanted, found = torch.cat([torch.isin(truth, region) for region in regions], dim=1), labels
+    else:
+        classes = torch.tensor(label_manager.foreground_labels, device=truth.device)
+        shape = (1, -1, *[1] * (labels.ndim - 1))
+        wanted, found = truth == classes.view(shape), labels[:, None] == classes.view(shape)
+    sums = [mask.transpose(0, 1).flatten(1).sum(1) for mask in (wanted & found, wanted, found)]
+    return torch.stack([2 * sums[0], sums[1] + sums[2]]).double()

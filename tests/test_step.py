@@ -117,6 +117,19 @@ def test_teacher_gets_no_gradient():
     assert not output.teacher.requires_grad
 
 
+def test_teacher_keeps_no_graph_in_the_sequential_execution(monkeypatch):
+    network, taught = network_for(2, 2), {}
+    teach = Lesson.teach
+
+    def remember(self, stream, logits):
+        taught[stream] = logits.requires_grad
+        teach(self, stream, logits)
+
+    monkeypatch.setattr(Lesson, "teach", remember)
+    run(network, random_step(network, 2, 2), "sequential", Criterion(False, (1,)))
+    assert [stream for stream, with_gradient in taught.items() if not with_gradient] == ["wn"]
+
+
 def test_without_a_valid_voxel_only_the_supervised_loss_moves_the_network():
     network = network_for(2, 2)
     step = random_step(network, 2, 2)

@@ -91,7 +91,7 @@ def _prepare(stages: Stages, size: Size) -> None:
         splits = write_dataset(data, size.labeled, size.unlabeled, size.test, shape=size.shape)
     lists = ("--labeled", str(size.labeled), "--splits", str(splits))
     stages.run("nnUNetv2_crossmatch_convert_LA", "-i", str(data), "-d", dataset, *lists)
-    stages.run("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "-npfp", "2", "-np", "2")
+    stages.run("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "-npfp", "1", "-np", "1")
     plans = stages.folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
     with stages.stage(f"plans with few features, so that minutes suffice: {PLANS}"):
         with written_whole(plans.with_name(f"{PLANS}.json")) as temporary:
@@ -173,7 +173,7 @@ def _environment(folder: Path, device: str) -> dict[str, str]:
         **{name: str(root) for name, root in roots.items()},
         "nnUNet_extTrainer": next(iter(ext_trainers.__path__)),
         "nnUNet_compile": "f",  # compiling takes longer than these runs
-        "nnUNet_def_n_proc": "2",
+        "nnUNet_def_n_proc": "1",  # a worker takes longer to start than a case takes
         "OMP_NUM_THREADS": "1",
         "PYTHONUNBUFFERED": "1",
         **memory,

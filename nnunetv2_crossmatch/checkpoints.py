@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import partial_path, written_whole
 
-CANDIDATES = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+LATEST = "checkpoint_latest.pth"
+CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 """What a training can go on from; of two with the same epoch the first one is taken."""
 
 NEEDED = ("network_weights", "current_epoch", "trainer_name", "init_args")
@@ -54,14 +55,25 @@ def checkpoint_written_whole(file: Path, needed_bytes: int) -> Iterator[Path]:
     Raises:
         InputError: the disk is full; ``needed_bytes`` and the free bytes are told.
     """
+    with full_disk_told(file, needed_bytes), written_whole(file) as temporary:
+        yield temporary
+
+
+@contextmanager
+def full_disk_told(file: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn a full disk, met while ``file`` or what belongs to it is written, into one line.
+
+    Raises:
+        InputError: the disk is full.
+    """
     try:
-        with written_whole(file) as temporary:
-            yield temporary
+        yield
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(file.parent).free
         if not _says_full(error) and free >= needed_bytes:
             raise
-        detail = f"{free} bytes are free, {needed_bytes} are needed; the checkpoint from before is intact"
+        needed = f", {needed_bytes} are needed" if needed_bytes else ""
+        detail = f"{free} bytes are free{needed}; the checkpoint from before is intact"
         raise InputError(Problem("disk full", file, detail, "make room, then continue with --c")) from error
 
 
@@ -76,11 +88,22 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
     Raises:
         InputError: its network weights are not finite, or the disk is full; an earlier ``file`` is as it was.
     """
-    if broken := nonfinite(checkpoint["network_weights"]):
-        detail = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; nothing was written"
-        raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
+    refuse_nonfinite(checkpoint["network_weights"], file)
     with checkpoint_written_whole(file, tensor_bytes(checkpoint)) as temporary, temporary.open("wb") as stream:
         torch.save(checkpoint, stream)  # by name it would not tell why it failed
+
+
+def refuse_nonfinite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
+    """Raise :class:`InputError` if ``weights``, meant for ``file``, are not finite."""
+    if broken := nonfinite(weights):
+        detail = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; nothing was written"
+        raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while saving left in ``folder``."""
+    for name in CANDIDATES:
+        partial_path(folder / name).unlink(missing_ok=True)
 
 
 class DamagedCheckpointError(InputError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import Empty
 from unittest.mock import patch
 
 import numpy as np
@@ -20,6 +21,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_crossmatch.streams import VIEWS
+from nnunetv2_crossmatch.workers import follow_parent
+
+QUIET = 0.1  # seconds without a batch after which workers that were told to pause have none on the way
 
 
 class BatchLoader:
@@ -51,6 +55,7 @@ class BatchLoader:
     def set_thread_id(self, worker: int) -> None:
         """Called by the augmenter in each worker: start at the worker's own batch."""
         torch.set_num_threads(1)
+        follow_parent()
         self.index += worker
 
     def __next__(self) -> dict:
@@ -63,6 +68,28 @@ class BatchLoader:
             if self.with_truth:
                 batch["truth"] = views["target"]
         return batch
+
+
+class BatchWorkers(MultiThreadedAugmenter):
+    """Batchgenerators' worker processes, brought to rest before they end.
+
+    A worker hands its tensors over in person. If it ended with a batch on the way, the thread that fetches it would
+    die with a traceback at the end of every other training.
+    """
+
+    def _finish(self, timeout: float = 10, force: bool = False) -> None:
+        if self.pin_memory_queue is not None:
+            self.pause_event.set()
+            while self._something_arrives():
+                pass
+        super()._finish(timeout, force)
+
+    def _something_arrives(self) -> bool:
+        try:
+            self.pin_memory_queue.get(timeout=QUIET)
+        except Empty:
+            return False
+        return True
 
 
 def seed_everything(entropy: tuple[int, ...]) -> None:
@@ -80,14 +107,12 @@ def augmenter(
     workers: int,
     pin_memory: bool,
     with_truth: bool = False,
-) -> MultiThreadedAugmenter | SingleThreadedAugmenter:
+) -> BatchWorkers | SingleThreadedAugmenter:
     """The loaders behind ``workers`` processes (0: this one), in the order of their batches."""
     batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1), with_truth)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
-    running = MultiThreadedAugmenter(
-        batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
-    )
+    running = BatchWorkers(batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002)
     running._start()
     return running
 

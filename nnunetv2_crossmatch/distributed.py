@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+Value = TypeVar("Value")
 
 
 def join_torchrun(device: torch.device) -> None:
@@ -52,7 +55,7 @@ def any_process(condition: bool, device: torch.device) -> bool:
     return bool(flag.item())
 
 
-def same_everywhere(value: int) -> int:
+def same_everywhere(value: Value) -> Value:
     """The first process's ``value``."""
     if not dist.is_initialized():
         return value
@@ -61,9 +64,9 @@ def same_everywhere(value: int) -> int:
     return values[0]
 
 
-def mean_over_processes(values: Sequence[torch.Tensor | float]) -> float:
-    """Mean of scalars over steps and processes; the one moment at which the epoch's values leave the device."""
-    mean = float(torch.stack([torch.as_tensor(value) for value in values]).double().mean())
+def mean_over_processes(values: Sequence[float]) -> float:
+    """Mean over steps and processes."""
+    mean = sum(values) / len(values)
     if not dist.is_initialized():
         return mean
     means = [0.0] * dist.get_world_size()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -79,17 +80,32 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def install_excepthook() -> None:
-    """Show uncaught :class:`InputError` as its lines, exit code 2; also inside the host's own commands."""
+    """Show uncaught :class:`InputError` as its lines, exit code 2; also inside the host's own commands.
+
+    The host's error for one of its variables that is not set is told in the same way.
+    """
     previous = sys.excepthook
     if getattr(previous, "is_crossmatch_hook", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if not isinstance(error, InputError) or os.environ.get(DEBUG_VARIABLE) == "1":
+        told = error if isinstance(error, InputError) else _unset_variable(error)
+        if told is None or os.environ.get(DEBUG_VARIABLE) == "1":
             previous(kind, error, traceback)
             return
-        print(error, file=sys.stderr)
+        print(told, file=sys.stderr)
         sys.exit(2)
 
     hook.is_crossmatch_hook = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def not_set(variable: str) -> Problem:
+    """The problem of an environment variable that is needed and not set."""
+    return Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"')
+
+
+def _unset_variable(error: BaseException) -> InputError | None:
+    """The host's complaint about a variable, in our words."""
+    found = re.match(r"(nnUNet_\w+) is not defined", str(error)) if isinstance(error, RuntimeError) else None
+    return InputError(not_set(found.group(1))) if found else None

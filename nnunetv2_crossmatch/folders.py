@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
 
@@ -25,7 +25,7 @@ def root_folder(variable: str) -> Path:
     """
     value = os.environ.get(variable)
     if not value:
-        raise InputError(Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"'))
+        raise InputError(not_set(variable))
     if not Path(value).is_dir():
         raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
     return Path(value)

@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.requirements import EXCLUDED_TORCH, c_compiler
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -66,7 +67,7 @@ def check_versions() -> Iterator[Finding]:
     if not (found["nnunetv2"] or "").startswith("2.8"):
         detail = f"version {found['nnunetv2']}, needed is 2.8"
         yield Finding(WRONG, "nnU-Net", detail, 'pip install "nnunetv2>=2.8,<2.9"')
-    if torch.__version__.startswith("2.9."):
+    if torch.__version__.startswith(EXCLUDED_TORCH):
         detail = f"version {torch.__version__}: nnU-Net excludes 2.9"
         yield Finding(WRONG, "torch", detail, 'pip install "torch!=2.9.*"')
 
@@ -87,7 +88,7 @@ def check_device() -> Iterator[Finding]:
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
         yield Finding(OK, "torch.compile", "switched off by nnUNet_compile")
         return
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)
+    compiler = c_compiler()
     if compiler is None:
         yield Finding(WRONG, "torch.compile", "no C compiler found", "export nnUNet_compile=f")
     else:

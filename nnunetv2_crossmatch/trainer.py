@@ -6,8 +6,9 @@ Only host hooks are overridden; the method is in the modules that they call. Lim
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -34,22 +35,25 @@ from nnunetv2_crossmatch.distributed import (
     same_everywhere,
     share,
 )
-from nnunetv2_crossmatch.errors import Problem, UnsupportedError
+from nnunetv2_crossmatch.durable import DurableTrainer
 from nnunetv2_crossmatch.losses import Criterion, dice_classes, loss_table
 from nnunetv2_crossmatch.network import CrossMatchNetwork
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
+from nnunetv2_crossmatch.requirements import refuse_missing_compiler, refuse_unmet
+from nnunetv2_crossmatch.run_record import checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
-from nnunetv2_crossmatch.step import Drawn, Lesson, Step, fits_in_memory, mixed
+from nnunetv2_crossmatch.step import Drawn, Lesson, Step, fits_in_memory, mean_square, mixed
 from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, VIEWS
-from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled
+from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.views import Views, authors_intensity
 
 CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
 GRADIENT_NORM = 12  # the host's
+DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
 
-class nnUNetTrainerCrossMatch(nnUNetTrainer):
+class nnUNetTrainerCrossMatch(DurableTrainer):
     """Trainer for ``nnUNetv2_train -tr``; a name with tokens makes a subclass with other settings."""
 
     settings = Settings()
@@ -65,7 +69,7 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        refuse_cascade(plans, configuration)
+        refuse_unmet(plans, configuration, device)
         join_torchrun(device)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type == "cpu":  # with several processes the host takes CUDA for granted
@@ -76,7 +80,8 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
         self.num_iterations_per_epoch = settings.iterations
         self.num_val_iterations_per_epoch = settings.validation_iterations
         self.initial_lr = settings.learning_rate or (0.001 if settings.optimizer == "adamw" else self.initial_lr)
-        self.seed = same_everywhere(secrets.randbits(32) if settings.seed is None else settings.seed)
+        drawn = secrets.randbits(32) if self.record is None else self.record.seed
+        self.seed = same_everywhere(drawn if settings.seed is None else settings.seed)
         self.steps_done = 0
         self.stacked: bool | None = {"stacked": True, "sequential": False}.get(settings.execution)
         self.unlabeled_cases: list[str] = []
@@ -103,6 +108,8 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
 
     def initialize(self) -> None:
         """The host's, with seeded weights, and with DistributedDataParallel on this process's own device."""
+        if self._do_i_compile():
+            refuse_missing_compiler()
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         with self._seen_as_distributed(False):  # the host would give DDP the global rank as its device
@@ -145,6 +152,7 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """Make sure of the unlabeled cases, then start as the host does."""
+        self.claim_folder()
         if self.settings.unsupervised:
             self.unlabeled_cases = self._ready_unlabeled_cases()
         super().on_train_start()
@@ -167,11 +175,25 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
             training, validation = super().get_dataloaders()
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
-        first, first_validation = epoch * self.num_iterations_per_epoch, epoch * self.num_val_iterations_per_epoch
+        first = epoch * self.settings.iterations + len(self.steps)
+        first_validation = epoch * self.num_val_iterations_per_epoch
         return (
             augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory),
             augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
+
+    def made_of(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
+        """Settings, plans, labels and cases."""
+        plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
+        labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        return {
+            "settings": asdict(self.settings),
+            "plans": plans,
+            "dataset.json": {name: self.dataset_json.get(name) for name in DESCRIBES_DATA},
+            "training": checksums(labels, training, self.dataset_json["file_ending"]),
+            "validation": sorted(validation),
+            "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
+        }
 
     def _unlabeled_loader(self) -> nnUNetDataLoader:
         patch_size = self.configuration_manager.patch_size
@@ -200,7 +222,7 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
     def train_step(self, batch: dict) -> dict:
         """One step of ``method.md``'s five; with ``unsup0`` the host's own."""
         if not self.settings.unsupervised:
-            return super().train_step(batch)
+            return self.step_done(super().train_step(batch))
         images, target = self._on_device(batch)
         boxes, drawn = self._draw(images)
         images = mixed(images, boxes)
@@ -215,9 +237,9 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
             supervised = self._step(self._local_network).sequential(images, target, drawn, lesson, weight)
             if self.is_ddp:
                 average_gradients(self.network.parameters())
-        self._descend()
+        gradient_norm = self._descend()
         self.steps_done += 1
-        return lesson.report(supervised, weight)
+        return self.step_done(lesson.report(supervised, weight), gradient_norm)
 
     def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
         """Images by view, labeled first, and the target, on the device."""
@@ -246,7 +268,7 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
         return boxes, drawn
 
     def _progress(self) -> float:
-        return self.steps_done / (self.num_epochs * self.num_iterations_per_epoch)
+        return self.steps_done / (self.num_epochs * self.settings.iterations)
 
     def _unsupervised_weight(self) -> float:
         """The weight u of this step: rises linearly from 0 over the warm-up."""
@@ -276,17 +298,18 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
         amp = partial(torch.autocast, self.device.type) if self.device.type == "cuda" else nullcontext
         return Step(network, supervised or self.loss, lambda loss: scale(loss).backward(), amp)
 
-    def _descend(self) -> None:
-        """Clip and step, as the host does."""
+    def _descend(self) -> torch.Tensor:
+        """Clip and step, as the host does, but never along a gradient that is not finite; its norm."""
         scaler = self.grad_scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        if scaler is None:
-            self.optimizer.step()
-        else:
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
+        if scaler is not None:  # looks for itself whether the gradient is finite
             scaler.step(self.optimizer)
             scaler.update()
+        elif norm.isfinite():
+            self.optimizer.step()
+        return norm
 
     @property
     def _local_network(self) -> Any:
@@ -318,17 +341,18 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """The host's; draws follow from the number of steps."""
         super().on_train_epoch_start()
-        self.steps_done = self.current_epoch * self.num_iterations_per_epoch
+        self.steps_done = self.current_epoch * self.settings.iterations + len(self.steps)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """Fetch the epoch's values from the device at once and log them."""
+        """Log the means of the epoch's steps, those from before an interruption among them."""
+        steps = self.steps.fetched()
         if self.settings.unsupervised:
-            means = {name: mean_over_processes([step[name] for step in train_outputs]) for name in ("loss", *CURVES)}
-            train_outputs = [{"loss": means.pop("loss")}]
+            means = {name: mean_over_processes([step[name] for step in steps]) for name in ("loss", *CURVES)}
+            steps = [{"loss": means.pop("loss")}]
             for name, value in means.items():
                 self.logger.log(name, value, self.current_epoch)
             self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
-        super().on_train_epoch_end(train_outputs)
+        super().on_train_epoch_end(steps)
 
     def on_epoch_end(self) -> None:
         """The host's, and our curves beside its own."""
@@ -337,32 +361,10 @@ class nnUNetTrainerCrossMatch(nnUNetTrainer):
             logged = self.logger.local_logger.my_fantastic_logging
             draw_curves({name: logged[name] for name in CURVES}, Path(self.output_folder) / "progress_crossmatch.png")
 
-    def save_checkpoint(self, filename: str) -> None:
-        """The host's checkpoint, written whole or not at all."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            return super().save_checkpoint(filename)
-        with folders.written_whole(Path(filename)) as temporary:
-            super().save_checkpoint(str(temporary))
-
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """The host's; adds the curves that the checkpoint lacks."""
+        """As it is; adds the curves that the checkpoint lacks."""
         super().load_checkpoint(filename_or_checkpoint)
         self._register_curves()
-
-
-def refuse_cascade(plans: dict, configuration: str) -> None:
-    """Raise :class:`UnsupportedError` for a configuration that needs the predictions of a previous stage."""
-    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
-    if previous is not None:
-        detail = f"it needs predictions of {previous} as input, which unlabeled cases do not have"
-        fix = "train 3d_fullres, or 3d_lowres"
-        raise UnsupportedError(Problem("cascade not supported", configuration, detail, fix))
-
-
-def mean_square(output: Any, target: Any) -> torch.Tensor:
-    """Stands for the supervised loss where only the memory of a step matters."""
-    heads = output if isinstance(output, list) else [output]
-    return torch.stack([head.float().square().mean() for head in heads]).sum()
 
 
 @cache

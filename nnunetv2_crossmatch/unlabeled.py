@@ -48,8 +48,12 @@ class Work:
 
 
 def is_preprocessed(plans_manager: PlansManager, configuration: str) -> bool:
-    """Whether unlabeled cases were ever preprocessed for ``configuration``; their state is not looked at."""
-    return describe(plans_manager, configuration, plans_manager.plans_name).manifest_file.is_file()
+    """Whether a preprocessing of unlabeled cases for ``configuration`` has ended; their state is not looked at.
+
+    A run that was killed has not ended: its scratch folder is still there.
+    """
+    prepared = describe(plans_manager, configuration, plans_manager.plans_name)
+    return prepared.manifest_file.is_file() and not folders.partial_path(prepared.folder).exists()
 
 
 def prepared_cases(plans_manager: PlansManager, configuration: str, verify: bool = True) -> list[str]:
@@ -80,6 +84,13 @@ def prepared_cases(plans_manager: PlansManager, configuration: str, verify: bool
         problems += [Problem("unlabeled case damaged", file, detail, prepared.command) for file, detail in faults]
     raise_if_any(problems)
     return sorted(manifest.cases)
+
+
+def raw_checksums(plans_manager: PlansManager, configuration: str) -> dict[str, list[int]]:
+    """CRC32 of the raw files of each preprocessed case: what the run's unlabeled data are, however compressed."""
+    prepared = describe(plans_manager, configuration, plans_manager.plans_name)
+    cases = read_manifest(prepared.manifest_file, prepared.command).cases
+    return {name: [record.sources[file].crc32 for file in sorted(record.sources)] for name, record in cases.items()}
 
 
 def _labeled_twice(manifest: Manifest, prepared: Prepared) -> list[Problem]:

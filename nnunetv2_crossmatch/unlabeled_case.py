@@ -8,14 +8,11 @@ from __future__ import annotations
 import contextlib
 import io
 import multiprocessing
-import os
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +28,7 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.intact import check_intact
 from nnunetv2_crossmatch.manifest import ENDINGS, CaseRecord, stamp
 from nnunetv2_crossmatch.raw_cases import RawCase
+from nnunetv2_crossmatch.workers import follow_parent
 
 
 @dataclass(frozen=True)
@@ -109,16 +107,9 @@ def _done(under_way: dict[Future[CaseRecord | Problem], Job]) -> Iterator[tuple[
 
 
 def start_worker() -> None:
-    """Set up a worker process: one thread for the sums, and an end when the parent is gone (even after SIGKILL)."""
+    """Set up a worker process: one thread for the sums, and an end when the parent is gone."""
     torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+    follow_parent()
 
 
 def prepare_case(job: Job) -> CaseRecord | Problem:

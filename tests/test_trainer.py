@@ -17,8 +17,9 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from trainers import make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
+from nnunetv2_crossmatch.requirements import refuse_cascade
 from nnunetv2_crossmatch.settings import Settings
-from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, refuse_cascade, trainer_class
+from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, trainer_class
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
 

@@ -1,0 +1,61 @@
+"""What must hold here before a training is worth starting, each told in one line with the line that mends it.
+
+Limit: the machine and the plans; the unlabeled cases are looked at in ``unlabeled``, and more by the command check.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, not_set, raise_if_any
+
+NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
+EXCLUDED_TORCH = "2.9."
+"""nnU-Net excludes these versions from its own requirements."""
+
+
+def refuse_unmet(plans: dict, configuration: str, device: torch.device) -> None:
+    """Raise one error with all that is missing to train ``configuration`` on ``device``; else do nothing.
+
+    Raises:
+        UnsupportedError: the configuration needs the predictions of a previous stage.
+        InputError: a variable is not set, torch is a version that the host excludes, or there is no GPU.
+    """
+    refuse_cascade(plans, configuration)
+    raise_if_any(list(_unmet(device)))
+
+
+def refuse_cascade(plans: dict, configuration: str) -> None:
+    """Raise :class:`UnsupportedError` for a configuration that needs the predictions of a previous stage."""
+    previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
+    if previous is not None:
+        detail = f"it needs predictions of {previous} as input, which unlabeled cases do not have"
+        fix = "train 3d_fullres, or 3d_lowres"
+        raise UnsupportedError(Problem("cascade not supported", configuration, detail, fix))
+
+
+def _unmet(device: torch.device) -> Iterator[Problem]:
+    for name in NEEDED_VARIABLES:
+        if not os.environ.get(name):
+            yield not_set(name)
+    if torch.__version__.startswith(EXCLUDED_TORCH):
+        detail = f"version {torch.__version__}: nnU-Net excludes {EXCLUDED_TORCH}x"
+        yield Problem("torch not usable", "", detail, f'pip install "torch!={EXCLUDED_TORCH}*"')
+    if device.type == "cuda" and not torch.cuda.is_available():
+        yield Problem("no GPU", "", "torch finds no CUDA device", "nnUNetv2_train ... -device cpu, or mend the driver")
+
+
+def refuse_missing_compiler() -> None:
+    """Raise :class:`InputError` if there is no compiler for ``torch.compile``, which the host uses by default."""
+    if c_compiler() is None:
+        raise InputError(Problem("no C compiler", "", "torch.compile needs one", "export nnUNet_compile=f"))
+
+
+def c_compiler() -> str | None:
+    """The C compiler that ``torch.compile`` would find, if any."""
+    return next(filter(None, map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))), None)

@@ -1,0 +1,68 @@
+"""One training at a time in an output folder: a lock that ends with its process, and says who holds it.
+
+Limit: where the file system has no locks, a file that lists the process takes their place.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import BaseFileLock, FileLock, Timeout
+
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import written_whole
+
+ORPHANS_END = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
+
+
+def claim(folder: Path) -> BaseFileLock:
+    """Lock ``folder`` for this process until the result is released or the process ends, however it does.
+
+    Raises:
+        InputError: another process trains here; its host and number are told.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    holder = folder / ".running.json"
+    lock = FileLock(folder / ".running.lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=ORPHANS_END if _is_gone(_read(holder)) else 0)
+    except Timeout:
+        raise _refusal(folder, _read(holder)) from None
+    record = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(timespec="seconds")}
+    with written_whole(holder) as temporary:
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+    return lock
+
+
+def _refusal(folder: Path, holder: dict[str, Any]) -> InputError:
+    who = "process {pid} on {host}, since {since}".format_map({"pid": "?", "host": "?", "since": "?", **holder})
+    remedy = "wait until it has ended, or stop it; for a second run choose another fold or trainer name"
+    return InputError(Problem("another training runs", folder, who, remedy))
+
+
+def _read(holder: Path) -> dict[str, Any]:
+    """Who holds, or last held, the lock; nothing if that is not known."""
+    try:
+        record = json.loads(holder.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # informs only; the lock itself decides
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _is_gone(holder: dict[str, Any]) -> bool:
+    """Whether the holder was a process of this machine that has ended."""
+    pid = holder.get("pid")
+    if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,35 @@
+"""How a worker process behaves towards its parent: it ends with it, even after SIGKILL, and leaves Ctrl-C to it.
+
+Limit: workers of multiprocessing, by any start method; what they work on is not known here.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection
+
+LOOK_EVERY = 1.0  # seconds
+
+
+def follow_parent() -> None:
+    """End this worker soon after its parent is gone; the parent alone answers Ctrl-C, SIGTERM ends the worker.
+
+    Nothing happens in a process that is no worker.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler, which would save
+    threading.Thread(target=_end_with, args=(parent.sentinel, os.getppid()), daemon=True).start()
+
+
+def _end_with(sentinel: int, parent: int) -> None:
+    # The sentinel alone is late among forked workers, which hold each other's open; under a fork server the process
+    # above is not the parent.
+    while not connection.wait([sentinel], LOOK_EVERY) and os.getppid() == parent:
+        pass
+    os._exit(1)

@@ -30,7 +30,7 @@ MUTATIONS = {
     "box from the other neighbour": ("cutmix.py", "tensor[(sample + 1) % len(tensor)]", "tensor[sample - 1]"),
     "boxes of the other strong view": ("step.py", "boxes[view]) if view", "boxes[STRONG_VIEWS[0]]) if view"),
     "threshold ignored": ("losses.py", "p = probability[:, channel] * valid", "p = probability[:, channel]"),
-    "threshold is strict": ("pseudo_labels.py", "confidence >= tau", "confidence > tau"),
+    "threshold is strict": ("pseudo_labels.py", "confidence, confidence >= tau)", "confidence, confidence > tau)"),
     "probabilities not squared": ("losses.py", "(p * p).sum()", "p.sum()"),
     "temperature the wrong way": ("losses.py", ") / self.temperature", ") * self.temperature"),
     "absent classes always counted": ("losses.py", 'if self.absent == "count":', "if True:"),

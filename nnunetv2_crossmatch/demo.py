@@ -45,12 +45,12 @@ class Size:
     epochs: int
     iterations: int
 
-    def trainers(self) -> dict[str, str]:
+    def trainers(self, seed: int = 0) -> dict[str, str]:
         """Both trainers, name in the table to name for ``-tr``; the supervised one is CrossMatch with u = 0.
 
         With u = 0 a step is the host's own, bit for bit, so that both differ in the method and in nothing else.
         """
-        crossmatch = Settings(epochs=self.epochs, iterations=self.iterations, validation_iterations=2, seed=0)
+        crossmatch = Settings(epochs=self.epochs, iterations=self.iterations, validation_iterations=2, seed=seed)
         supervised = replace(crossmatch, unsupervised=0.0)
         return {"supervised": supervised.trainer_name, "CrossMatch": crossmatch.trainer_name}
 
@@ -65,30 +65,23 @@ def run_demo(folder: Path, picture: Path, size: Size, device: str) -> str:
     Raises:
         InputError: a stage failed; ``folder`` keeps what was made and the logs.
     """
-    stages = Stages(STAGES, folder, _environment(folder, device))
-    _prepare(stages, size)
-    for trainer in size.trainers().values():
-        common = ("-tr", trainer, "-p", PLANS, "-device", device)
-        stages.run("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, "all", *common, epochs=size.epochs)
+    stages = Stages(STAGES, folder, environment(folder, device))
+    prepare(stages, size)
     for name, trainer in size.trainers().items():
-        model = ("-d", str(DATASET_ID), "-c", CONFIGURATION, "-f", "all", "-tr", trainer, "-p", PLANS)
-        folders = ("-i", str(_raw(folder, "imagesTs")), "-o", str(folder / "predictions" / name))
-        stages.run("nnUNetv2_predict", *folders, *model, "-device", device, "-npp", "1", "-nps", "1")
-    for name in size.trainers():
-        references = str(_raw(folder, "labelsTs"))
-        stages.run("nnUNetv2_crossmatch_evaluate", "-r", references, "-p", str(folder / "predictions" / name))
+        train_and_score(stages, name, trainer, size.epochs, device)
     with stages.stage(f"picture of the worst, the median and the best case: {picture}"):
-        scores = {name: _scores(folder, name) for name in size.trainers()}
+        scores = {name: read_scores(folder, name) for name in size.trainers()}
         draw_cases(
             [_case_picture(folder, label, case, scores) for label, case in chosen_cases(scores).items()], picture
         )
     return f"{table(scores)}\n{stages.elapsed()} in all"
 
 
-def _prepare(stages: Stages, size: Size) -> None:
+def prepare(stages: Stages, size: Size, seed: int = 0) -> None:
+    """Five stages: generate volumes from ``seed``, convert, plan, shrink the plans, preprocess the unlabeled ones."""
     data, dataset = stages.folder / "generated", str(DATASET_ID)
     with stages.stage(f"generate {size.labeled} labeled, {size.unlabeled} unlabeled and {size.test} test volumes"):
-        splits = write_dataset(data, size.labeled, size.unlabeled, size.test, shape=size.shape)
+        splits = write_dataset(data, size.labeled, size.unlabeled, size.test, seed=seed, shape=size.shape)
     lists = ("--labeled", str(size.labeled), "--splits", str(splits))
     stages.run("nnUNetv2_crossmatch_convert_LA", "-i", str(data), "-d", dataset, *lists)
     stages.run("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "-npfp", "1", "-np", "1")
@@ -97,6 +90,17 @@ def _prepare(stages: Stages, size: Size) -> None:
         with written_whole(plans.with_name(f"{PLANS}.json")) as temporary:
             temporary.write_text(json.dumps(small_plans(json.loads(plans.read_text())), indent=2))
     stages.run("nnUNetv2_crossmatch_preprocess", "-d", dataset, "-c", CONFIGURATION, "-p", PLANS, "-np", "2")
+
+
+def train_and_score(stages: Stages, name: str, trainer: str, epochs: int, device: str) -> None:
+    """Three stages: train, predict the test volumes into ``predictions/<name>``, evaluate them."""
+    model = ("-tr", trainer, "-p", PLANS, "-device", device)
+    stages.run("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, "all", *model, epochs=epochs)
+    predictions = str(stages.folder / "predictions" / name)
+    where = ("-i", str(_raw(stages.folder, "imagesTs")), "-o", predictions, "-d", str(DATASET_ID))
+    workers = ("-npp", "1", "-nps", "1")
+    stages.run("nnUNetv2_predict", *where, "-c", CONFIGURATION, "-f", "all", *model, *workers)
+    stages.run("nnUNetv2_crossmatch_evaluate", "-r", str(_raw(stages.folder, "labelsTs")), "-p", predictions)
 
 
 def small_plans(plans: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +136,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def _scores(folder: Path, name: str) -> dict[str, Any]:
+def read_scores(folder: Path, name: str) -> dict[str, Any]:
+    """What ``evaluate`` wrote for ``predictions/<name>``."""
     content: dict[str, Any] = json.loads((folder / "predictions" / name / "scores.json").read_text())
     return content
 
@@ -159,7 +164,7 @@ def _raw(folder: Path, part: str) -> Path:
     return folder / "nnUNet_raw" / DATASET / part
 
 
-def _environment(folder: Path, device: str) -> dict[str, str]:
+def environment(folder: Path, device: str) -> dict[str, str]:
     """This process's environment with nnU-Net's folders in ``folder`` and what makes small runs fast."""
     roots = {name: folder / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     for root in roots.values():

@@ -86,7 +86,7 @@ def test_acdc_in_reduced_form(empty_folders):
     for extra in sorted((raw / "imagesUn").iterdir())[4:]:
         extra.unlink()
     run("nnUNetv2_plan_and_preprocess", "-d", "502", "-c", "2d", "-npfp", "1", "-np", "1", nnUNet_n_proc_DA="1")
-    shrink(preprocessed / "nnUNetPlans.json", "2d", [64, 64])
+    shrink(preprocessed / "nnUNetPlans.json", "2d", [192, 192])
     run("nnUNetv2_crossmatch_preprocess", "-d", "502", "-c", "2d", "-np", "1")
     run("nnUNetv2_train", "502", "2d", "0", "-tr", TRAINER, "-device", "cpu")
     check_predictions(empty_folders, raw, "502", "2d", "0")

@@ -1,0 +1,73 @@
+"""Does CrossMatch learn from unlabeled volumes? The demo's task with other volumes, several seeds, equal steps.
+
+    python benchmarks/learning.py --seeds 0 1 2 --settings "" warmup0 --folder learning --json docs/results/phantom.json
+
+Every seed trains the supervised control and each of the settings (tokens of the trainer's name) on the same 3 labeled
+and 12 unlabeled generated volumes and scores 12 test volumes. The volumes differ from those of the demo, whose
+difficulty was tuned on its own test volumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from nnunetv2_crossmatch import demo
+from nnunetv2_crossmatch.settings import settings_from_name
+from nnunetv2_crossmatch.stages import Stages
+
+SIZE = replace(demo.FULL, test=12)
+DATA_SEED = 1
+
+
+def variants(seed: int, tokens: list[str]) -> dict[str, str]:
+    """Name to trainer: the supervised control, and CrossMatch with each of the token lists."""
+    base = demo.Size.trainers(SIZE, seed)
+    changed = {f"CrossMatch {t}".strip(): f"{base['CrossMatch']}_{t}".rstrip("_") for t in tokens}
+    return {"supervised": base["supervised"], **changed}
+
+
+def row(name: str, dices: list[float]) -> str:
+    spread = statistics.stdev(dices) if len(dices) > 1 else float("nan")
+    each = " ".join(f"{dice:.4f}" for dice in dices)
+    return f"{name:30} {statistics.mean(dices):8.4f} {spread:8.4f}   {each}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--settings", nargs="+", default=[""], help="token lists, e.g. warmup0 tau0p95_eta0p1")
+    parser.add_argument("--folder", type=Path, required=True, help="new folder for data, models and logs")
+    parser.add_argument("--json", type=Path, help="write the scores there")
+    args = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for tokens in args.settings:
+        settings_from_name(f"nnUNetTrainerCrossMatch_{tokens}".rstrip("_"))
+    runs = {seed: variants(seed, args.settings) for seed in args.seeds}
+    stages = Stages(
+        5 + 3 * sum(map(len, runs.values())), args.folder.resolve(), demo.environment(args.folder.resolve(), device)
+    )
+    demo.prepare(stages, SIZE, DATA_SEED)
+    results: dict[str, dict[int, dict]] = {}
+    for seed, trainers in runs.items():
+        for name, trainer in trainers.items():
+            demo.train_and_score(stages, f"{name} {seed}", trainer, SIZE.epochs, device)
+            scores = demo.read_scores(stages.folder, f"{name} {seed}")
+            mean = next(iter(scores["summary"].values()))
+            results.setdefault(name, {})[seed] = {
+                "trainer": trainer,
+                **{key: mean[key]["mean"] for key in demo.COLUMNS},
+            }
+            if args.json:
+                args.json.write_text(json.dumps({"cases": SIZE.test, "runs": results}, indent=2))
+    print(f"\n{'mean Dice over ' + str(SIZE.test) + ' cases':30} {'mean':>8} {'SD':>8}   per seed")
+    print("\n".join(row(name, [run["dice"] for run in by_seed.values()]) for name, by_seed in results.items()))
+
+
+if __name__ == "__main__":
+    main()

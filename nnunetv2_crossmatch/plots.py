@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contourpy import contour_generator
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -127,13 +129,27 @@ def draw_slice(axes: Axes, case: CasePicture, index: int) -> None:
     _, row_mm, column_mm = case.spacing
     axes.imshow(case.image[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm, interpolation="bicubic")
     for labels, style in _layers(case):
-        for value in np.unique(labels[labels > 0]):
-            mask = labels[index] == value
-            if mask.any():
-                axes.contour(np.pad(mask, 1).astype(float), [0.5], **style, extent=_padded_extent(mask.shape))
+        for value in np.unique(labels[index][labels[index] > 0]):
+            axes.add_collection(LineCollection(outline(labels[index], value), **style))
     rows, columns = case.view
     axes.set_xlim(columns.start - 0.5, columns.stop - 0.5)
     axes.set_ylim(rows.stop - 0.5, rows.start - 0.5)
+
+
+def outline(labels: NDArray[Any], value: int) -> list[NDArray[np.float64]]:
+    """Lines (point, (column, row)) around the pixels of ``value``; borders with lower labels are left to these.
+
+    Drawn twice, the dashes of a common border would fill each other's gaps.
+    """
+    padded = np.pad(labels, 1)
+    pieces: list[NDArray[np.float64]] = []
+    for line in contour_generator(z=(padded == value).astype(float)).lines(0.5):
+        columns, rows = np.asarray(line).T  # each point lies halfway between two pixels
+        sides = [padded[end(rows).astype(int), end(columns).astype(int)] for end in (np.floor, np.ceil)]
+        neighbour = np.where(sides[0] == value, sides[1], sides[0])
+        drawn_before = np.flatnonzero((neighbour > 0) & (neighbour < value))
+        pieces += [piece - 1 for piece in np.split(np.asarray(line), drawn_before) if len(piece) > 1]
+    return pieces
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int = 4) -> None:
@@ -184,12 +200,6 @@ def _legend(names: Mapping[str, Any]) -> list[Line2D]:
 def _slice_title(case: CasePicture, index: int) -> str:
     erring = [name for name, labels in case.predictions.items() if worst_slice(case.reference, labels) == index]
     return f"slice {index}" + (f"\nworst: {', '.join(erring)}" if erring else "\n")
-
-
-def _padded_extent(shape: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Where the centres of the outermost pixels lie on the image, for a mask padded by one pixel."""
-    rows, columns = shape
-    return (-1, columns, -1, rows)
 
 
 def _around(drawn: NDArray[np.bool_]) -> slice:

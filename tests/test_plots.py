@@ -14,6 +14,7 @@ from nnunetv2_crossmatch.plots import (
     draw_curves,
     draw_slice,
     gray_window,
+    outline,
     worst_slice,
 )
 
@@ -133,3 +134,21 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
     with pytest.raises(ValueError, match="could not convert"):
         draw_curves({"loss_sup": ["no number"]}, file)  # type: ignore[list-item]
     assert [file.read_bytes(), list(tmp_path.iterdir())] == [b"old", [file]]
+
+
+def test_an_outline_runs_halfway_between_the_pixels():
+    labels = np.zeros((6, 8), np.uint8)
+    labels[2:4, 3:6] = 1
+    (line,) = outline(labels, 1)
+    assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([2.5, 1.5], [5.5, 3.5])
+
+
+def test_a_mask_at_the_edge_has_a_closed_outline():
+    (line,) = outline(np.ones((4, 4), np.uint8), 1)
+    np.testing.assert_array_equal(line[0], line[-1])
+
+
+def test_a_border_of_two_labels_is_drawn_once():
+    labels = np.repeat(np.array([[1, 2]], np.uint8), 20, axis=1).repeat(20, axis=0)
+    common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in outline(labels, value)]
+    assert sum(count >= 20 for count in common) == 1

@@ -54,7 +54,7 @@ class CrossMatchNetwork(nn.Module):
         if mode == "encode":
             return self.encoder(inputs)
         if mode == "decode":
-            return self.decode(inputs, **options)
+            return self.decode(list(inputs), **options)
         if mode == "stacked":
             return self.stacked(inputs, **options)
         raise ValueError(f"mode must be predict, encode, decode or stacked, got {mode}")
@@ -66,14 +66,14 @@ class CrossMatchNetwork(nn.Module):
         perturbation: str | None = None,
         drawn: Sequence[Perturbation | None] | None = None,
     ) -> list[torch.Tensor]:
-        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only."""
+        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
+
+        ``features`` is emptied on the way: no level is held longer than it is needed.
+        """
         features = self.perturbed(features, perturbation, drawn)
-        x, heads = features[-1], []
-        decoder = self.decoder
-        for up, stage, head, skip in zip(
-            decoder.transpconvs, decoder.stages, decoder.seg_layers, reversed(features[:-1]), strict=True
-        ):
-            x = stage(torch.cat((up(x), skip), dim=1))
+        x, heads, decoder = features.pop(), [], self.decoder
+        for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
+            x = stage(torch.cat((up(x), features.pop()), dim=1))
             if head is decoder.seg_layers[-1]:
                 heads.append(head(x))
             elif labeled_rows and decoder.deep_supervision:
@@ -91,13 +91,15 @@ class CrossMatchNetwork(nn.Module):
         """
         features = split_views(self.encoder(torch.cat(list(images.values()))), images)
         with torch.no_grad():
-            teacher = self.decode(features[STREAMS[TEACHER].view])[0]
+            teacher = self.decode(list(features[STREAMS[TEACHER].view]))[0]
         students = {name: stream for name, stream in STREAMS.items() if name != TEACHER}
         parts = [features[LABELED]]
         parts += [self.perturbed(features[s.view], s.perturbation, drawn.get(name)) for name, s in students.items()]
-        rows = len(images[LABELED])
-        heads = self.decode([torch.cat(level) for level in zip(*parts, strict=True)], labeled_rows=rows)
-        labeled, *rest = heads[0].split([len(part[0]) for part in parts])
+        sizes = [len(part[0]) for part in parts]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        del parts
+        heads = self.decode(levels, labeled_rows=len(images[LABELED]))
+        labeled, *rest = heads[0].split(sizes)
         return StackedOutput(self.for_host([labeled, *heads[1:]]), teacher, dict(zip(students, rest, strict=True)))
 
     def perturbed(

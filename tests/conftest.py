@@ -119,8 +119,14 @@ def build(tiny: TinyDataset) -> None:
     for kind in ("raw", "preprocessed", "results"):
         (tiny.root / kind).mkdir(parents=True)
     write_raw(tiny)
-    plan = ("nnUNetv2_plan_and_preprocess", "-d", str(tiny.id), "-c", "2d", "3d_fullres", "-npfp", "1", "-np", "1", "1")
-    tiny.run(*plan, nnUNet_n_proc_DA="1")  # the host's planner takes it as a thread count and fails with 0
+    plan_small(tiny, "2d", "3d_fullres")
+
+
+def plan_small(tiny: TinyDataset, *configurations: str) -> None:
+    workers = ("-npfp", "1", "-np", *("1" for _ in configurations))
+    # The host's planner takes the number of loader workers as a thread count and fails with 0.
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", str(tiny.id), "-c", *configurations, *workers)
+    tiny.run(*plan, nnUNet_n_proc_DA="1")
     shrink_network(tiny.plans_file)
 
 

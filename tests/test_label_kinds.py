@@ -1,0 +1,86 @@
+"""Regions, several classes and the ignore label train like plain labels; ignored voxels never enter L_sup."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from conftest import TinyDataset, own_copy, plan_small
+from scipy.ndimage import binary_erosion
+from trainers import started
+
+NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5"
+LABELS = {
+    "classes": {"background": 0, "rim": 1, "core": 2, "ignore": 3},
+    "regions": {"background": 0, "whole": [1, 2], "core": [2], "ignore": 3},
+}
+
+
+def relabel(tiny: TinyDataset, labels: dict) -> None:
+    """A core inside every blob, and the upper half of every label ignored: partly annotated volumes."""
+    for file in (tiny.raw / "labelsTr").iterdir():
+        image = sitk.ReadImage(str(file))
+        array = sitk.GetArrayFromImage(image)
+        array[binary_erosion(array == 1, iterations=2)] = 2
+        array[: len(array) // 2] = 3
+        changed = sitk.GetImageFromArray(array)
+        changed.CopyInformation(image)
+        sitk.WriteImage(changed, str(file))
+    description = json.loads((tiny.raw / "dataset.json").read_text())
+    description["labels"] = labels
+    if any(isinstance(value, list) for value in labels.values()):
+        description["regions_class_order"] = [1, 2]
+    (tiny.raw / "dataset.json").write_text(json.dumps(description))
+
+
+@pytest.fixture(params=LABELS, scope="module")
+def relabeled(request, tiny_dataset, tmp_path_factory):
+    """The tiny data set with other labels, planned anew."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield make_relabeled(own_copy(tiny_dataset, tmp_path_factory.mktemp(request.param), monkeypatch), request.param)
+
+
+def make_relabeled(tiny: TinyDataset, kind: str) -> TinyDataset:
+    shutil.rmtree(tiny.preprocessed)
+    relabel(tiny, LABELS[kind])
+    plan_small(tiny, "2d")
+    tiny.run("nnUNetv2_crossmatch_preprocess", "-d", str(tiny.id), "-c", "2d", "-np", "1")
+    return tiny
+
+
+@pytest.mark.slow
+def test_partly_annotated_volumes_train(relabeled):
+    trainer = started(relabeled, NAME)
+    regions = trainer.label_manager.has_regions
+    for _ in range(3):
+        batch = next(trainer.dataloader_train)
+        report = trainer.train_step(batch)
+        assert all(np.isfinite(float(value)) for value in report.values())
+    with torch.no_grad():
+        trainer.on_validation_epoch_start()
+        validated = trainer.validation_step(next(trainer.dataloader_val))
+    assert len(validated["tp_hard"]) == 2
+    assert trainer._criterion().classes == ((0, 1) if regions else (0, 1, 2))
+    assert trainer._tau() == 0.5
+
+
+@pytest.mark.slow
+def test_ignored_voxels_never_enter_the_supervised_loss(relabeled):
+    trainer = started(relabeled, NAME)
+    target = next(trainer.dataloader_train)["target"]
+    heads = trainer.network(torch.randn(2, 1, 16, 16))
+    logits = [head.detach().requires_grad_() for head in heads]
+    if trainer.label_manager.has_regions:
+        target[0][:, -1, :8] = 1  # the last channel marks the ignored voxels
+        ignored = target[0][:, -1].bool()
+    else:
+        target[0][:, :, :8] = 3
+        ignored = target[0][:, 0] == 3
+    trainer.loss(logits, target).backward()
+    gradient = logits[0].grad.abs().sum(1)
+    assert (gradient[ignored] == 0).all()
+    assert (gradient[~ignored] > 0).any()

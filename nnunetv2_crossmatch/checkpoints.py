@@ -173,7 +173,7 @@ class Found:
 def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found | None:
     """The readable checkpoint in ``folder`` that has come furthest, or None if there is none at all.
 
-    Every unreadable one that would have come before it is renamed to ``*.corrupt``; this and the choice are said.
+    Every unreadable one that would have come before it is renamed to ``*.corrupt``, which is said.
 
     Args:
         folder: a fold folder of the host.
@@ -195,7 +195,6 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found
         except DamagedCheckpointError as error:
             _set_aside(file, error, say)
             continue
-        say(f"Continuing from {file.name}, epoch {epochs[file]}: the newest readable checkpoint in {folder}")
         return Found(file, epochs[file])
     return None
 

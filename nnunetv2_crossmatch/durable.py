@@ -79,9 +79,6 @@ class DurableTrainer(nnUNetTrainer):
             try:
                 with full_disk_told(self.folder / LATEST):
                     super().run_training()
-            except RuntimeError:
-                self._leave_if_asked()  # a signal to the whole process group ends the loaders' workers too
-                raise
             finally:
                 self._stop_loaders()
 
@@ -239,4 +236,5 @@ class DurableTrainer(nnUNetTrainer):
         if found is None:
             detail = "none can be read; what was there is kept as *.corrupt"
             raise InputError(Problem("no checkpoint", self.folder, detail, "train anew without --c"))
+        self.print_to_log_file(f"Continuing from {found.file.name}, epoch {found.next_epoch}: the newest readable one.")
         return found.file

@@ -10,21 +10,30 @@ import os
 import signal
 import threading
 from multiprocessing import connection
+from types import FrameType
 
 LOOK_EVERY = 1.0  # seconds
+GRACE = 10.0  # seconds for which a worker outlives SIGTERM
 
 
 def follow_parent() -> None:
-    """End this worker soon after its parent is gone; the parent alone answers Ctrl-C, SIGTERM ends the worker.
+    """End this worker soon after its parent is gone, and let the parent answer signals.
 
-    Nothing happens in a process that is no worker.
+    Terminals send Ctrl-C, and batch systems SIGTERM, to all processes of a run at once; a parent that wants to finish
+    its step needs its workers meanwhile. Nothing happens in a process that is no worker.
     """
     parent = multiprocessing.parent_process()
     if parent is None:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a forked worker has the parent's handler, which would save
+    signal.signal(signal.SIGTERM, _end_later)
     threading.Thread(target=_end_with, args=(parent.sentinel, os.getppid()), daemon=True).start()
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    timer = threading.Timer(GRACE, os._exit, (128 + number,))
+    timer.daemon = True
+    timer.start()
 
 
 def _end_with(sentinel: int, parent: int) -> None:

@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE, CONVERTERS = ROOT / "nnunetv2_crossmatch", ROOT / "dataset_conversion"
 LAYERS = {
-    0: "errors settings folders streams cutmix pseudo_labels losses perturbation metrics scores intact".split(),
+    0: "errors settings folders streams cutmix pseudo_labels losses perturbation metrics scores intact "
+    "finite interruption run_lock step_log workers".split(),
     1: "manifest raw_cases unlabeled_folder unlabeled_case unlabeled views dataloading distributed network step "
-    "checkpoints".split(),
-    2: "trainer".split(),
+    "checkpoints requirements run_record".split(),
+    2: "durable trainer".split(),
 }
 TOP = 3
 OWN_FIGURE = "plots"  # the trainer draws its progress figure

@@ -7,16 +7,26 @@ from typing import Any
 
 import torch
 from conftest import TinyDataset
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 
-def make_trainer(tiny: TinyDataset, name: str, configuration: str = "2d", fold: int | str = "all") -> Any:
-    """The trainer as ``nnUNetv2_train`` makes it; the environment must point to ``tiny``."""
+def make_trainer(
+    tiny: TinyDataset, name: str, configuration: str = "2d", fold: int | str = "all", continuing: bool = False
+) -> Any:
+    """The trainer as ``nnUNetv2_train`` makes it, with or without --c; the environment must point to ``tiny``."""
     plans = json.loads(tiny.plans_file.read_text())
-    plans["continue_training"] = False
+    plans["continue_training"] = continuing
     dataset_json = json.loads((tiny.preprocessed / "dataset.json").read_text())
     trainer = recursive_find_trainer_class_by_name(name)
     return trainer(plans, configuration, fold, dataset_json, torch.device("cpu"))
+
+
+def continued(tiny: TinyDataset, name: str) -> Any:
+    """The trainer of ``nnUNetv2_train ... --c`` before it starts to train."""
+    trainer = make_trainer(tiny, name, continuing=True)
+    maybe_load_checkpoint(trainer, True, False)
+    return trainer
 
 
 def started(tiny: TinyDataset, name: str, configuration: str = "2d") -> Any:

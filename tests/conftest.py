@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,10 +98,11 @@ def write_raw(tiny: TinyDataset) -> None:
     (tiny.raw / "dataset.json").write_text(json.dumps({**description, "numTraining": 4, "file_ending": ".nii.gz"}))
 
 
-def shrink_network(plans_file: Path) -> None:
+def shrink_network(plans_file: Path, names: Sequence[str] = ("2d", "3d_fullres")) -> None:
     """Patches of 16 voxels, features 8 and 16, batch 2: a training step takes milliseconds."""
     plans = json.loads(plans_file.read_text())
-    for name, dimensions in (("2d", 2), ("3d_fullres", 3)):
+    for name in names:
+        dimensions = int(name[0])
         configuration = plans["configurations"][name]
         configuration.update(patch_size=[16] * dimensions, batch_size=2)
         configuration["architecture"]["arch_kwargs"].update(

@@ -1,0 +1,81 @@
+"""The commands of the documents run, one after the other, as they are printed; only the training is shortened."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
+# What a reader with a GPU and more than a minute would not need: the CPU, a small network, few workers.
+SHELL = f"""
+set -eo pipefail
+nnUNetv2_train() {{ command nnUNetv2_train "$@" -device cpu; }}
+nnUNetv2_predict() {{ command nnUNetv2_predict "$@" -device cpu --disable_tta; }}
+nnUNetv2_plan_and_preprocess() {{
+    nnUNet_n_proc_DA=1 command nnUNetv2_plan_and_preprocess "$@" -c 3d_fullres -npfp 1 -np 1
+    "{sys.executable}" -c "from pathlib import Path; from conftest import shrink_network; \\
+shrink_network(Path('$nnUNet_preprocessed') / '$DATASET' / 'nnUNetPlans.json', ['3d_fullres'])"
+}}
+set -x
+"""
+
+
+def commands(document: Path, heading: str | None = None) -> str:
+    """All indented code of ``document`` (or of the section ``heading``) that is shell, with a short training."""
+    text = document.read_text()
+    if heading is not None:
+        text = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
+    blocks = re.findall(r"(?:^    .*\n?)+", text, flags=re.MULTILINE)
+    lines = [line[4:] for block in blocks if not block.startswith("    $nnUNet_raw/") for line in block.splitlines()]
+    script = "\n".join(lines)
+    for tokens in ("_execsequential", "_unsup0", ""):
+        script = re.sub(rf"nnUNetTrainerCrossMatch{tokens}(?!_?[A-Za-z0-9])", f"{SHORT}{tokens}", script)
+    return script
+
+
+def run(script: str, home: Path, dataset: str) -> str:
+    folder = Path(sys.executable).parent
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("nnUNet")},
+        "HOME": str(home), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "tests"),
+        "DATASET": dataset, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(["bash", "-c", SHELL + script], env=environment, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_getting_started(tiny_dataset, tmp_path):
+    """From folders to a shared model, in a home of its own; the reader's data set is the tiny one."""
+    script = commands(ROOT / "docs" / "getting_started.md")
+    data = f'cp -r "{tiny_dataset.raw}" "$nnUNet_raw/Dataset501_Heart"'
+    script = script.replace("nnUNetv2_plan_and_preprocess", f"{data}\nnnUNetv2_plan_and_preprocess", 1)
+    control = script.index("nnUNetv2_predict")
+    supervised = f'nnUNetv2_predict -d 501 -i "$nnUNet_raw/Dataset501_Heart/imagesTs" -o "$HOME/predictions_supervised" -c 3d_fullres -f all -tr {SHORT}_unsup0\n'  # noqa: E501
+    output = run(script[:control] + supervised + script[control:], tmp_path, "Dataset501_Heart")
+    assert "Wilcoxon p" in output
+    raw = tmp_path / "nnunet" / "raw" / "Dataset501_Heart"
+    assert (tmp_path / "predictions" / "scores.json").is_file()
+    assert list((raw / "shared_model").rglob("checkpoint_final.pth"))
+
+
+@pytest.mark.slow
+def test_readme_on_own_data(tiny_dataset, tmp_path):
+    """The seven commands of the README; its three folders are the reader's."""
+    for kind in ("raw", "preprocessed", "results"):
+        (tmp_path / kind).mkdir()
+    shutil.copytree(tiny_dataset.raw, tmp_path / "raw" / "Dataset501_Tiny")
+    roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))
+    script = commands(ROOT / "README.md", "### Your own data")
+    script = script.replace("export nnUNet_raw=... nnUNet_preprocessed=... nnUNet_results=...", roots)
+    assert roots in script
+    run(f'cd "{tmp_path}/raw/Dataset501_Tiny"\n{script}', tmp_path, "Dataset501_Tiny")
+    assert (tmp_path / "raw" / "Dataset501_Tiny" / "predictions" / "scores.csv").is_file()

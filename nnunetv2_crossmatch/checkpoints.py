@@ -8,7 +8,9 @@ from __future__ import annotations
 import errno
 import pickle
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +28,11 @@ CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 """What a training can go on from; of two with the same epoch the first one is taken."""
 
 NEEDED = ("network_weights", "current_epoch", "trainer_name", "init_args")
+UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
+    AssertionError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error,
+)  # fmt: skip
+"""What the readers of zip archives and pickles raise where bytes were altered."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -126,23 +133,23 @@ def _verify_archive(file: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             bad = archive.testzip()
-    except (OSError, zipfile.BadZipFile, EOFError) as error:
+    except UNREADABLE as error:
         raise _damaged(file, str(error)) from error
     if bad:
         raise _damaged(file, f"checksum of {bad} differs")
 
 
 def _load(file: Path, map_location: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
-    if not zipfile.is_zipfile(file):
-        raise _damaged(file, "missing, cut off, or not written by torch.save")
     try:
+        if not zipfile.is_zipfile(file):
+            raise ValueError("missing, cut off, or not written by torch.save")
         with torch.serialization.safe_globals(_allowed()):
             checkpoint = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         detail = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
         fix = "load it only with stock tools and only if you trust its author"
         raise InputError(Problem("checkpoint holds foreign code", file, detail.strip(), fix)) from error
-    except (OSError, RuntimeError, EOFError, KeyError, ValueError) as error:
+    except UNREADABLE as error:
         raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
     missing = [name for name in NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
     if missing:

@@ -22,10 +22,9 @@ from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.folders import images_unlabeled, unlabeled_folder, written_whole
 
 
-def truth_folder(dataset: str, data_identifier: str) -> Path:
-    """Preprocessed reference labels of unlabeled cases, as ``<case>.npy`` (1, S) int16; used for diagnosis alone."""
-    folder = unlabeled_folder(dataset, data_identifier)
-    return folder.with_name(folder.name + "_truth")
+def truth_folder(unlabeled: Path) -> Path:
+    """Preprocessed reference labels beside the ``unlabeled`` cases, as ``<case>.npy`` (1, S) int16."""
+    return unlabeled.with_name(unlabeled.name + "_truth")
 
 
 def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]) -> Path:
@@ -34,7 +33,7 @@ def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManag
     Raises:
         InputError: reference labels are missing; all of them are named.
     """
-    folder = truth_folder(plans_manager.dataset_name, configuration.data_identifier)
+    folder = truth_folder(unlabeled_folder(plans_manager.dataset_name, configuration.data_identifier))
     folder.mkdir(exist_ok=True)
     images = images_unlabeled(plans_manager.dataset_name)
     labels, dataset_json = images.with_name("labelsUn"), load_json(str(images.with_name("dataset.json")))
@@ -62,11 +61,11 @@ class CasesWithTruth:
     def load_case(self, identifier: str) -> tuple[Any, np.ndarray, Any, dict]:
         """Image, reference label (1, S), previous stage and properties, as the host's loader expects them."""
         data, _, previous, properties = self.cases.load_case(identifier)
-        return data, np.load(self.folder / f"{identifier}.npy", mmap_mode="r"), previous, properties
+        return data, np.load(self.folder / f"{identifier}.npy", mmap_mode="c"), previous, properties
 
 
-def overlap(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelManager) -> torch.Tensor:
-    """(2, classes): twice the overlap, and the sizes added, of each foreground class or region over the batch.
+def mean_dice(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelManager) -> torch.Tensor:
+    """Dice of hard labels over the batch, mean of the foreground classes or regions that occur; NaN if none does.
 
     Args:
         labels: pseudo-labels, (U, S) classes or (U, C, S) regions.
@@ -78,7 +77,9 @@ def overlap(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelManag
         wanted, found = torch.cat([torch.isin(truth, region) for region in regions], dim=1), labels
     else:
         classes = torch.tensor(label_manager.foreground_labels, device=truth.device)
-        shape = (1, -1, *[1] * (labels.ndim - 1))
-        wanted, found = truth == classes.view(shape), labels[:, None] == classes.view(shape)
-    sums = [mask.transpose(0, 1).flatten(1).sum(1) for mask in (wanted & found, wanted, found)]
-    return torch.stack([2 * sums[0], sums[1] + sums[2]]).double()
+        classes = classes.view(1, -1, *[1] * (labels.ndim - 1))
+        wanted, found = truth == classes, labels[:, None] == classes
+    overlap, size = (
+        mask.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64) for mask in (wanted & found, wanted * 1 + found * 1)
+    )
+    return (2 * overlap / size).nanmean()

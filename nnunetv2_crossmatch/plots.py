@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from contourpy import contour_generator
+from matplotlib import rc_context, rcParamsDefault
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
@@ -158,6 +159,11 @@ def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int 
     NaN leaves a gap; lengths may differ.
     """
     shown = {name: np.asarray(values, float) for name, values in curves.items() if len(values)}
+    with rc_context(rcParamsDefault):  # the host sets a style of its own for its figure
+        _save(_curve_panels(shown, columns), file, dpi=110)
+
+
+def _curve_panels(shown: Mapping[str, NDArray[np.float64]], columns: int) -> Figure:
     columns = min(columns, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
     figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.1), layout="constrained")
@@ -167,7 +173,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int 
         axes.set_xlim(-0.5, max(map(len, shown.values())) - 0.5)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    _save(figure, file, dpi=110)
+    return figure
 
 
 def _draw_curve(axes: Axes, title: str, values: NDArray[np.float64]) -> None:

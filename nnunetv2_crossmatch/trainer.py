@@ -5,6 +5,7 @@ Only host hooks are overridden; the method is in the modules that they call. Lim
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.cutmix import Box, draw_boxes
 from nnunetv2_crossmatch.dataloading import augmenter, host_in_this_process, seed_everything
+from nnunetv2_crossmatch.diagnosis import CasesWithTruth, mean_dice, prepare_truth, truth_folder
 from nnunetv2_crossmatch.distributed import (
     any_process,
     average_gradients,
@@ -44,11 +46,12 @@ from nnunetv2_crossmatch.requirements import refuse_missing_compiler, refuse_unm
 from nnunetv2_crossmatch.run_record import checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
 from nnunetv2_crossmatch.step import Drawn, Lesson, Step, fits_in_memory, mean_square, mixed
-from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, VIEWS
+from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.views import Views, authors_intensity
 
 CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
+PSEUDO_DICE = "pseudo_dice"
 GRADIENT_NORM = 12  # the host's
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
@@ -166,6 +169,8 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         if self.is_ddp:
             dist.barrier()
         cases = prepared_cases(*arguments, verify=bool(self.settings.verify) and self.local_rank == 0)
+        if self.settings.diagnose and self.local_rank == 0:
+            prepare_truth(self.plans_manager, self.configuration_manager, cases)
         self.print_to_log_file(f"{len(cases)} unlabeled cases.")
         return cases
 
@@ -175,10 +180,11 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
             training, validation = super().get_dataloaders()
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
+        diagnose = bool(self.settings.diagnose)
         first = epoch * self.settings.iterations + len(self.steps)
         first_validation = epoch * self.num_val_iterations_per_epoch
         return (
-            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory),
+            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, diagnose),
             augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
 
@@ -206,8 +212,11 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         )
         strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
+        cases = self.dataset_class(str(folder), self.unlabeled_cases)
+        if self.settings.diagnose:
+            cases = CasesWithTruth(cases, truth_folder(folder))
         loader = nnUNetDataLoader(
-            self.dataset_class(str(folder), self.unlabeled_cases),
+            cases,
             self.unlabeled_batch_size,
             initial_patch_size,
             patch_size,
@@ -239,7 +248,13 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
                 average_gradients(self.network.parameters())
         gradient_norm = self._descend()
         self.steps_done += 1
-        return self.step_done(lesson.report(supervised, weight), gradient_norm)
+        return self.step_done(lesson.report(supervised, weight) | self._diagnosis(batch, lesson), gradient_norm)
+
+    def _diagnosis(self, batch: dict, lesson: Lesson) -> dict[str, torch.Tensor]:
+        if not self.settings.diagnose:
+            return {}
+        truth = batch["truth"].to(self.device, non_blocking=True)
+        return {PSEUDO_DICE: mean_dice(lesson.labels[TEACHER].labels, truth, self.label_manager)}
 
     def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
         """Images by view, labeled first, and the target, on the device."""
@@ -332,10 +347,17 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
 
     # Curves, checkpoints
 
+    @property
+    def curves(self) -> tuple[str, ...]:
+        """Names of what an epoch logs beside the host's values."""
+        if not self.settings.unsupervised:
+            return ()
+        return (*CURVES, PSEUDO_DICE) if self.settings.diagnose else CURVES
+
     def _register_curves(self) -> None:
         """The host's logger takes known keys only, one value per epoch; a resumed checkpoint brings its own dict."""
         curves = self.logger.local_logger.my_fantastic_logging
-        for name in CURVES if self.settings.unsupervised else ():
+        for name in self.curves:
             curves.setdefault(name, [float("nan")] * self.current_epoch)
 
     def on_train_epoch_start(self) -> None:
@@ -347,7 +369,7 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         """Log the means of the epoch's steps, those from before an interruption among them."""
         steps = self.steps.fetched()
         if self.settings.unsupervised:
-            means = {name: mean_over_processes([step[name] for step in steps]) for name in ("loss", *CURVES)}
+            means = {name: mean_over_processes(values_of(steps, name)) for name in ("loss", *self.curves)}
             steps = [{"loss": means.pop("loss")}]
             for name, value in means.items():
                 self.logger.log(name, value, self.current_epoch)
@@ -359,12 +381,20 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         super().on_epoch_end()
         if self.settings.unsupervised and self.local_rank == 0:
             logged = self.logger.local_logger.my_fantastic_logging
-            draw_curves({name: logged[name] for name in CURVES}, Path(self.output_folder) / "progress_crossmatch.png")
+            draw_curves(
+                {name: logged[name] for name in self.curves}, Path(self.output_folder) / "progress_crossmatch.png"
+            )
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """As it is; adds the curves that the checkpoint lacks."""
         super().load_checkpoint(filename_or_checkpoint)
         self._register_curves()
+
+
+def values_of(steps: list[dict], name: str) -> list[float]:
+    """An epoch's values of one curve; crops without foreground have no true Dice and are left out of it."""
+    values = [step[name] for step in steps]
+    return [value for value in values if not math.isnan(value)] or [math.nan] if name == PSEUDO_DICE else values
 
 
 @cache

@@ -15,7 +15,7 @@ LAYERS = {
     0: "errors settings folders streams cutmix pseudo_labels losses perturbation metrics scores intact "
     "finite interruption run_lock step_log workers".split(),
     1: "manifest raw_cases unlabeled_folder unlabeled_case unlabeled views dataloading distributed network step "
-    "checkpoints requirements run_record".split(),
+    "checkpoints requirements run_record diagnosis".split(),
     2: "durable trainer".split(),
 }
 TOP = 3

@@ -80,9 +80,7 @@ def assign_roles(
         InputError: cases that no list names; missing ones unless they are allowed.
     """
     role_of = {entry: role for role, entries in roles.items() for entry in entries}
-    assigned = {
-        case: role_of.get(case) or role_of.get(patient, "") for case, patient in patients.items()
-    }
+    assigned = {case: role_of.get(case) or role_of.get(patient, "") for case, patient in patients.items()}
     present = {*patients, *patients.values()}
     missing = [*(entry for entry in role_of if entry not in present), *incomplete]
     problems = []

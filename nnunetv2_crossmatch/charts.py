@@ -94,9 +94,7 @@ def draw_pairs(first: tuple[str, Scores], second: tuple[str, Scores], narrow: bo
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     common = [case for case in scores.cases if case in other.cases]
     for axes, group in zip(panels, groups, strict=False):
-        pairs = [
-            one.of(group, "dice")[[one.cases.index(case) for case in common]] for one in (other, scores)
-        ]
+        pairs = [one.of(group, "dice")[[one.cases.index(case) for case in common]] for one in (other, scores)]
         _draw_group(axes, np.stack(pairs), label_of(group))
         axes.set_xticks((0, 1), [_wrapped(other_name), _wrapped(name)])
     for axes in panels[len(groups) :]:

@@ -109,7 +109,9 @@ def held_images(dataset_folder: Path, file_ending: str) -> dict[str, list[Path]]
 
 
 def find_leaks(
-    cases: Iterable[RawCase], held: Mapping[str, list[Path]], crc_unlabeled: Callable[[Path], int],
+    cases: Iterable[RawCase],
+    held: Mapping[str, list[Path]],
+    crc_unlabeled: Callable[[Path], int],
     crc_held: Callable[[Path], int],
 ) -> list[Problem]:
     """Unlabeled cases that are named like a held one, or hold the same bytes under another name.

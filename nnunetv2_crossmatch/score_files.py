@@ -209,7 +209,10 @@ def as_json(
         **origin,
         "convention": "literature: an empty prediction is 0" if scores.literature else "an empty mask has no distance",
         "interval": {
-            "method": "BCa bootstrap over cases", "confidence": CONFIDENCE, "resamples": RESAMPLES, "seed": SEED
+            "method": "BCa bootstrap over cases",
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "seed": SEED,
         },
         "notes": list(scores.notes),
         "missing_predictions": list(scores.missing),

@@ -157,9 +157,7 @@ def _frame(surfaces: Sequence[Surface | None]) -> tuple[FloatArray, FloatArray]:
     return (low + high) / 2, 1.06 * (high - low)
 
 
-def _draw_surface(
-    axes: Axes, surface: Surface | None, frame: tuple[FloatArray, FloatArray], norm: Normalize
-) -> None:
+def _draw_surface(axes: Axes, surface: Surface | None, frame: tuple[FloatArray, FloatArray], norm: Normalize) -> None:
     axes.set_axis_off()
     if surface is None:
         axes.text(0.5, 0.5, "empty", transform=axes.transAxes, ha="center", fontsize=13, color="#8a8a8a")

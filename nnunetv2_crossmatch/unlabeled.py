@@ -107,8 +107,11 @@ def _stale(dataset: str, manifest: Manifest, prepared: Prepared) -> list[Problem
     if not raw:
         return []
     new, gone = sorted(raw.keys() - manifest.cases.keys()), sorted(manifest.cases.keys() - raw.keys())
-    changed = [name for name in sorted(raw.keys() & manifest.cases.keys())
-               if sources_changed(manifest.cases[name], raw[name].sources)]
+    changed = [
+        name
+        for name in sorted(raw.keys() & manifest.cases.keys())
+        if sources_changed(manifest.cases[name], raw[name].sources)
+    ]
     groups = {"not preprocessed yet": new, "no longer there": gone, "changed": changed}
     details = [f"{len(names)} {kind} ({_some(names)})" for kind, names in groups.items() if names]
     where = folders.images_unlabeled(dataset)

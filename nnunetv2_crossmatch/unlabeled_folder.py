@@ -110,8 +110,11 @@ def finished_cases(prepared: Prepared, raw: Mapping[str, RawCase]) -> Manifest:
     if old.plans_hash != prepared.plans_hash:
         print("Preprocessing everything again: the plans have changed")
         return empty
-    same = {name: record for name, record in old.cases.items()
-            if name in raw and not sources_changed(record, raw[name].sources)}
+    same = {
+        name: record
+        for name, record in old.cases.items()
+        if name in raw and not sources_changed(record, raw[name].sources)
+    }
     damaged = damaged_cases(prepared.folder, Manifest(old.plans_hash, old.package_version, same))
     empty.cases = {name: _refreshed(record, raw[name]) for name, record in same.items() if name not in damaged}
     return empty

@@ -250,9 +250,7 @@ def test_31_twenty_steps_without_finite_loss_end_the_run_with_the_last_good_chec
         assert all(value.isfinite().all() for value in load_checkpoint(file)["network_weights"].values())
 
 
-def test_31_a_few_steps_without_finite_loss_are_told_within_ten_and_skipped(
-    prepared_copy: TinyDataset, capsys
-) -> None:
+def test_31_a_few_steps_without_finite_loss_are_told_within_ten_and_skipped(prepared_copy: TinyDataset, capsys) -> None:
     trainer = poisoned(prepared_copy, range(3, 5))
     trainer.num_epochs = 1
     trainer.run_training()
@@ -286,7 +284,7 @@ def test_31_weights_that_are_not_finite_are_never_saved(prepared_copy: TinyDatas
     assert (trainer.folder / "checkpoint_latest.pth").read_bytes() == before
 
 
-KILLED = '''
+KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
@@ -328,7 +326,7 @@ assert places == sorted(set(places)), places
 assert os.waitstatus_to_exitcode(status) in (143, -15), status
 assert not list(folder.glob("*.corrupt"))
 print("went on to epoch", places[-1][0])
-'''
+"""
 
 
 def test_32_twenty_kills_leave_readable_checkpoints_and_the_run_goes_on(prepared_copy: TinyDataset) -> None:
@@ -615,9 +613,7 @@ def test_36_without_any_readable_checkpoint_nothing_starts_anew_in_silence(
 
 
 @pytest.mark.parametrize("name", ["final", "best"])
-def test_36_validation_loads_exactly_the_file_it_asks_for(
-    prepared_copy: TinyDataset, finished: Any, name: str
-) -> None:
+def test_36_validation_loads_exactly_the_file_it_asks_for(prepared_copy: TinyDataset, finished: Any, name: str) -> None:
     trainer = make_trainer(prepared_copy, NAME)
     trainer.load_checkpoint(str(finished.folder / f"checkpoint_{name}.pth"))
     assert trainer.current_epoch == {"final": 3, "best": 1}[name]

@@ -285,9 +285,7 @@ def test_the_command_writes_the_file_and_says_so(tmp_path):
 def test_the_command_refuses_in_one_line_with_exit_code_2(tmp_path):
     result = run("-r", tmp_path, "-p", tmp_path, "-o", tmp_path / "report.html", "--surfaces", -1)
     assert result.returncode == 2
-    assert result.stderr.splitlines() == [
-        "error: impossible number of pictures: --surfaces -1. Fix: give 0 or more"
-    ]
+    assert result.stderr.splitlines() == ["error: impossible number of pictures: --surfaces -1. Fix: give 0 or more"]
 
 
 def in_chromium(file: Path, folder: Path, width: int) -> tuple[dict[str, int], str]:

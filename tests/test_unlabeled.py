@@ -179,8 +179,19 @@ def test_checksums_are_taken_only_of_files_of_equal_size(tmp_path: Path) -> None
     assert asked == ["held", "b"]
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"format": 1}', b"\xff\xfe", b"[" * 100_000, b'{"format": 9}',
-    b'{"format": 1, "plans_hash": "", "package_version": "", "cases": {"../x": {"files": {}, "sources": {}}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"format": 1}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"format": 9}',
+        b'{"format": 1, "plans_hash": "", "package_version": "", "cases": {"../x": {"files": {}, "sources": {}}}}',
+    ],
+)
 def test_a_broken_manifest_is_a_clean_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "manifest.json").write_bytes(content)
     with pytest.raises(InputError, match="manifest unreadable"):

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -151,6 +152,27 @@ def test_batch_sizes_are_settings(prepared_copy, name, labeled, unlabeled):
     batch = next(trainer.dataloader_train)
     assert (len(batch["data"]), len(batch["unlabeled"])) == (labeled, unlabeled)
     assert np.isfinite(float(trainer.train_step(batch)["loss"]))
+
+
+def keep_cases(folder: Path, count: int) -> None:
+    names = sorted(file.stem for file in folder.glob("*.pkl"))
+    for file in folder.iterdir():
+        if not file.name.startswith(tuple(names[:count])):
+            file.unlink()
+
+
+@pytest.mark.parametrize(("labeled", "unlabeled"), [(1, 4), (4, 1)])
+def test_any_number_of_labeled_and_unlabeled_cases_trains(prepared_copy, labeled, unlabeled):
+    keep_cases(prepared_copy.preprocessed / "nnUNetPlans_2d", labeled)
+    for image in sorted((prepared_copy.raw / "imagesUn").iterdir())[unlabeled:]:
+        image.unlink()
+    prepared_copy.run("nnUNetv2_crossmatch_preprocess", "-d", str(prepared_copy.id), "-c", "2d", "-np", "1")
+    trainer = started(prepared_copy, f"{SHORT}_warmup0")
+    identifiers = trainer.dataset_class.get_identifiers(trainer.preprocessed_dataset_folder)
+    assert (len(identifiers), len(trainer.unlabeled_cases)) == (labeled, unlabeled)
+    report = trainer.train_step(next(trainer.dataloader_train))
+    assert np.isfinite(float(report["loss"]))
+    assert np.isfinite(trainer.validation_step(next(trainer.dataloader_val))["loss"])
 
 
 def test_a_planned_batch_of_one_becomes_two(tiny_copy):

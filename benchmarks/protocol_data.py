@@ -1,0 +1,97 @@
+"""Steps of a protocol that no console command does: plans for several data sets, and labels of unlabeled cases.
+
+    python benchmarks/protocol_data.py plans --planned nnUNetPlans -c 2d --targets Dataset502_ACDC Dataset552_ACDC
+    python benchmarks/protocol_data.py labels --labeled Dataset552_ACDC --unlabeled Dataset502_ACDC
+
+Limit: data sets in nnU-Net's folders that protocol.py made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from protocol_request import write_json
+
+from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.folders import folder_written_whole, images_unlabeled, preprocessed_folder, raw_folder
+
+PLANS = "nnUNetProtocolPlans"
+SMALL_PATCH, SMALL_BATCH, SMALL_FEATURES = 96, 4, (16, 32, 64, 128)
+
+
+def protocol_plans(plans: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """``plans`` for ``dataset`` under the protocol's name, with preprocessed folders of their own."""
+    changed: dict[str, Any] = json.loads(json.dumps({**plans, "plans_name": PLANS, "dataset_name": dataset}))
+    for name, configuration in changed["configurations"].items():
+        if "data_identifier" in configuration:
+            configuration["data_identifier"] = f"{PLANS}_{name}"
+    return changed
+
+
+def shrink(configuration: dict[str, Any], spacing_mm: float) -> None:
+    """Make a 2d configuration one for CPUs: coarse pixels, a small patch, few features."""
+    fine, size = configuration["spacing"], configuration["median_image_size_in_voxels"]
+    stages = len(SMALL_FEATURES)
+    configuration.update(
+        spacing=[spacing_mm] * 2,
+        median_image_size_in_voxels=[n * old / spacing_mm for n, old in zip(size, fine, strict=True)],
+        patch_size=[SMALL_PATCH] * 2,
+        batch_size=SMALL_BATCH,
+    )
+    configuration["architecture"]["arch_kwargs"].update(
+        n_stages=stages,
+        features_per_stage=list(SMALL_FEATURES),
+        kernel_sizes=[[3, 3]] * stages,
+        strides=[[1, 1], *[[2, 2]] * (stages - 1)],
+        n_conv_per_stage=[2] * stages,
+        n_conv_per_stage_decoder=[2] * (stages - 1),
+    )
+
+
+def write_plans(arguments: argparse.Namespace) -> None:
+    """Give every target the plans made for the first one, and the description that preprocessing looks for."""
+    source = preprocessed_folder() / arguments.targets[0]
+    plans = json.loads((source / f"{arguments.planned}.json").read_text())
+    for target in arguments.targets:
+        changed = protocol_plans(plans, target)
+        if arguments.small_mm:
+            shrink(changed["configurations"][arguments.configuration], arguments.small_mm)
+        folder = preprocessed_folder() / target
+        folder.mkdir(exist_ok=True)
+        write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
+        write_json(folder / f"{PLANS}.json", changed)
+
+
+def copy_labels(arguments: argparse.Namespace) -> None:
+    """Copy the labels of the unlabeled cases from the data set that has them to ``labelsUn``."""
+    images = images_unlabeled(arguments.unlabeled)
+    with folder_written_whole(images.with_name("labelsUn")) as folder:
+        for image in sorted(images.glob("*_0000.nii.gz")):
+            label = image.name.replace("_0000.nii.gz", ".nii.gz")
+            shutil.copyfile(raw_folder() / arguments.labeled / "labelsTr" / label, folder / label)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    plans = commands.add_parser("plans", help=f"write {PLANS}.json for all targets, from the first one's plans")
+    plans.add_argument("--planned", required=True, help="plans identifier of the host's planner")
+    plans.add_argument("-c", dest="configuration", required=True)
+    plans.add_argument("--targets", nargs="+", required=True)
+    plans.add_argument("--small-mm", type=float, help="shrink the configuration to pixels of this size")
+    plans.set_defaults(do=write_plans)
+    labels = commands.add_parser("labels", help="write labelsUn, which diagnose1 compares pseudo-labels with")
+    labels.add_argument("--labeled", required=True, help="data set with all training cases labeled")
+    labels.add_argument("--unlabeled", required=True, help="data set that gets labelsUn")
+    labels.set_defaults(do=copy_labels)
+    arguments = parser.parse_args()
+    arguments.do(arguments)
+
+
+if __name__ == "__main__":
+    main()

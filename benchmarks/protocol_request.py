@@ -1,0 +1,150 @@
+"""What a protocol is asked to do, its split lists, and the environment of its commands.
+
+Limit: decides and records; runs nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_crossmatch import ext_trainers
+from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
+from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.run_record import differences
+
+SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
+IDS = {"la": 501, "acdc": 502}
+ALL_LABELED = 50  # added to the id: the same cases, every training case labeled
+SMALL_SPACING_MM = {"la": 1.25, "acdc": 2.5}
+PLANNERS = {"plain": "", "ResEncM": "nnUNetPlannerResEncM", "ResEncL": "nnUNetPlannerResEncL"}
+PLANNED = {"plain": "nnUNetPlans", "ResEncM": "nnUNetResEncUNetMPlans", "ResEncL": "nnUNetResEncUNetLPlans"}
+HELD_OUT = 10
+RECORD = "protocol.json"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What decides the numbers of a protocol; a folder belongs to one request."""
+
+    dataset: str
+    labeled: int
+    trainer: tuple[str, ...]
+    seeds: tuple[int, ...]
+    minutes: float | None
+    steps: int | None
+    data: str
+    rows: tuple[str, ...]
+    scored_on: str
+    configuration: str
+    network: str
+    small: bool
+    diagnose: bool
+    splits: str | None
+    spacing: tuple[float, float, float] | None
+    allow_missing: bool
+    step_seconds: tuple[float, float] | None
+    device: str
+
+    @property
+    def needs_all_labeled(self) -> bool:
+        """Whether the second data set, with every training case labeled, is made."""
+        return self.diagnose or "upper_bound" in self.rows
+
+    def dataset_name(self, labeled_all: bool = False) -> str:
+        """``DatasetXXX_Name``."""
+        return f"Dataset{self.dataset_id(labeled_all)}_{SOURCES[self.dataset].name}"
+
+    def dataset_id(self, labeled_all: bool = False) -> int:
+        """Id of the data set."""
+        return IDS[self.dataset] + ALL_LABELED * labeled_all
+
+
+def request_of(arguments: argparse.Namespace, device: str) -> Request:
+    """The request in parsed arguments, with absolute paths."""
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(arguments).items()}
+    for name in ("data", "splits"):
+        given[name] = given[name] and str(given[name].resolve())
+    names = Request.__dataclass_fields__
+    return Request(**{**{key: value for key, value in given.items() if key in names}, "device": device})
+
+
+def claim_folder(folder: Path, request: Request) -> None:
+    """Record the request in ``folder``.
+
+    Raises:
+        InputError: another request is recorded there; the differences are listed.
+    """
+    record, wanted = folder / RECORD, json.loads(json.dumps(asdict(request)))
+    if record.exists():
+        found = list(differences(json.loads(record.read_text()), wanted))
+        if found:
+            fix = "repeat the arguments, or choose another --folder"
+            raise InputError(Problem("folder of another protocol", record, "; ".join(found), fix))
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(record, wanted)
+
+
+def split_lists(request: Request) -> dict[str, list[str]]:
+    """Labeled, unlabeled, val and test cases or patients.
+
+    Where val is scored and the lists have none (LA), the last :data:`HELD_OUT` unlabeled cases are held out.
+
+    Raises:
+        InputError: the lists are faulty, or nothing is left to score.
+    """
+    source = SOURCES[request.dataset]
+    file = Path(request.splits) if request.splits else source.shipped_splits
+    lists = read_splits(file, request.labeled, source.patient_of)
+    if request.scored_on == "val" and not lists["val"] and len(lists["unlabeled"]) > HELD_OUT:
+        lists["unlabeled"], lists["val"] = lists["unlabeled"][:-HELD_OUT], lists["unlabeled"][-HELD_OUT:]
+    if not lists[request.scored_on]:
+        fix = f'add "{request.scored_on}" to the file and give it with --splits'
+        raise InputError(Problem("nothing to score", file, f'"{request.scored_on}" is empty', fix))
+    return lists
+
+
+def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """The same lists with every training case labeled."""
+    return {**lists, "labeled": [*lists["labeled"], *lists["unlabeled"]], "unlabeled": []}
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Indented JSON, whole or not at all."""
+    with written_whole(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def processes() -> str:
+    """Cases in work at once, where a command does not take it from ``nnUNet_def_n_proc`` by itself."""
+    return os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1)))
+
+
+def variables(folder: Path, device: str) -> dict[str, str]:
+    """Environment variables that the commands get beside this process's own; nnU-Net's folders are in ``folder``."""
+    roots = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    usual = {"nnUNet_compile": "f", "nnUNet_def_n_proc": processes()}
+    if device == "cpu":  # page faults of large tensors cost half of the time, spinning threads the rest
+        usual |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "60000000000", "OMP_WAIT_POLICY": "PASSIVE"}
+        usual |= {"nnUNet_n_proc_DA": "1"}
+    return {
+        **{name: os.environ.get(name, value) for name, value in usual.items()},
+        **roots,
+        "nnUNet_extTrainer": next(iter(ext_trainers.__path__)),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def environment(added: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with ``added``, and this interpreter's commands first."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, **added, "PATH": path}

@@ -1,0 +1,193 @@
+"""The results of a protocol in one place: table over seeds, curves, environment, and the published rows beside them.
+
+    python benchmarks/protocol_results.py --folder OUT
+
+Limit: reads what the commands of ``protocol.py`` left in OUT; a run without scores is listed as missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import shutil
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from protocol_request import RECORD, SOURCES, Request, write_json
+from protocol_rows import TITLES, Run
+from protocol_steps import Protocol, read_runs
+
+from nnunetv2_crossmatch.checkpoints import load_checkpoint
+from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.published import DISTANCES, ONE_RUN, PROTOCOL, published_rows
+from nnunetv2_crossmatch.run_record import PACKAGES
+from nnunetv2_crossmatch.score_files import HEADINGS, Table, as_markdown, number, plain
+
+CONVENTIONS = {"strict": "", "literature": "literature"}
+PUBLISHED_COLUMNS = ("method", "labeled", "Dice %", "Jaccard %", "95HD voxel", "ASD voxel")
+FIGURES = ("progress.png", "progress_crossmatch.png")
+
+
+def foreground_means(scores_file: Path) -> dict[str, float]:
+    """Means over cases of the mean over classes (one class: of that class), by measure; NaN where undefined."""
+    summary = list(json.loads(scores_file.read_text())["summary"].values())[-1]
+    return {measure: math.nan if one["mean"] is None else one["mean"] for measure, one in summary.items()}
+
+
+def over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over runs, by measure; one run has no deviation."""
+    spread = {
+        name: statistics.stdev([one[name] for one in scores]) if len(scores) > 1 else math.nan for name in scores[0]
+    }
+    return {name: {"mean": statistics.mean([one[name] for one in scores]), "sd": spread[name]} for name in scores[0]}
+
+
+def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
+    """Rows with their runs, each convention apart, in plain values."""
+    rows: dict[str, Any] = {}
+    for group in dict.fromkeys(run.group for run in runs):
+        members = [run for run in runs if run.group == group and (protocol.results(run) / "scores.json").exists()]
+        if not members:
+            continue
+        scores = {
+            name: [foreground_means(protocol.results(run) / folder / "scores.json") for run in members]
+            for name, folder in CONVENTIONS.items()
+        }
+        rows[group] = {
+            "title": f"{TITLES[members[0].row]} {members[0].variant}".strip(),
+            "runs": [
+                {**asdict(run), **training_facts(protocol, run), **{name: scores[name][i] for name in CONVENTIONS}}
+                for i, run in enumerate(members)
+            ],
+            **{name: over_seeds(scores[name]) for name in CONVENTIONS},
+        }
+    return rows
+
+
+def training_facts(protocol: Protocol, run: Run) -> dict[str, float]:
+    """What the training took: seconds of its epochs."""
+    log = load_checkpoint(protocol.fold(run.trainer, run.labeled_all) / "checkpoint_final.pth")["logging"]
+    pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+    return {"measured_seconds": sum(end - start for start, end in pairs)}
+
+
+def keep_curves(protocol: Protocol, run: Run) -> None:
+    """Copy the figures of a training, and write the values behind them to ``curves.json``."""
+    fold, target = protocol.fold(run.trainer, run.labeled_all), protocol.results(run)
+    log = load_checkpoint(fold / "checkpoint_final.pth")["logging"]
+    write_json(target / "curves.json", {name: [jsonable(value) for value in values] for name, values in log.items()})
+    for name in FIGURES:
+        if (fold / name).exists():
+            shutil.copyfile(fold / name, target / name)
+
+
+def jsonable(value: Any) -> Any:
+    """A logged value (number, array or list of numbers) as JSON knows it."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [jsonable(one) for one in value] if isinstance(value, list | tuple) else plain(value)
+
+
+def table(rows: Mapping[str, Any], convention: str) -> Table:
+    """One line per row: seeds, steps, each seed's Dice, mean and deviation of every measure."""
+    measures = [name for name in HEADINGS if name in next(iter(rows.values()))[convention]]
+    lines = []
+    for row in rows.values():
+        each = " ".join(number(run[convention]["dice"], "dice") for run in row["runs"])
+        numbers = [f"{number(row[convention][m]['mean'], m)} ± {number(row[convention][m]['sd'], m)}" for m in measures]
+        lines.append((row["title"], each, str(len(row["runs"])), str(row["runs"][0]["steps"]), *numbers))
+    columns = ("row", "Dice per seed", "seeds", "steps", *(HEADINGS[name] for name in measures))
+    return Table(f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), left=2)
+
+
+def published_table(request: Request) -> Table:
+    """The paper's rows with as many labeled cases, and those with all of them."""
+    rows = published_rows(SOURCES[request.dataset].name)
+    most = max(int(row.labeled) for row in rows)
+    lines = tuple(
+        (row.method, row.labeled, *row.measures) for row in rows if int(row.labeled) in (request.labeled, most)
+    )
+    return Table("Published (Zhao, Wang, Ding, JBHI 2024), test cases", PUBLISHED_COLUMNS, lines, left=1)
+
+
+def environment(request: Request) -> dict[str, Any]:
+    """Versions, device and processor of this machine, the code's commit, and the date."""
+    root = Path(__file__).parents[1]
+    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    on_gpu = request.device == "cuda"
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit.stdout.strip() or None,
+        "python": platform.python_version(),
+        **{name: version(name) for name in PACKAGES},
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "cuda": torch.version.cuda if on_gpu else None,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def page(request: Request, rows: Mapping[str, Any], missing: Sequence[str], facts: Mapping[str, Any]) -> str:
+    """The content of ``results.md``."""
+    head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
+    tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
+    caveats = [PROTOCOL[SOURCES[request.dataset].name], DISTANCES, ONE_RUN]
+    if request.scored_on == "val":
+        caveats.insert(0, "Scored on validation cases: the published rows are over test cases.")
+    lists = [f"Not scored yet: {', '.join(missing)}."] if missing else []
+    machine = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
+    return "\n\n".join([head, *map(as_markdown, tables), notes, "## Environment", machine]) + "\n"
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, metavar="OUT", help="folder of the protocol")
+    folder = parser.parse_args().folder.resolve()
+    request = Request(**json.loads((folder / RECORD).read_text()))
+    protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
+    rows, facts = collect(protocol, runs), environment(request)
+    scored = {run["trainer"] + run["row"] for row in rows.values() for run in row["runs"]}
+    missing = [run.name for run in runs if run.trainer + run.row not in scored]
+    for run in runs:
+        if run.name not in missing:
+            keep_curves(protocol, run)
+    results = folder / "results"
+    results.mkdir(exist_ok=True)
+    write_json(results / "results.json", {"request": asdict(request), "environment": facts, "rows": finite(rows)})
+    with written_whole(results / "results.md") as temporary:
+        temporary.write_text(page(request, rows, missing, facts), encoding="utf-8")
+    print((results / "results.md").read_text())
+
+
+def finite(value: Any) -> Any:
+    """Nested plain values with None for NaN."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [finite(one) for one in value]
+    return plain(value) if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

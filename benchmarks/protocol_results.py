@@ -44,6 +44,11 @@ def foreground_means(scores_file: Path) -> dict[str, float]:
     return {measure: math.nan if one["mean"] is None else one["mean"] for measure, one in summary.items()}
 
 
+def empty_predictions(scores_file: Path) -> int:
+    """How often a class was not found at all although the reference has it."""
+    return sum(counts["prediction"] for counts in json.loads(scores_file.read_text())["empty_masks"].values())
+
+
 def over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over runs, by measure; one run has no deviation."""
     spread = {
@@ -66,7 +71,7 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
         rows[group] = {
             "title": f"{TITLES[members[0].row]} {members[0].variant}".strip(),
             "runs": [
-                {**asdict(run), **training_facts(protocol, run), **{name: scores[name][i] for name in CONVENTIONS}}
+                {**asdict(run), **facts(protocol, run), **{name: scores[name][i] for name in CONVENTIONS}}
                 for i, run in enumerate(members)
             ],
             **{name: over_seeds(scores[name]) for name in CONVENTIONS},
@@ -74,11 +79,14 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     return rows
 
 
-def training_facts(protocol: Protocol, run: Run) -> dict[str, float]:
-    """What the training took: seconds of its epochs."""
+def facts(protocol: Protocol, run: Run) -> dict[str, float]:
+    """What stands beside the scores of a run: seconds of its epochs, and how many predictions are empty."""
     log = load_checkpoint(protocol.fold(run.trainer, run.labeled_all) / "checkpoint_final.pth")["logging"]
     pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
-    return {"measured_seconds": sum(end - start for start, end in pairs)}
+    return {
+        "measured_seconds": sum(end - start for start, end in pairs),
+        "empty_predictions": empty_predictions(protocol.results(run) / "scores.json"),
+    }
 
 
 def keep_curves(protocol: Protocol, run: Run) -> None:
@@ -105,8 +113,9 @@ def table(rows: Mapping[str, Any], convention: str) -> Table:
     for row in rows.values():
         each = " ".join(number(run[convention]["dice"], "dice") for run in row["runs"])
         numbers = [f"{number(row[convention][m]['mean'], m)} ± {number(row[convention][m]['sd'], m)}" for m in measures]
-        lines.append((row["title"], each, str(len(row["runs"])), str(row["runs"][0]["steps"]), *numbers))
-    columns = ("row", "Dice per seed", "seeds", "steps", *(HEADINGS[name] for name in measures))
+        counts = len(row["runs"]), row["runs"][0]["steps"], sum(run["empty_predictions"] for run in row["runs"])
+        lines.append((row["title"], each, *map(str, counts), *numbers))
+    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *(HEADINGS[name] for name in measures))
     return Table(f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), left=2)
 
 
@@ -146,17 +155,18 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def page(request: Request, rows: Mapping[str, Any], missing: Sequence[str], facts: Mapping[str, Any]) -> str:
+def page(request: Request, rows: Mapping[str, Any], missing: Sequence[str], machine: Mapping[str, Any]) -> str:
     """The content of ``results.md``."""
     head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
     tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
     caveats = [PROTOCOL[SOURCES[request.dataset].name], DISTANCES, ONE_RUN]
     if request.scored_on == "val":
         caveats.insert(0, "Scored on validation cases: the published rows are over test cases.")
-    lists = [f"Not scored yet: {', '.join(missing)}."] if missing else []
-    machine = "\n".join(f"- {name}: {value}" for name, value in facts.items())
+    lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
+    lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
+    described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
-    return "\n\n".join([head, *map(as_markdown, tables), notes, "## Environment", machine]) + "\n"
+    return "\n\n".join([head, *map(as_markdown, tables), notes, "## Environment", described]) + "\n"
 
 
 @command
@@ -166,7 +176,7 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     request = Request(**json.loads((folder / RECORD).read_text()))
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
-    rows, facts = collect(protocol, runs), environment(request)
+    rows, machine = collect(protocol, runs), environment(request)
     scored = {run["trainer"] + run["row"] for row in rows.values() for run in row["runs"]}
     missing = [run.name for run in runs if run.trainer + run.row not in scored]
     for run in runs:
@@ -174,9 +184,9 @@ def main() -> None:
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
-    write_json(results / "results.json", {"request": asdict(request), "environment": facts, "rows": finite(rows)})
+    write_json(results / "results.json", {"request": asdict(request), "environment": machine, "rows": finite(rows)})
     with written_whole(results / "results.md") as temporary:
-        temporary.write_text(page(request, rows, missing, facts), encoding="utf-8")
+        temporary.write_text(page(request, rows, missing, machine), encoding="utf-8")
     print((results / "results.md").read_text())
 
 

@@ -52,8 +52,10 @@ class TinyDataset:
         """The variables that the package and the host read, with two cores and no compilation."""
         folders = {f"nnUNet_{kind}": str(self.root / kind) for kind in ("raw", "preprocessed", "results")}
         door = Path(__file__).parents[1] / "nnunetv2_crossmatch" / "ext_trainers"
-        small = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f", "OMP_NUM_THREADS": "1"}
-        return {**folders, **small, "nnUNet_extTrainer": str(door)}
+        small = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+        # Several tests run at a time, and the host takes all cores for each: threads that spin would starve the others.
+        threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        return {**folders, **small, **threads, "nnUNet_extTrainer": str(door)}
 
     @property
     def env(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import fake_data
 import pytest
+import trained
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.settings import settings_from_name
@@ -22,7 +23,7 @@ import protocol_data  # noqa: E402
 import protocol_request  # noqa: E402
 import protocol_results  # noqa: E402
 from protocol_rows import Length, Pace, Run, leaders, measuring, plan_runs  # noqa: E402
-from protocol_steps import Protocol, Step, run_steps, write_script  # noqa: E402
+from protocol_steps import Protocol, Step, run_steps, step_seconds, write_script  # noqa: E402
 
 NAME = "nnUNetTrainerCrossMatch"
 PACE = Pace(crossmatch=0.6, supervised=0.1)
@@ -206,6 +207,22 @@ def test_a_plan_with_known_step_times_prints_and_writes_nothing(tmp_path, monkey
     assert "ratio 3.00" in said
     assert "training time of 4 runs: 0:06 h:mm" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_step_is_measured_in_the_last_epoch(tmp_path):
+    """The model's last epoch took 1800 seconds, as did all."""
+    trainer = f"{NAME}_3epochs_iters20"
+    model = trained.write_model(tmp_path / "model", trainer)
+    assert step_seconds(model / "fold_0", trainer) == 90
+
+
+def test_documented_protocols_are_accepted(monkeypatch):
+    page = (BENCHMARKS.parent / "docs" / "protocols.md").read_text().replace("\\\n", " ")
+    lines = [line.split()[1:] for line in page.splitlines() if line.startswith("    python benchmarks/protocol.py")]
+    assert len(lines) == 3
+    for line in lines:
+        monkeypatch.setattr(sys, "argv", line)
+        assert protocol.read_request(protocol.parser())[0].dataset == "acdc"
 
 
 # Plans and results

@@ -35,7 +35,7 @@ from protocol_request import (
 from protocol_rows import ROWS, TITLES, Length, Pace, Run, leaders, measuring, plan_runs, settings_of, variant_of
 from protocol_steps import Protocol, Step, run_steps, runs_with_controls, write_script
 
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.errors import InputError, Problem, command
 from nnunetv2_crossmatch.stages import Stages
 
 HELP = {
@@ -115,7 +115,13 @@ def read_request(options: argparse.ArgumentParser) -> tuple[Request, Path, bool]
 
 
 def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str]]) -> Stages:
-    """Claim the folder, write the lists, and return stages that run in it."""
+    """Claim the folder, write the lists, and return stages that run in it.
+
+    Raises:
+        InputError: there is no data, or the folder belongs to another protocol.
+    """
+    if not Path(request.data).is_dir():
+        raise InputError(Problem("folder missing", request.data, "given with --data", "check the path"))
     claim_folder(folder, request)
     protocol, added = Protocol(request, folder), variables(folder, request.device)
     write_json(protocol.splits_file(False), lists)

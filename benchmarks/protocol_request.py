@@ -87,7 +87,7 @@ def claim_folder(folder: Path, request: Request) -> None:
     if record.exists():
         found = list(differences(json.loads(record.read_text()), wanted))
         if found:
-            fix = "repeat the arguments, or choose another --folder"
+            fix = "repeat the arguments, choose another --folder, or remove this one"
             raise InputError(Problem("folder of another protocol", record, "; ".join(found), fix))
         return
     folder.mkdir(parents=True, exist_ok=True)

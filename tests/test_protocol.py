@@ -116,6 +116,13 @@ def test_a_folder_belongs_to_one_request(tmp_path, monkeypatch):
         protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch, "--small"))
 
 
+def test_missing_data_leave_no_trace(tmp_path, monkeypatch):
+    asked = request(tmp_path, monkeypatch)
+    with pytest.raises(InputError, match=r"folder missing in .*data: given with --data"):
+        protocol.run_protocol(asked, tmp_path / "out", False)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fake_data
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -79,3 +81,23 @@ def test_readme_on_own_data(tiny_dataset, tmp_path):
     assert roots in script
     run(f'cd "{tmp_path}/raw/Dataset501_Tiny"\n{script}', tmp_path, "Dataset501_Tiny")
     assert (tmp_path / "raw" / "Dataset501_Tiny" / "predictions" / "scores.csv").is_file()
+
+
+def test_readme_conversions_of_la_and_acdc(tmp_path):
+    """Both commands as printed, on folders that hold every published case as a tiny volume."""
+    lists = {
+        name: json.loads((ROOT / f"dataset_conversion/data/{name}_splits.json").read_text()) for name in ("la", "acdc")
+    }
+    fake_data.la_h5(tmp_path / "2018LA_Seg_Training Set", [*lists["la"]["train"], *lists["la"]["test"]])
+    acdc = lists["acdc"]
+    fake_data.acdc_h5(tmp_path / "ACDC", [*acdc["train"], *acdc["val"], *acdc["test"]])
+    for kind in ("raw", "preprocessed", "results"):
+        (tmp_path / kind).mkdir()
+    roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))
+    run(f"{roots}\n{commands(ROOT / 'README.md', '### LA and ACDC')}", tmp_path, "")
+    counted = {
+        name: len(list((tmp_path / "raw" / dataset / f"images{part}").iterdir()))
+        for name, dataset in (("la", "Dataset501_LA"), ("acdc", "Dataset502_ACDC"))
+        for part in ("Un",)
+    }
+    assert counted == {"la": 72, "acdc": 134}

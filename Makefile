@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(RUN) nnUNetv2_crossmatch_demo $(DEMO_ARGS)
 
 test: $(STAMP)
-	$(RUN) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 $(TEST_ARGS)
+	$(RUN) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

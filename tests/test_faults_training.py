@@ -322,8 +322,8 @@ for attempt in range(21):
     loaded = {file.name: load_checkpoint(file) for file in folder.glob("*.pth")}
     last = loaded["checkpoint_latest.pth"]
     places.append((last["current_epoch"], len(last["logging"].get("unfinished_epoch", ()))))
-# Never backwards; the same place twice is a run that was killed while it validated, after saving what it had read.
-assert places == sorted(places) and places[-1] > places[0], places
+# Every run gets further. Only after the last of an epoch's 3 steps may it be killed while it validates, at the same place.
+assert all(a < b or (a == b and a[1] == 3) for a, b in zip(places, places[1:])), places
 assert os.waitstatus_to_exitcode(status) in (143, -15), status
 assert not list(folder.glob("*.corrupt"))
 print("went on to epoch", places[-1][0])

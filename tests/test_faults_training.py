@@ -322,7 +322,7 @@ for attempt in range(21):
     loaded = {file.name: load_checkpoint(file) for file in folder.glob("*.pth")}
     last = loaded["checkpoint_latest.pth"]
     places.append((last["current_epoch"], len(last["logging"].get("unfinished_epoch", ()))))
-# Every run gets further. Only after the last of an epoch's 3 steps may it be killed while it validates, at the same place.
+# Every run gets further; only one killed while it validates, after the 3 steps of an epoch, may stay where it was.
 assert all(a < b or (a == b and a[1] == 3) for a, b in zip(places, places[1:])), places
 assert os.waitstatus_to_exitcode(status) in (143, -15), status
 assert not list(folder.glob("*.corrupt"))

@@ -1,7 +1,11 @@
-"""Start and 20 training steps with many unlabeled cases: time and peak memory of the trainer's process.
+"""Many unlabeled cases: time of preprocessing, of a training's start and of 20 steps, and peak memory beside.
 
-Limit: tiny generated cases, in a planned data set that may be spoiled: its unlabeled images are replaced.
-Example: ``python benchmarks/many_cases.py --dataset 998 --cases 200 2000``; one process per number of cases.
+    python benchmarks/many_cases.py --dataset 998 --cases 200 2000
+    python benchmarks/many_cases.py --dataset 998 --cases 100000 --linked
+
+``--linked`` preprocesses one case and lets hard links of its files stand for all: start and steps only, for numbers of
+cases that would take hours to make. Every number of cases runs in processes of its own. Limit: tiny generated cases,
+in a planned data set that may be spoiled: its unlabeled images are replaced.
 """
 
 from __future__ import annotations
@@ -9,50 +13,113 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
+import resource
+import shutil
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import SimpleITK as sitk
 import torch
-from unlabeled import generate, peak_mib
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.manifest import CaseRecord, read_manifest, write_manifest
 from nnunetv2_crossmatch.trainer import trainer_class
 from nnunetv2_crossmatch.unlabeled import preprocess_unlabeled
+from nnunetv2_crossmatch.unlabeled_folder import describe
 
-NAME = "nnUNetTrainerCrossMatch_1epochs_iters20_valiters1_seed0"
+STEPS = 20
+NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"
+PLANS, CONFIGURATION = "nnUNetPlans", "2d"
 
 
-def measure(dataset: str, number: int) -> None:
-    preprocessed = folders.preprocessed_folder() / dataset
-    plans = {**json.loads((preprocessed / "nnUNetPlans.json").read_text()), "continue_training": False}
-    description = json.loads((preprocessed / "dataset.json").read_text())
-    trainer = trainer_class(NAME)(plans, "2d", "all", description, torch.device("cpu"))
+def name_of(index: int) -> str:
+    return f"case{index:06d}"
+
+
+def generate(folder: Path, number: int) -> None:
+    """``number`` volumes of noise in place of the images in ``folder``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(number):
+        image = sitk.GetImageFromArray(random.normal(size=(8, 16, 16)).astype(np.float32))
+        sitk.WriteImage(image, str(folder / f"{name_of(index)}_0000.nii.gz"))
+
+
+def link(dataset: str, number: int) -> None:
+    """Let the first case, raw and preprocessed, stand for ``number`` cases."""
+    manager = PlansManager(str(folders.preprocessed_folder() / dataset / f"{PLANS}.json"))
+    prepared = describe(manager, CONFIGURATION, PLANS)
+    manifest = read_manifest(prepared.manifest_file, prepared.command)
+    (image,) = folders.images_unlabeled(dataset).iterdir()
+    record, first = manifest.cases[name_of(0)], name_of(0)
+    for index in range(1, number):
+        name = name_of(index)
+        os.link(image, image.with_name(image.name.replace(first, name)))
+        for ending in record.files:
+            os.link(prepared.folder / (first + ending), prepared.folder / (name + ending))
+        sources = {file.replace(first, name): known for file, known in record.sources.items()}
+        manifest.cases[name] = CaseRecord(record.files, sources)
+    write_manifest(prepared.manifest_file, manifest)
+
+
+def report(number: int, what: str, seconds: float) -> None:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    each = f"{1000 * seconds / number:7.2f} ms a case"
+    print(f"{number:7d} cases  {what:24} {seconds:8.1f} s  {each}  peak of this process {peak:6.0f} MiB", flush=True)
+
+
+def preprocess(dataset: str, number: int, processes: int) -> None:
+    start = time.perf_counter()
+    preprocess_unlabeled(dataset, PLANS, [CONFIGURATION], processes)
+    report(number, "preprocess", time.perf_counter() - start)
+
+
+def train(dataset: str, number: int, verify: int) -> None:
+    folder = folders.preprocessed_folder() / dataset
+    plans = {**json.loads((folder / f"{PLANS}.json").read_text()), "continue_training": False}
+    description = json.loads((folder / "dataset.json").read_text())
+    name = NAME if verify else f"{NAME}_verify0"
+    trainer = trainer_class(name)(plans, CONFIGURATION, "all", description, torch.device("cpu"))
     start = time.perf_counter()
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
-    begun = time.perf_counter()
-    for _ in range(20):
+    report(number, f"start, verify{verify}", time.perf_counter() - start)
+    start = time.perf_counter()
+    for _ in range(STEPS):
         trainer.train_step(next(trainer.dataloader_train))
-    end = time.perf_counter()
+    report(number, f"{STEPS} steps", time.perf_counter() - start)
     trainer._stop_loaders()
-    times = f"start {begun - start:.1f} s, 20 steps {end - begun:.1f} s"
-    print(f"{number} unlabeled cases: {times}, peak of the trainer {peak_mib():.0f} MiB", flush=True)
+
+
+def in_a_process(work: Callable[..., None], *arguments: object) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise SystemExit(process.exitcode)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="planned data set; its imagesUn is replaced")
     parser.add_argument("--cases", type=int, nargs="+", default=[200, 2000])
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--processes", type=int, default=2, help="of the preprocessing")
+    parser.add_argument("--linked", action="store_true", help="links of one case instead of preprocessing each")
     arguments = parser.parse_args()
     dataset = folders.dataset_name(arguments.dataset)
     for number in arguments.cases:
-        generate(folders.images_unlabeled(dataset), number)
-        preprocess_unlabeled(dataset, "nnUNetPlans", ["2d"], arguments.processes)
-        spawn = multiprocessing.get_context("spawn")
-        process = spawn.Process(target=measure, args=(dataset, number))
-        process.start()
-        process.join()
+        generate(folders.images_unlabeled(dataset), 1 if arguments.linked else number)
+        in_a_process(preprocess, dataset, 1 if arguments.linked else number, arguments.processes)
+        if arguments.linked:
+            link(dataset, number)
+        for verify in (1, 0):
+            in_a_process(train, dataset, number, verify)
 
 
 if __name__ == "__main__":

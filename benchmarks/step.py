@@ -1,8 +1,9 @@
 """Cost of one training step: supervised, CrossMatch stacked and sequential, and the authors' released schedule.
 
-    python benchmarks/step.py [--small] [--plans nnUNetPlans.json -c 3d_fullres] [--json out.json]
+    python benchmarks/step.py [--small] [--more] [--plans nnUNetPlans.json -c 3d_fullres] [--json out.json]
 
-FLOPs are counted by torch; times are medians of interleaved steps in one process; peak memory is CUDA's allocator's, or
+FLOPs are counted by torch; times are medians of interleaved steps in one process, their ratio the median over rounds
+of one step each way; peak memory is CUDA's allocator's, or
 on a CPU the growth of the resident set in a process of its own (Linux). Forward, backward, clipping and SGD step are
 timed, data loading is not. On a CPU set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=60000000000, or page faults of large
 tensors double the time.
@@ -13,13 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -33,15 +37,18 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_crossmatch.cutmix import draw_boxes
-from nnunetv2_crossmatch.losses import Criterion, loss_table
+from nnunetv2_crossmatch.lesson import Lesson
+from nnunetv2_crossmatch.losses import Criterion, drawn_rows, loss_table
 from nnunetv2_crossmatch.network import CrossMatchNetwork
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.pseudo_labels import pseudo_label
-from nnunetv2_crossmatch.step import Lesson, Step, mixed
+from nnunetv2_crossmatch.step import Step, mixed
 from nnunetv2_crossmatch.streams import STREAMS, STRONG_VIEWS, VIEWS
 
 CHANNELS = 4  # output classes
 WAYS = ("supervised", "stacked", "sequential", "released")
+MORE = ("stacked_recompute", "sequential_recompute", "stacked_students1", "stacked_students2", "stacked_students3")
+DRAWS = 12  # steps over which the FLOPs of drawn students are averaged
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,12 @@ class Bench:
     def take(self, way: str) -> None:
         """One whole step: draws, forward, backward, clipping, optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
-        getattr(self, way)()
+        if way == "supervised":
+            self.supervised()
+        elif way == "released":
+            self.released()
+        else:
+            self.crossmatch(*way.split("_"))
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.bare.parameters(), 12)
         self.scaler.step(self.optimizer)
@@ -126,17 +138,15 @@ class Bench:
             loss = self.loss(self.network(self.images["labeled"]), self.target)
         self.backward(loss)
 
-    def stacked(self) -> None:
-        self.crossmatch("stacked")
-
-    def sequential(self) -> None:
-        self.crossmatch("sequential")
-
-    def crossmatch(self, way: str) -> None:
+    def crossmatch(self, execution: str, setting: str = "") -> None:
+        """One step stacked or sequential, with ``recompute`` or ``students<k>``."""
+        self.bare.recompute = setting == "recompute"
+        count = int(setting.removeprefix("students")) if setting.startswith("students") else len(STREAMS)
         boxes, drawn = self.draw()
-        lesson = Lesson(loss_table(0.3), Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
+        rows = drawn_rows(loss_table(0.3), count, np.random.default_rng(self.count))
+        lesson = Lesson(rows, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
         step = Step(self.network, self.loss, self.backward, self.autocast)
-        getattr(step, way)(mixed(self.images, boxes), self.target, drawn, lesson, 0.5)
+        getattr(step, execution)(mixed(self.images, boxes), self.target, drawn, lesson, 0.5)
 
     def released(self) -> None:
         """The passes of the authors' released training loop, on this network, with our losses.
@@ -176,10 +186,13 @@ def host_loss(weights: np.ndarray) -> nn.Module:
     )
 
 
-def flops(step: Callable[[], None]) -> int:
+def flops(bench: Bench, way: str) -> float:
+    """Floating-point operations of a step; of drawn students the mean over several draws."""
+    steps = DRAWS if "students" in way else 1
     with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
+        for _ in range(steps):
+            bench.take(way)
+    return counter.get_total_flops() / steps
 
 
 def seconds(step: Callable[[], None], device: torch.device) -> float:
@@ -196,14 +209,14 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start_time
 
 
-def resident_growth(case: Case, way: str, queue: multiprocessing.Queue) -> None:
+def resident_growth(case: Case, way: str) -> int:
     """Peak resident memory of two steps above that of the network, in bytes; runs in a process of its own."""
     bench = Bench(case, torch.device("cpu"), False, False)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = status_bytes("VmRSS")
     for _ in range(2):
         bench.take(way)
-    queue.put(status_bytes("VmHWM") - before)
+    return status_bytes("VmHWM") - before
 
 
 def status_bytes(entry: str) -> int:
@@ -217,33 +230,33 @@ def peak_memory(bench: Bench, way: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         bench.take(way)
         return torch.cuda.max_memory_allocated()
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=resident_growth, args=(bench.case, way, queue))
-    process.start()
-    growth = queue.get()
-    process.join()
-    return growth
+    with patch.dict(os.environ):  # with large tensors on the heap, freed memory would count
+        for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
+            os.environ.pop(name, None)
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(resident_growth, bench.case, way).result()
 
 
 def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
     bench = Bench(case, device, args.amp, args.compile)
-    for way in WAYS:
+    ways = (*WAYS, *MORE) if args.more else WAYS
+    for way in ways:
         bench.take(way)
-    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(args.repeats):
-        for way in WAYS:
+        for way in ways:
             times[way].append(seconds(partial(bench.take, way), device))
     plain = Bench(case, device, False, False)
     return {
         way: {
-            "gflop": flops(partial(plain.take, way)) / 1e9,
+            "gflop": flops(plain, way) / 1e9,
             "ms": statistics.median(times[way]) * 1000,
             "ms_min": min(times[way]) * 1000,
             "ms_max": max(times[way]) * 1000,
+            "time_ratio": statistics.median(t / base for t, base in zip(times[way], times["supervised"], strict=True)),
             "peak_mib": peak_memory(bench, way) / 2**20,
         }
-        for way in WAYS
+        for way in ways
     }
 
 
@@ -251,22 +264,23 @@ def table(case: Case, rows: dict[str, dict[str, float]]) -> str:
     base = rows["supervised"]
     lines = [
         case.name,
-        f"{'':12}{'GFLOP':>10}{'ratio':>7}{'ms':>10}{'min':>9}{'max':>9}{'ratio':>7}{'t/F':>6}{'MiB':>9}{'ratio':>7}",
+        f"{'':20}{'GFLOP':>10}{'ratio':>7}{'ms':>10}{'min':>9}{'max':>9}{'ratio':>7}{'t/F':>6}{'MiB':>9}{'ratio':>7}",
     ]
     for way, row in rows.items():
-        flop_ratio, time_ratio = row["gflop"] / base["gflop"], row["ms"] / base["ms"]
+        flop_ratio, time_ratio = row["gflop"] / base["gflop"], row["time_ratio"]
         lines.append(
-            f"{way:12}{row['gflop']:10.1f}{flop_ratio:7.2f}{row['ms']:10.1f}{row['ms_min']:9.1f}{row['ms_max']:9.1f}"
+            f"{way:20}{row['gflop']:10.1f}{flop_ratio:7.2f}{row['ms']:10.1f}{row['ms_min']:9.1f}{row['ms_max']:9.1f}"
             f"{time_ratio:7.2f}{time_ratio / flop_ratio:6.2f}{row['peak_mib']:9.0f}"
             f"{row['peak_mib'] / base['peak_mib']:7.2f}"
         )
-    faster = rows["released"]["ms"] / rows["stacked"]["ms"]
+    faster = rows["released"]["time_ratio"] / rows["stacked"]["time_ratio"]
     return "\n".join([*lines, f"stacked is {faster:.2f} times faster than the released schedule"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="sizes for 2 CPU cores")
+    parser.add_argument("--more", action="store_true", help="also with recompute1, students1, students2, students3")
     parser.add_argument("--plans", help="plans file to take network, patch and batch from")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="its configuration")
     parser.add_argument("--repeats", type=int, default=7, help="timed steps each way (default: %(default)s)")

@@ -99,24 +99,36 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = partial_path(path)
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        move_flushed(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def move_flushed(source: Path, target: Path) -> None:
+    """Rename a file within a file system once its bytes are on the disk: after a power cut it is whole or not there."""
+    _flush(source)
+    source.replace(target)
+
+
+def _flush(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 @contextmanager
 def folder_written_whole(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder that becomes ``path`` when the block succeeds, and is removed otherwise.
 
-    A leftover of a killed run is removed first. ``path`` must not exist.
+    Its files are flushed to disk first. A leftover of a killed run is removed first. ``path`` must not exist.
     """
     temporary = partial_path(path)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

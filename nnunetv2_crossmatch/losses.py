@@ -8,16 +8,21 @@ Shapes: N samples, C output channels, S spatial axes; labels and ``valid`` as in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
 from nnunetv2_crossmatch.pseudo_labels import PseudoLabel
 
 SMOOTH = 1e-5
+PARTS = ("ip", "tkd", "dkd")
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,60 @@ def loss_table(eta: float) -> tuple[LossRow, ...]:
     return (*image_level, *from_teacher, *from_assistants)
 
 
+def drawn_rows(table: Sequence[LossRow], count: int, rng: np.random.Generator) -> tuple[LossRow, ...]:
+    """The rows of ``count`` students drawn from ``table``, weighted such that their mean over the draws is the table.
+
+    A student is drawn with probability count / all, so its rows weigh all / count as much.
+    """
+    students = list(dict.fromkeys(row.student for row in table))
+    if count >= len(students):
+        return tuple(table)
+    drawn = {students[i] for i in rng.choice(len(students), count, replace=False)}
+    scale = len(students) / count
+    return tuple(replace(row, weight=scale * row.weight) for row in table if row.student in drawn)
+
+
+class MaskedSums(torch.autograd.Function):
+    """(sum p y, sum p^2, sum y) over the valid voxels, (3, number of ``classes``), differentiable in p.
+
+    Autograd would hold each channel's masked copies and products until the backward pass; the gradient needs none of
+    them: it is valid * (y dL/d(sum p y) + 2 p dL/d(sum p^2)).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, probability: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, classes: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Sums of ``probability`` (N, C, S); ``labels`` and ``valid`` as in ``pseudo_labels``."""
+        ctx.save_for_backward(probability, labels, valid)
+        ctx.classes = classes
+        sums = []
+        for channel in classes:
+            y, counts = _of_channel(labels, valid, probability, channel)
+            p = probability[:, channel] * counts
+            sums += [(p * y).sum(), p.square_().sum(), (y & counts).sum().to(p.dtype)]
+        return torch.stack(sums).unflatten(0, (-1, 3)).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient in ``probability``; classes that are not summed have none."""
+        probability, labels, valid = ctx.saved_tensors
+        result = torch.zeros_like(probability)
+        for channel, (overlap, squares, _) in zip(ctx.classes, gradient.T, strict=True):
+            y, counts = _of_channel(labels, valid, probability, channel)
+            torch.mul(torch.addcmul(overlap * y, probability[:, channel], 2 * squares), counts, out=result[:, channel])
+        return result, None, None, None
+
+
+def _of_channel(
+    labels: torch.Tensor, valid: torch.Tensor, probability: torch.Tensor, channel: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which voxels (N, S) have the class or region of ``channel``, and which count for it."""
+    by_region = labels.ndim == probability.ndim
+    return (labels[:, channel], valid[:, channel]) if by_region else (labels == channel, valid)
+
+
 @dataclass(frozen=True)
 class Criterion:
     """H of the loss table: masked soft Dice, optionally plus cross-entropy on the valid voxels.
@@ -67,15 +126,21 @@ class Criterion:
 
     def __call__(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
         """Loss (scalar, float32 or better) of ``logits`` (N, C, S) against ``target``."""
-        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
-        loss = self.dice(logits, target)
-        return loss + self.masked_cross_entropy(logits, target) if self.cross_entropy else loss
+        return self.each(logits, [target])[0]
 
-    def dice(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
-        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes."""
+    def each(self, logits: torch.Tensor, targets: Sequence[PseudoLabel]) -> list[torch.Tensor]:
+        """Losses against each of ``targets``; the probabilities are computed once."""
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
         probability = torch.sigmoid(logits) if self.regions else torch.softmax(logits, dim=1)
-        sums = self._total(torch.stack([self._sums(probability, target, channel) for channel in self.classes], dim=1))
-        overlap, squares, volume = sums
+        losses = [self.dice(probability, target) for target in targets]
+        if not self.cross_entropy:
+            return losses
+        return [loss + self.masked_cross_entropy(logits, target) for loss, target in zip(losses, targets, strict=True)]
+
+    def dice(self, probability: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
+        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes."""
+        sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
+        overlap, squares, volume = self._total(sums)
         loss_per_class = 1 - (2 * overlap + SMOOTH) / (squares + volume + SMOOTH)
         if self.absent == "count":
             return loss_per_class.mean()
@@ -92,14 +157,6 @@ class Criterion:
             per_voxel = functional.cross_entropy(logits, target.labels, reduction="none")
         total = self._total(torch.stack([(per_voxel * target.valid).sum(), target.valid.sum().to(per_voxel.dtype)]))
         return total[0] / total[1].clamp(min=1)
-
-    def _sums(self, probability: torch.Tensor, target: PseudoLabel, channel: int) -> torch.Tensor:
-        """(sum p y, sum p^2, sum y) of one channel over its valid voxels, in one tensor of three."""
-        label = target.labels[:, channel] if self.regions else target.labels == channel
-        valid = target.valid[:, channel] if self.regions else target.valid
-        p = probability[:, channel] * valid
-        y = label & valid
-        return torch.stack([(p * y).sum(), (p * p).sum(), y.sum().to(p.dtype)])
 
     def _total(self, sums: torch.Tensor) -> torch.Tensor:
         # DDP averages gradients; all_reduce sums both the values and, backwards, the gradients, so that the average is

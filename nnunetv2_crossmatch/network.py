@@ -12,30 +12,38 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_crossmatch.errors import Problem, UnsupportedError
 from nnunetv2_crossmatch.perturbation import FeatureDropout, Perturbation
-from nnunetv2_crossmatch.streams import LABELED, STREAMS, TEACHER
+from nnunetv2_crossmatch.streams import LABELED, STREAMS
 
 Features = list[torch.Tensor]
 
 
 class StackedOutput(NamedTuple):
-    """Logits of one step: ``labeled`` as the host's loss wants it, ``teacher`` without gradient, students by stream."""
+    """Logits of one step: ``labeled`` as the host's loss wants them, the rest by stream, teachers without gradient."""
 
     labeled: torch.Tensor | list[torch.Tensor]
-    teacher: torch.Tensor
-    students: dict[str, torch.Tensor]
+    streams: dict[str, torch.Tensor]
 
 
 class CrossMatchNetwork(nn.Module):
     """Adopts ``encoder`` and ``decoder`` of a plain-convolution or residual-encoder U-Net of the host.
 
+    Args:
+        network: of the host.
+        perturbations: of the features, by name.
+        recompute: activation checkpointing: of the encoder only the features are held, and it runs once more in the
+            backward pass. Not in mode ``predict``.
+
     Raises:
         UnsupportedError: the network has no encoder and decoder of that form (Primus).
     """
 
-    def __init__(self, network: nn.Module, perturbations: Mapping[str, FeatureDropout]) -> None:
+    def __init__(
+        self, network: nn.Module, perturbations: Mapping[str, FeatureDropout], recompute: bool = False
+    ) -> None:
         super().__init__()
         needed = ("stages", "transpconvs", "seg_layers")
         if not all(hasattr(getattr(network, "decoder", None), name) for name in needed):
@@ -46,18 +54,25 @@ class CrossMatchNetwork(nn.Module):
         self.encoder: Any = network.encoder
         self.decoder: Any = network.decoder
         self.perturbations: Any = nn.ModuleDict(perturbations)
+        self.recompute = recompute
 
     def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
         """``predict``: the host's forward. ``encode``, ``decode``, ``stacked``: see the methods of these names."""
         if mode == "predict":
             return self.decoder(self.encoder(inputs))
         if mode == "encode":
-            return self.encoder(inputs)
+            return self.encode(inputs)
         if mode == "decode":
             return self.decode(list(inputs), **options)
         if mode == "stacked":
             return self.stacked(inputs, **options)
         raise ValueError(f"mode must be predict, encode, decode or stacked, got {mode}")
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """Features of ``images`` (N, C, S)."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.encoder, images, use_reentrant=False, preserve_rng_state=False)
+        return self.encoder(images)
 
     def decode(
         self,
@@ -81,26 +96,35 @@ class CrossMatchNetwork(nn.Module):
         return heads[::-1]
 
     def stacked(
-        self, images: Mapping[str, torch.Tensor], drawn: Mapping[str, Sequence[Perturbation | None]]
+        self,
+        images: Mapping[str, torch.Tensor],
+        drawn: Mapping[str, Sequence[Perturbation | None]],
+        teachers: Sequence[str],
+        students: Sequence[str],
     ) -> StackedOutput:
-        """One encoder call for all views, one decoder call for all streams (III-F), and the teacher without gradient.
+        """One encoder call for all views, one decoder call for all that learn (III-F); teachers without gradient.
 
         Args:
-            images: rows by view: labeled, weak, strong1, strong2, each (B or U, C, S).
+            images: rows by view, ``labeled`` first, each (B or U, C, S).
             drawn: perturbations by stream.
+            teachers: streams without gradient.
+            students: streams with gradient.
         """
-        features = split_views(self.encoder(torch.cat(list(images.values()))), images)
+        features = split_views(self.encode(torch.cat(list(images.values()))), images)
+
+        def entrance(name: str) -> Features:
+            return self.perturbed(list(features[STREAMS[name].view]), STREAMS[name].perturbation, drawn.get(name))
+
         with torch.no_grad():
-            teacher = self.decode(list(features[STREAMS[TEACHER].view]))[0]
-        students = {name: stream for name, stream in STREAMS.items() if name != TEACHER}
-        parts = [features[LABELED]]
-        parts += [self.perturbed(features[s.view], s.perturbation, drawn.get(name)) for name, s in students.items()]
+            logits = {name: self.decode(entrance(name))[0] for name in teachers}
+        parts = [features[LABELED], *map(entrance, students)]
         sizes = [len(part[0]) for part in parts]
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         del parts
         heads = self.decode(levels, labeled_rows=len(images[LABELED]))
         labeled, *rest = heads[0].split(sizes)
-        return StackedOutput(self.for_host([labeled, *heads[1:]]), teacher, dict(zip(students, rest, strict=True)))
+        logits |= dict(zip(students, rest, strict=True))
+        return StackedOutput(self.for_host([labeled, *heads[1:]]), logits)
 
     def perturbed(
         self, features: Features, perturbation: str | None, drawn: Sequence[Perturbation | None] | None

@@ -138,6 +138,24 @@ class Settings:
         f"paper, III-F; {OURS}",
         choices=("auto", "stacked", "sequential"),
     )
+    students: int = _setting(
+        6,
+        "students",
+        "how many of the six students learn in a step, drawn anew; their losses weigh more",
+        OURS,
+        low=1,
+        high=6,
+        kind=int,
+    )
+    recompute: int = _setting(
+        0,
+        "recompute",
+        "1: activation checkpointing of the encoder, less memory for one more pass of it",
+        OURS,
+        low=0,
+        high=1,
+        kind=int,
+    )
     optimizer: str = _setting("sgd", "opt", "optimizer", f"{HOST}; paper, IV-2", choices=("sgd", "adamw"))
     learning_rate: float | None = _setting(
         None, "lr", "initial learning rate; 0.01 for sgd, 0.001 for adamw", f"{HOST}; {RELEASED}", low=0
@@ -158,11 +176,16 @@ class Settings:
         changed = [f for f in fields(self) if getattr(self, f.name) != f.default]
         return "_".join([TRAINER_NAME, *(_spell(f, getattr(self, f.name)) for f in changed)])
 
-    def tau_for(self, foreground_classes: int) -> float:
-        """Confidence threshold at the start of a run on a data set with that many foreground classes or regions."""
-        if self.tau is not None:
-            return self.tau
-        return 0.85 if foreground_classes == 1 else 0.95
+    def tau_at(self, progress: float, foreground_classes: int) -> float:
+        """Confidence threshold at ``progress`` (0 to 1) of a run, with that many foreground classes or regions."""
+        from_data = 0.85 if foreground_classes == 1 else 0.95
+        tau = from_data if self.tau is None else self.tau
+        end = tau if self.tau_end is None else self.tau_end
+        return tau + (end - tau) * progress
+
+    def unsupervised_at(self, progress: float) -> float:
+        """Weight u at ``progress`` (0 to 1) of a run: rises linearly from 0 over the warm-up."""
+        return self.unsupervised * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
 
 
 # What the paper used on its two data sets; everything that is not named here is the default.

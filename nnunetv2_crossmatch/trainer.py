@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -22,47 +22,39 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
-from torch.nn.parallel import DistributedDataParallel
+from torch.backends import cudnn
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.cutmix import Box, draw_boxes
 from nnunetv2_crossmatch.dataloading import augmenter, host_in_this_process, seed_everything
 from nnunetv2_crossmatch.diagnosis import CasesWithTruth, mean_dice, prepare_truth, truth_folder
-from nnunetv2_crossmatch.distributed import (
-    any_process,
-    average_gradients,
-    join_torchrun,
-    mean_over_processes,
-    own_device,
-    same_everywhere,
-    share,
-)
-from nnunetv2_crossmatch.durable import DurableTrainer
-from nnunetv2_crossmatch.losses import Criterion, dice_classes, loss_table
+from nnunetv2_crossmatch.distributed import any_process, average_gradients, mean_over_processes, same_everywhere
+from nnunetv2_crossmatch.lesson import Lesson
+from nnunetv2_crossmatch.losses import Criterion, LossRow, dice_classes, drawn_rows, loss_table
 from nnunetv2_crossmatch.network import CrossMatchNetwork
+from nnunetv2_crossmatch.parallel import ParallelTrainer
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
 from nnunetv2_crossmatch.requirements import refuse_missing_compiler, refuse_unmet
 from nnunetv2_crossmatch.run_record import checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
-from nnunetv2_crossmatch.step import Drawn, Lesson, Step, fits_in_memory, mean_square, mixed
+from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mean_square, mixed
 from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.views import Views, authors_intensity
 
 CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
 PSEUDO_DICE = "pseudo_dice"
+SOMETIMES = (PSEUDO_DICE, "agreement")
 GRADIENT_NORM = 12  # the host's
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
 
-class nnUNetTrainerCrossMatch(DurableTrainer):
+class nnUNetTrainerCrossMatch(ParallelTrainer):
     """Trainer for ``nnUNetv2_train -tr``; a name with tokens makes a subclass with other settings."""
 
     settings = Settings()
-    is_ddp: bool
     initial_lr: float
-    network: Any
 
     def __init__(
         self,
@@ -73,11 +65,7 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         refuse_unmet(plans, configuration, device)
-        join_torchrun(device)
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if device.type == "cpu":  # with several processes the host takes CUDA for granted
-            self.device, self.grad_scaler = device, None
-        self.device, self.distributed = own_device(self.device), self.is_ddp
         settings = self.settings
         self.num_epochs = settings.epochs
         self.num_iterations_per_epoch = settings.iterations
@@ -107,33 +95,24 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         )
         rates = {"weak": cls.settings.weak_dropout, "strong": cls.settings.strong_dropout}
         kind, levels = cls.settings.dropout, cls.settings.levels
-        return CrossMatchNetwork(host, {name: FeatureDropout(rate, kind, levels) for name, rate in rates.items()})
+        perturbations = {name: FeatureDropout(rate, kind, levels) for name, rate in rates.items()}
+        return CrossMatchNetwork(host, perturbations, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:
-        """The host's, with seeded weights, and with DistributedDataParallel on this process's own device."""
+        """The host's, with seeded weights."""
         if self._do_i_compile():
             refuse_missing_compiler()
         if self.settings.seed is not None:
             seed_everything((self.seed,))
-        with self._seen_as_distributed(False):  # the host would give DDP the global rank as its device
-            super().initialize()
-        if self.is_ddp:
-            devices = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.network, device_ids=devices)
+        super().initialize()
 
     def _set_batch_size_and_oversample(self) -> None:
         planned = self.configuration_manager.configuration
         planned["batch_size"] = self.settings.batch or max(planned["batch_size"], 2)
-        with self._seen_as_distributed(self.distributed):
-            super()._set_batch_size_and_oversample()
-        total = self.settings.unlabeled_batch or planned["batch_size"]
-        self.unlabeled_batch_size = share(total, self.local_rank, dist.get_world_size()) if self.distributed else total
+        super()._set_batch_size_and_oversample()
+        self.unlabeled_batch_size = self.share_of(self.settings.unlabeled_batch or planned["batch_size"])
         if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
-
-    def _build_loss(self) -> torch.nn.Module:
-        with self._seen_as_distributed(self.distributed):
-            return super()._build_loss()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """The host's SGD, or AdamW under the host's schedule."""
@@ -142,14 +121,10 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
-    @contextmanager
-    def _seen_as_distributed(self, flag: bool) -> Iterator[None]:
-        """What the host takes for the answer to "several processes?" inside the block."""
-        before, self.is_ddp = self.is_ddp, flag
-        try:
-            yield
-        finally:
-            self.is_ddp = before
+    def run_training(self) -> None:
+        """As it is; with a token ``seed`` cuDNN takes kernels that repeat themselves, not the ones that time best."""
+        with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
+            super().run_training()
 
     # Data
 
@@ -232,18 +207,18 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         """One step of ``method.md``'s five; with ``unsup0`` the host's own."""
         if not self.settings.unsupervised:
             return self.step_done(super().train_step(batch))
+        lesson = Lesson(self._rows(), self._criterion(), self._tau())
         images, target = self._on_device(batch)
-        boxes, drawn = self._draw(images)
-        images = mixed(images, boxes)
-        lesson = Lesson(loss_table(self.settings.eta), self._criterion(), self._tau(), boxes)
-        weight = self._unsupervised_weight()
+        lesson.boxes, drawn = self._draw(images, lesson)
+        images = mixed(images, lesson.boxes)
+        weight = self.settings.unsupervised_at(self._progress())
         if self.stacked is None:
-            self.stacked = self._stacked_fits(images, target, drawn, boxes)
+            self.stacked = self._stacked_fits(images, target, drawn, lesson)
         self.optimizer.zero_grad(set_to_none=True)
         if self.stacked:
             supervised = self._step(self.network).stacked(images, target, drawn, lesson, weight)
         else:
-            supervised = self._step(self._local_network).sequential(images, target, drawn, lesson, weight)
+            supervised = self._step(self.local_network).sequential(images, target, drawn, lesson, weight)
             if self.is_ddp:
                 average_gradients(self.network.parameters())
         gradient_norm = self._descend()
@@ -262,40 +237,40 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(self.device, non_blocking=True)
 
-        views = move(batch["unlabeled"]).unbind(1)
-        target = batch["target"]
+        views = move(batch["unlabeled"]).unbind(1)  # moved whole: a slice of pinned memory is copied in step
         images = {LABELED: move(batch["data"]), **dict(zip(VIEWS, views, strict=True))}
+        target = batch["target"]
         return images, [move(scale) for scale in target] if isinstance(target, list) else move(target)
 
-    def _draw(self, images: dict[str, torch.Tensor]) -> tuple[dict[str, list[Box | None]], Drawn]:
+    def _rows(self) -> tuple[LossRow, ...]:
+        """The loss table of this step; equal in all processes, which sum its losses."""
+        table = loss_table(self.settings.eta)
+        return drawn_rows(table, self.settings.students, np.random.default_rng((self.seed, 0, 3, self.steps_done)))
+
+    def _draw(self, images: dict[str, torch.Tensor], lesson: Lesson) -> tuple[dict[str, list[Box | None]], Drawn]:
         """Boxes of the strong views and feature perturbations of the streams: plain values, made of seed and step."""
         entropy = np.random.SeedSequence((self.seed, self.local_rank, 2, self.steps_done))
         rng = np.random.default_rng(entropy)
         generator = torch.Generator(self.device).manual_seed(int(entropy.generate_state(1)[0]))
-        rows, _, *patch_size = images[VIEWS[0]].shape
+        rows, _, *patch_size = images[lesson.views[0]].shape
         boxes = {view: draw_boxes(rng, rows, patch_size, self.settings.cutmix) for view in STRONG_VIEWS}
         network = self._bare_network
         shapes = network.feature_shapes(rows, patch_size)
-        perturbed = {name: s.perturbation for name, s in STREAMS.items() if s.perturbation is not None}
+        streams = {name: STREAMS[name].perturbation for name in (*lesson.teachers, *lesson.students)}
         drawn = {
-            name: network.perturbations[kind].draw(shapes, generator, self.device) for name, kind in perturbed.items()
+            name: network.perturbations[kind].draw(shapes, generator, self.device)
+            for name, kind in streams.items()
+            if kind is not None
         }
         return boxes, drawn
 
     def _progress(self) -> float:
         return self.steps_done / (self.num_epochs * self.settings.iterations)
 
-    def _unsupervised_weight(self) -> float:
-        """The weight u of this step: rises linearly from 0 over the warm-up."""
-        warmup = self.settings.warmup
-        return self.settings.unsupervised * (min(1.0, self._progress() / warmup) if warmup else 1.0)
-
     def _tau(self) -> float:
         """The confidence threshold of this step."""
         heads = self.label_manager.num_segmentation_heads
-        tau = self.settings.tau_for(heads if self.label_manager.has_regions else heads - 1)
-        end = tau if self.settings.tau_end is None else self.settings.tau_end
-        return tau + (end - tau) * self._progress()
+        return self.settings.tau_at(self._progress(), heads if self.label_manager.has_regions else heads - 1)
 
     def _criterion(self, distributed: bool | None = None) -> Criterion:
         regions = self.label_manager.has_regions
@@ -327,18 +302,13 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
         return norm
 
     @property
-    def _local_network(self) -> Any:
-        """The network without DistributedDataParallel, compiled if it is."""
-        return self.network.module if self.is_ddp else self.network
-
-    @property
     def _bare_network(self) -> CrossMatchNetwork:
-        return getattr(self._local_network, "_orig_mod", self._local_network)
+        return getattr(self.local_network, "_orig_mod", self.local_network)
 
-    def _stacked_fits(self, images: dict[str, torch.Tensor], target: Any, drawn: Drawn, boxes: dict) -> bool:
+    def _stacked_fits(self, images: dict[str, torch.Tensor], target: Any, drawn: Drawn, lesson: Lesson) -> bool:
         """Try one stacked step, without exchange between processes, and see whether the memory suffices in all."""
-        lesson = Lesson(loss_table(self.settings.eta), self._criterion(distributed=False), self._tau(), boxes)
-        trial = self._step(self._local_network, supervised=mean_square)
+        lesson = Lesson(lesson.table, self._criterion(distributed=False), lesson.tau, lesson.boxes)
+        trial = self._step(self.local_network, supervised=mean_square)
         fits = fits_in_memory(lambda: trial.stacked(images, target, drawn, lesson, 1.0), self.network)
         stacked = not any_process(not fits, self.device)
         if not stacked:
@@ -392,9 +362,9 @@ class nnUNetTrainerCrossMatch(DurableTrainer):
 
 
 def values_of(steps: list[dict], name: str) -> list[float]:
-    """An epoch's values of one curve; crops without foreground have no true Dice and are left out of it."""
+    """An epoch's values of one curve; steps that have none (no foreground, no assistant drawn) are left out."""
     values = [step[name] for step in steps]
-    return [value for value in values if not math.isnan(value)] or [math.nan] if name == PSEUDO_DICE else values
+    return [value for value in values if not math.isnan(value)] or [math.nan] if name in SOMETIMES else values
 
 
 @cache

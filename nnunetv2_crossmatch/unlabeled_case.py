@@ -138,7 +138,7 @@ def prepare_case(job: Job) -> CaseRecord | Problem:
     names = {ending: case.identifier + ending for ending in ENDINGS}
     files = {ending: stamp(job.scratch / name) for ending, name in names.items()}
     for name in names.values():
-        (job.scratch / name).replace(job.folder / name)
+        folders.move_flushed(job.scratch / name, job.folder / name)
     return CaseRecord(files, sources)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from nnunetv2_crossmatch.streams import STRONG_VIEWS
 
 NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5_cutmix0_batch4"
 NAMES = [f"{NAME}_exec{way}_criterion{loss}" for way in ("stacked", "sequential") for loss in ("dice", "dicece")]
+NAMES.append(f"{NAME}_execstacked_students2")
 STEPS, RANKS = 2, 2
 
 
@@ -45,9 +45,9 @@ def with_joined_draws(trainer: Any, start: int, stop: int) -> Any:
     """Let the trainer draw for the joined batch and take the rows of this process."""
     own_draw, rank = trainer._draw, trainer.local_rank
 
-    def draw(images: dict[str, torch.Tensor]) -> Any:
+    def draw(images: dict[str, torch.Tensor], lesson: Any) -> Any:
         trainer.local_rank = 0
-        _, drawn = own_draw({view: torch.zeros(4, *image.shape[1:]) for view, image in images.items()})
+        _, drawn = own_draw({view: torch.zeros(4, *image.shape[1:]) for view, image in images.items()}, lesson)
         trainer.local_rank = rank
         boxes = {view: [None] * (stop - start) for view in STRONG_VIEWS}
         return boxes, {name: rows(levels, start, stop) for name, levels in drawn.items()}
@@ -88,19 +88,6 @@ def test_two_processes_train_like_one_on_the_joined_batch(tiny_copy):
         alone = train(tiny_copy, name, 0, 4)
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name], alone, rtol=1e-4, atol=1e-5), name
-
-
-@pytest.mark.slow
-def test_torchrun_starts_the_hosts_command_in_several_processes(prepared_copy):
-    commands = Path(prepared_copy.env["PATH"].split(os.pathsep)[0])
-    trainer = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1_batch4"
-    launcher = (str(commands / "torchrun"), "--nproc_per_node", "2", "--master_port", str(free_port()))
-    training = (str(commands / "nnUNetv2_train"), str(prepared_copy.id), "2d", "all", "-tr", trainer, "-device", "cpu")
-    result = prepared_copy.run(*launcher, *training)
-    folder = next(prepared_copy.results.glob("nnUNetTrainerCrossMatch_1epochs*")) / "fold_all"
-    assert (folder / "checkpoint_final.pth").is_file()
-    assert (folder / "validation" / "summary.json").is_file()
-    assert "4 unlabeled cases" in result.stdout
 
 
 @pytest.mark.parametrize(("total", "world"), [(4, 2), (5, 2), (7, 3), (2, 4)])

@@ -83,6 +83,51 @@ def test_readme_on_own_data(tiny_dataset, tmp_path):
     assert (tmp_path / "raw" / "Dataset501_Tiny" / "predictions" / "scores.csv").is_file()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("document", [ROOT / "README.md", ROOT / "docs" / "settings.md"], ids=lambda file: file.stem)
+def test_training_with_settings_in_its_name(prepared_copy, document):
+    (line,) = re.findall(
+        r"^    (nnUNetv2_train \S+ \S+ \S+ -tr \S+_100epochs_\S+)$", document.read_text(), re.MULTILINE
+    )
+    _, _, configuration, fold, _, trainer = line.split()
+    short = trainer.replace("100epochs", "1epochs_iters2_valiters1")
+    prepared_copy.run("nnUNetv2_train", str(prepared_copy.id), configuration, fold, "-tr", short, "-device", "cpu")
+    assert list(prepared_copy.results.glob(f"{short}__*/fold_{fold}/checkpoint_final.pth"))
+
+
+@pytest.mark.slow
+def test_torchrun_of_the_scaling_page(prepared_copy):
+    """Two processes on this machine's CPUs in place of two nodes with eight GPUs each."""
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    script = re.search(r"^    (torchrun .*\\\n +.*)$", text, re.MULTILINE).group(1)
+    here = {
+        "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
+        "HOST:29500": "127.0.0.1:0",
+        "501 3d_fullres all -tr nnUNetTrainerCrossMatch": f"{prepared_copy.id} 2d all -tr {SHORT}_batch4 -device cpu",
+    }
+    for printed, short in here.items():
+        assert printed in script
+        script = script.replace(printed, short)
+    result = prepared_copy.run("bash", "-c", script)
+    folder = next(prepared_copy.results.glob(f"{SHORT}*")) / "fold_all"
+    assert (folder / "checkpoint_final.pth").is_file()
+    assert (folder / "validation" / "summary.json").is_file()
+    assert "4 unlabeled cases" in result.stdout
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_protocols_are_planned_as_printed(tmp_path, number):
+    """With measured step times --plan needs no data: every option is read and every run is laid out."""
+    text = (ROOT / "docs" / "protocols.md").read_text().replace("\\\n", " ")
+    line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
+    planned = subprocess.run(
+        [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "training time of" in planned
+    assert "nnUNetTrainerCrossMatch" in planned
+
+
 def test_readme_conversions_of_la_and_acdc(tmp_path):
     """Both commands as printed, on folders that hold every published case as a tiny volume."""
     data = ROOT / "dataset_conversion" / "data"

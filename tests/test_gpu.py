@@ -6,8 +6,9 @@ import pytest
 import torch
 from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
 
+from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.losses import Criterion, loss_table
-from nnunetv2_crossmatch.step import Lesson, Step, mixed
+from nnunetv2_crossmatch.step import Step, mixed
 
 pytestmark = [
     pytest.mark.gpu,

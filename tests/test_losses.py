@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_crossmatch.losses import SMOOTH, Criterion, dice_classes
+from nnunetv2_crossmatch.losses import SMOOTH, Criterion, MaskedSums, dice_classes
 from nnunetv2_crossmatch.pseudo_labels import PseudoLabel, pseudo_label
 
 
@@ -118,3 +118,11 @@ def test_a_perfect_confident_student_loses_nothing():
     _, label = random_case(3, 2)
     logits = 100 * torch.nn.functional.one_hot(label.labels, 3).movedim(-1, 1).double()
     assert Criterion(False, (0, 1, 2), cross_entropy=True)(logits, label).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_masked_sums_have_the_gradient_of_their_arithmetic(regions):
+    logits, label = random_case(4, 2, regions)
+    probability = torch.softmax(logits, 1).requires_grad_()
+    classes = (2, 0)
+    assert torch.autograd.gradcheck(lambda p: MaskedSums.apply(p, label.labels, label.valid, classes), probability)

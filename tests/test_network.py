@@ -11,6 +11,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nnunetv2_crossmatch.errors import UnsupportedError
 from nnunetv2_crossmatch.network import CrossMatchNetwork
 
+ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
+
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -34,7 +36,7 @@ def test_feature_shapes_are_those_of_the_encoder(residual, dimensions):
 def test_labeled_output_has_the_form_that_the_hosts_loss_expects(deep_supervision):
     network = crossmatch_network(host_network(2, 2, deep_supervision=deep_supervision)).double()
     step = random_step(network, 3, 2)
-    labeled = network(step.images, mode="stacked", drawn=step.drawn).labeled
+    labeled = network(step.images, mode="stacked", drawn=step.drawn, **ROLES).labeled
     own = network(step.images["labeled"])
     assert isinstance(labeled, list) == isinstance(own, list) == deep_supervision
     for head, expected in zip(
@@ -48,7 +50,7 @@ def test_lower_heads_see_labeled_rows_only():
     step, seen = random_step(network, 3, 2), []
     for head in network.decoder.seg_layers[:-1]:
         head.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    network(step.images, mode="stacked", drawn=step.drawn)
+    network(step.images, mode="stacked", drawn=step.drawn, **ROLES)
     assert seen == [3]
 
 
@@ -75,9 +77,9 @@ def test_compiled_steps_equal_eager_ones_and_are_compiled_once():
         step = random_step(network, 2, 2, seed)
         images = {view: image.float() for view, image in step.images.items()}
         drawn = {name: [p._replace(scale=p.scale.float()) for p in levels] for name, levels in step.drawn.items()}
-        fast, slow = (net(images, mode="stacked", drawn=drawn) for net in (compiled, network))
-        for name in slow.students:
-            assert torch.allclose(fast.students[name], slow.students[name], atol=1e-5), name
+        fast, slow = (net(images, mode="stacked", drawn=drawn, **ROLES) for net in (compiled, network))
+        for name in slow.streams:
+            assert torch.allclose(fast.streams[name], slow.streams[name], atol=1e-5), name
         counts.append(counter.frame_count)
     assert counts[0] > 0
     assert counts == [counts[0]] * 4

@@ -105,5 +105,16 @@ def test_every_setting_states_its_source_and_meaning():
 
 @pytest.mark.parametrize(("classes", "tau"), [(1, 0.85), (3, 0.95)])
 def test_tau_follows_from_the_number_of_classes(classes, tau):
-    assert Settings().tau_for(classes) == tau
-    assert Settings(tau=0.5).tau_for(classes) == 0.5
+    assert Settings().tau_at(0.3, classes) == tau
+    assert Settings(tau=0.5).tau_at(0.3, classes) == 0.5
+
+
+def test_threshold_is_constant_or_rises_linearly():
+    assert Settings(tau=0.5, tau_end=0.9).tau_at(0.5, 1) == pytest.approx(0.7)
+    assert Settings(tau_end=0.95).tau_at(0.5, 1) == pytest.approx(0.9)
+
+
+def test_unsupervised_weight_rises_linearly_and_stays():
+    settings = Settings(warmup=0.5, unsupervised=0.8)
+    assert [settings.unsupervised_at(x) for x in (0, 0.25, 0.5, 0.99)] == pytest.approx([0, 0.4, 0.8, 0.8])
+    assert Settings(warmup=0.0, unsupervised=0.8).unsupervised_at(0) == 0.8

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import reference
 import torch
 from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
 
-from nnunetv2_crossmatch.losses import Criterion, dice_classes, loss_table
-from nnunetv2_crossmatch.step import Lesson, Step, fits_in_memory, mixed
+from nnunetv2_crossmatch.lesson import Lesson
+from nnunetv2_crossmatch.losses import Criterion, dice_classes, drawn_rows, loss_table
+from nnunetv2_crossmatch.step import Step, fits_in_memory, mixed
 from nnunetv2_crossmatch.streams import STREAMS
 
 ETA, U = 0.3, 0.5
+ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
 
 
 @pytest.fixture(autouse=True)
@@ -21,8 +26,8 @@ def _seeded() -> None:
     torch.manual_seed(1)
 
 
-def run(network, step, execution, criterion, tau=0.5, weight=U):
-    lesson = Lesson(loss_table(ETA), criterion, tau, step.boxes)
+def run(network, step, execution, criterion, tau=0.5, weight=U, table=loss_table(ETA)):  # noqa: B008
+    lesson = Lesson(table, criterion, tau, step.boxes)
     network.zero_grad()
     images = mixed(step.images, step.boxes)
     supervised = getattr(Step(network, supervised_loss), execution)(images, None, step.drawn, lesson, weight)
@@ -101,8 +106,9 @@ def test_stacked_and_sequential_give_the_same_gradient(residual, dimensions, kin
 def test_each_stream_of_the_stacked_decode_equals_its_own_decode(dimensions):
     network = network_for(dimensions, 3)
     step = random_step(network, 3, 2)
-    output = network(step.images, mode="stacked", drawn=step.drawn)
-    for name, logits in {"wn": output.teacher, **output.students}.items():
+    output = network(step.images, mode="stacked", drawn=step.drawn, **ROLES)
+    assert output.streams.keys() == STREAMS.keys()
+    for name, logits in output.streams.items():
         stream = STREAMS[name]
         features = network(step.images[stream.view], mode="encode")
         own = network(features, mode="decode", perturbation=stream.perturbation, drawn=step.drawn.get(name))[0]
@@ -113,8 +119,9 @@ def test_each_stream_of_the_stacked_decode_equals_its_own_decode(dimensions):
 
 def test_teacher_gets_no_gradient():
     network = network_for(2, 2)
-    output = network(random_step(network, 2, 2).images, mode="stacked", drawn=random_step(network, 2, 2).drawn)
-    assert not output.teacher.requires_grad
+    step = random_step(network, 2, 2)
+    streams = network(step.images, mode="stacked", drawn=step.drawn, **ROLES).streams
+    assert [name for name, logits in streams.items() if not logits.requires_grad] == ["wn"]
 
 
 def test_teacher_keeps_no_graph_in_the_sequential_execution(monkeypatch):
@@ -145,6 +152,52 @@ def test_table_sums_to_the_weights_of_the_paper():
     table = loss_table(0.3)
     share = {part: sum(r.weight * r.factor for r in table if r.part == part) for part in ("ip", "tkd", "dkd")}
     assert share == pytest.approx({"ip": 1, "tkd": 0.7, "dkd": 0.3})
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_subset_of_students_gives_the_same_gradient_stacked_and_sequential(count):
+    network, criterion = network_for(2, 3), Criterion(False, (0, 1, 2))
+    step, rng = random_step(network, 2, 2), np.random.default_rng(count)
+    for _ in range(4):
+        table = drawn_rows(loss_table(ETA), count, rng)
+        assert len({row.student for row in table}) == count
+        reports = {name: run(network, step, name, criterion, table=table)["loss"] for name in ("stacked",)}
+        stacked = gradient(network)
+        reports["sequential"] = run(network, step, "sequential", criterion, table=table)["loss"]
+        assert (stacked - gradient(network)).norm() / stacked.norm() < 1e-10
+        assert reports["stacked"].item() == pytest.approx(reports["sequential"].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_mean_gradient_over_all_subsets_of_students_is_the_whole_one(count):
+    """Unbiased: every subset once, as equally likely draws."""
+    network, criterion = network_for(2, 2), Criterion(False, (1,))
+    step, table = random_step(network, 2, 2), loss_table(ETA)
+    run(network, step, "stacked", criterion)
+    whole, gradients = gradient(network).clone(), []
+    for chosen in itertools.combinations(range(6), count):
+        rows = drawn_rows(table, count, SimpleNamespace(choice=lambda *_, chosen=chosen, **__: chosen))
+        run(network, step, "stacked", criterion, table=rows)
+        gradients.append(gradient(network).clone())
+    assert (torch.stack(gradients).mean(0) - whole).norm() / whole.norm() < 1e-10
+
+
+def test_all_students_leave_the_table_as_it_is():
+    assert drawn_rows(loss_table(ETA), 6, np.random.default_rng(0)) == loss_table(ETA)
+
+
+@pytest.mark.parametrize("execution", ["stacked", "sequential"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_recomputed_activations_give_the_same_gradient(execution, residual):
+    network = crossmatch_network(host_network(2, 2, residual)).double()
+    step, criterion = random_step(network, 2, 2), Criterion(False, (1,))
+    run(network, step, execution, criterion)
+    held, calls = gradient(network).clone(), []
+    network.recompute = True
+    network.encoder.stages[0].register_forward_hook(lambda *_: calls.append(1))
+    run(network, step, execution, criterion)
+    assert torch.allclose(gradient(network), held, rtol=0, atol=1e-14)
+    assert len(calls) == {"stacked": 2, "sequential": 1 + 3 * 2}[execution]
 
 
 def test_out_of_gpu_memory_is_told_and_leaves_no_gradient():

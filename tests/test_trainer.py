@@ -18,6 +18,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from trainers import make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
+from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.requirements import refuse_cascade
 from nnunetv2_crossmatch.settings import Settings
 from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, trainer_class
@@ -102,14 +103,10 @@ def test_no_labeled_target_reaches_the_unsupervised_losses(prepared_copy):
     assert [first[name] for name in CURVES[1:4]] == [second[name] for name in CURVES[1:4]]
 
 
-def test_unsupervised_weight_rises_linearly_and_stays(tiny_copy):
+def test_unsupervised_weight_follows_the_steps(tiny_copy):
     trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_10epochs_iters10_warmup0p5_unsup0p8")
-    weight = {}
-    for trainer.steps_done in (0, 25, 50, 99):
-        weight[trainer.steps_done] = trainer._unsupervised_weight()
-    assert weight == pytest.approx({0: 0, 25: 0.4, 50: 0.8, 99: 0.8})
-    trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_10epochs_iters10_warmup0_unsup0p8")
-    assert trainer._unsupervised_weight() == 0.8
+    trainer.steps_done = 25
+    assert trainer.settings.unsupervised_at(trainer._progress()) == pytest.approx(0.4)
 
 
 def test_threshold_is_constant_or_rises_linearly(tiny_copy):
@@ -123,10 +120,11 @@ def test_draws_follow_from_seed_and_step(tiny_copy):
     trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
     trainer.initialize()
     images = {view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")}
+    lesson = Lesson(trainer._rows(), trainer._criterion(), 0.5)
 
     def draw(step: int):
         trainer.steps_done = step
-        boxes, drawn = trainer._draw(images)
+        boxes, drawn = trainer._draw(images, lesson)
         return str(boxes), torch.cat([level.scale.flatten() for levels in drawn.values() for level in levels])
 
     assert draw(3)[0] == draw(3)[0] != draw(4)[0]
@@ -134,10 +132,22 @@ def test_draws_follow_from_seed_and_step(tiny_copy):
     assert not torch.equal(draw(3)[1], draw(4)[1])
 
 
+def test_a_seed_chooses_kernels_that_repeat_themselves(tiny_copy, monkeypatch):
+    """The host lets cuDNN choose by timing; the flags are seen while the run lasts, and are the host's afterwards."""
+    seen, cudnn = [], torch.backends.cudnn
+    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: seen.append((cudnn.deterministic, cudnn.benchmark)))
+    with cudnn.flags(enabled=True, benchmark=True, deterministic=False):
+        for name in (SHORT, f"{SHORT}_seed5"):
+            make_trainer(tiny_copy, name).run_training()
+        assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+    assert seen == [(False, True), (True, False)]
+
+
 def test_streams_have_perturbations_of_their_own(tiny_copy):
     trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
     trainer.initialize()
-    _, drawn = trainer._draw({view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")})
+    images = {view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")}
+    _, drawn = trainer._draw(images, Lesson(trainer._rows(), trainer._criterion(), 0.5))
     assert set(drawn) == {"ww", "ws", "sw", "ss"}
     assert not torch.equal(drawn["ww"][0].scale, drawn["sw"][0].scale)
     assert (drawn["ww"][0].scale == 0).float().mean() < (drawn["ws"][0].scale == 0).float().mean()

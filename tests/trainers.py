@@ -12,10 +12,15 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 
 def make_trainer(
-    tiny: TinyDataset, name: str, configuration: str = "2d", fold: int | str = "all", continuing: bool = False
+    tiny: TinyDataset,
+    name: str,
+    configuration: str = "2d",
+    fold: int | str = "all",
+    continuing: bool = False,
+    plans_name: str = "nnUNetPlans",
 ) -> Any:
     """The trainer as ``nnUNetv2_train`` makes it, with or without --c; the environment must point to ``tiny``."""
-    plans = json.loads(tiny.plans_file.read_text())
+    plans = json.loads((tiny.preprocessed / f"{plans_name}.json").read_text())
     plans["continue_training"] = continuing
     dataset_json = json.loads((tiny.preprocessed / "dataset.json").read_text())
     trainer = recursive_find_trainer_class_by_name(name)
@@ -29,9 +34,9 @@ def continued(tiny: TinyDataset, name: str) -> Any:
     return trainer
 
 
-def started(tiny: TinyDataset, name: str, configuration: str = "2d") -> Any:
+def started(tiny: TinyDataset, name: str, configuration: str = "2d", plans_name: str = "nnUNetPlans") -> Any:
     """A trainer that has gone through ``on_train_start`` and the first epoch's start."""
-    trainer = make_trainer(tiny, name, configuration)
+    trainer = make_trainer(tiny, name, configuration, plans_name=plans_name)
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()

@@ -1,0 +1,90 @@
+"""Loading: CPU time per sample of labeled, unlabeled and joint batches, and samples per second by worker count.
+
+    python benchmarks/loader.py -d 502 -c 2d [-p nnUNetPlans] [--batches 20] [--workers 0 1 2]
+
+An unlabeled sample is a crop with its three views. CPU times are medians of interleaved batches made in this process,
+whose thread works alone; samples per second count both kinds of a joint batch. Limit: a planned and preprocessed data
+set on a local disk, read over and over: nothing here tells how fast a cold or a network disk is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.dataloading import BatchWorkers, augmenter
+from nnunetv2_crossmatch.settings import Settings
+from nnunetv2_crossmatch.trainer import trainer_class
+
+
+def batches_of(arguments: argparse.Namespace) -> Any:
+    """The joint loader of a training, in this process."""
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    folder = folders.preprocessed_folder() / folders.dataset_name(arguments.dataset)
+    plans = {**json.loads((folder / f"{arguments.plans}.json").read_text()), "continue_training": False}
+    description = json.loads((folder / "dataset.json").read_text())
+    name = Settings(seed=0, verify=0, views=arguments.views, batch=arguments.batch).trainer_name
+    trainer = trainer_class(name)(plans, arguments.configuration, "all", description, torch.device("cpu"))
+    trainer.initialize()
+    trainer.unlabeled_cases = trainer._ready_unlabeled_cases()
+    return trainer.get_dataloaders()[0].data_loader
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def rate(batches: Any, samples: int, workers: int, count: int) -> float:
+    """Samples per second of ``workers`` processes, once they run."""
+    loader = augmenter(batches.labeled, batches.unlabeled, (0, 0, 0), 0, workers, False)
+    for _ in range(2 + 2 * workers):  # workers start, and fill their queues
+        next(loader)
+    start = time.perf_counter()
+    for _ in range(count):
+        next(loader)
+    seconds = time.perf_counter() - start
+    if isinstance(loader, BatchWorkers):
+        loader._finish()
+    return samples * count / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-d", dest="dataset", required=True, help="data set, planned and preprocessed")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="default: %(default)s")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
+    parser.add_argument("--views", choices=("host", "authors"), default="host", help="default: %(default)s")
+    parser.add_argument("--batch", type=int, help="samples of each kind (default: the plans')")
+    parser.add_argument("--batches", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    batches = batches_of(arguments)
+    kinds = {"labeled": batches.labeled, "unlabeled": batches.unlabeled}
+    sizes = {name: len(next(loader)["data"]) for name, loader in kinds.items()}
+    times: dict[str, list[float]] = {name: [] for name in kinds}
+    for _ in range(arguments.batches):
+        for name, loader in kinds.items():
+            times[name].append(1000 * cpu_seconds(lambda loader=loader: next(loader)) / sizes[name])
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    print(f"{arguments.configuration}, patch {tuple(batches.labeled.final_patch_size)}, batch {sizes}")
+    for name, values in times.items():
+        print(f"{name:10} {medians[name]:8.1f} ms of CPU a sample  (min {min(values):.1f}, max {max(values):.1f})")
+    print(f"an unlabeled sample costs {medians['unlabeled'] / medians['labeled']:.2f} labeled ones")
+    for workers in arguments.workers:
+        speed = rate(batches, sum(sizes.values()), workers, arguments.batches)
+        print(f"{workers} workers: {speed:8.1f} samples/s, joint batches", flush=True)
+
+
+if __name__ == "__main__":
+    main()

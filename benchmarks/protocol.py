@@ -45,7 +45,8 @@ HELP = {
     "--steps": "instead: training steps of one CrossMatch run",
     "--rows": "default: all",
     "--on": "list that is scored: val for choices (LA: 10 training cases held out), test once, for the final table",
-    "--small": "for CPUs: 2d, 96 x 96 pixels of 2.5 mm (LA 1.25), features 16 to 128, batch 4 + 4",
+    "--small": "for CPUs: 2d, 96 x 96 pixels of 2.5 mm (LA 1.25), batch 4 + 4, four stages, FEATURES in the first one "
+    "(default: 16)",
     "--diagnose": "log the true Dice of the pseudo-labels of CrossMatch rows",
     "--splits": "own split lists (see --help of the converters)",
     "--spacing": "voxel size in mm of ACDC HDF5 files: adds the measures in mm",
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     add("--on", dest="scored_on", choices=("val", "test"), default="val", help=HELP["--on"])
     add("--configuration", choices=("2d", "3d_fullres"), help="default: la 3d_fullres, acdc 2d")
     add("--network", choices=tuple(PLANNERS), default="plain", help="planned network (default: %(default)s)")
-    add("--small", action="store_true", help=HELP["--small"])
+    add("--small", nargs="?", type=positive, const=16, metavar="FEATURES", help=HELP["--small"])
     add("--diagnose", action="store_true", help=HELP["--diagnose"])
     add("--splits", type=Path, metavar="FILE", help=HELP["--splits"])
     add("--spacing", nargs=3, type=positive_number, metavar=("Z", "Y", "X"), help=HELP["--spacing"])

@@ -20,7 +20,7 @@ from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import folder_written_whole, images_unlabeled, preprocessed_folder, raw_folder
 
 PLANS = "nnUNetProtocolPlans"
-SMALL_PATCH, SMALL_BATCH, SMALL_FEATURES = 96, 4, (16, 32, 64, 128)
+SMALL_PATCH, SMALL_BATCH, SMALL_STAGES = 96, 4, 4
 
 
 def protocol_plans(plans: Mapping[str, Any], dataset: str) -> dict[str, Any]:
@@ -32,10 +32,10 @@ def protocol_plans(plans: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     return changed
 
 
-def shrink(configuration: dict[str, Any], spacing_mm: float) -> None:
-    """Make a 2d configuration one for CPUs: coarse pixels, a small patch, few features."""
+def shrink(configuration: dict[str, Any], spacing_mm: float, features: int) -> None:
+    """Make a 2d configuration one for CPUs: coarse pixels, a small patch, few features (given for the first stage)."""
     fine, size = configuration["spacing"], configuration["median_image_size_in_voxels"]
-    stages = len(SMALL_FEATURES)
+    stages = SMALL_STAGES
     configuration.update(
         spacing=[spacing_mm] * 2,
         median_image_size_in_voxels=[n * old / spacing_mm for n, old in zip(size, fine, strict=True)],
@@ -44,7 +44,7 @@ def shrink(configuration: dict[str, Any], spacing_mm: float) -> None:
     )
     configuration["architecture"]["arch_kwargs"].update(
         n_stages=stages,
-        features_per_stage=list(SMALL_FEATURES),
+        features_per_stage=[features * 2**stage for stage in range(stages)],
         kernel_sizes=[[3, 3]] * stages,
         strides=[[1, 1], *[[2, 2]] * (stages - 1)],
         n_conv_per_stage=[2] * stages,
@@ -59,7 +59,7 @@ def write_plans(arguments: argparse.Namespace) -> None:
     for target in arguments.targets:
         changed = protocol_plans(plans, target)
         if arguments.small_mm:
-            shrink(changed["configurations"][arguments.configuration], arguments.small_mm)
+            shrink(changed["configurations"][arguments.configuration], arguments.small_mm, arguments.small_features)
         folder = preprocessed_folder() / target
         folder.mkdir(exist_ok=True)
         write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
@@ -84,6 +84,7 @@ def main() -> None:
     plans.add_argument("-c", dest="configuration", required=True)
     plans.add_argument("--targets", nargs="+", required=True)
     plans.add_argument("--small-mm", type=float, help="shrink the configuration to pixels of this size")
+    plans.add_argument("--small-features", type=int, default=16, help="of its first stage (default: %(default)s)")
     plans.set_defaults(do=write_plans)
     labels = commands.add_parser("labels", help="write labelsUn, which diagnose1 compares pseudo-labels with")
     labels.add_argument("--labeled", required=True, help="data set with all training cases labeled")

@@ -46,7 +46,7 @@ class Request:
     scored_on: str
     configuration: str
     network: str
-    small: bool
+    small: int | None
     diagnose: bool
     splits: str | None
     spacing: tuple[float, float, float] | None

@@ -72,7 +72,8 @@ class Protocol:
         chosen = ("-c", request.configuration)
         planner = PLANNERS[request.network]
         plan = ("-d", ids[0], *chosen, "--no_pp", "-npfp", processes(), *(("-pl", planner) if planner else ()))
-        small = ("--small-mm", str(SMALL_SPACING_MM[request.dataset])) if request.small else ()
+        mm = str(SMALL_SPACING_MM[request.dataset])
+        small = ("--small-mm", mm, "--small-features", str(request.small)) if request.small else ()
         plans = ("--planned", PLANNED[request.network], *chosen, "--targets", *names, *small)
         last_plans = self.folder / "nnUNet_preprocessed" / names[-1] / f"{PLANS}.json"
         steps = [

@@ -51,8 +51,10 @@ def test_residual_encoder_presets_train_as_planned(prepared_copy: TinyDataset, m
 
 @pytest.mark.slow
 def test_3d_lowres_trains_as_planned(tiny_copy: TinyDataset, monkeypatch):
-    """A GPU of which next to nothing may be used makes the host plan a low resolution even for tiny volumes."""
-    planner = ExperimentPlanner(tiny_copy.id, gpu_memory_target_in_gb=0.1, plans_name="nnUNetLowPlans")
+    """A fine target spacing and hardly any GPU memory make the host plan a low resolution even for tiny volumes."""
+    planner = ExperimentPlanner(
+        tiny_copy.id, 0.2, plans_name="nnUNetLowPlans", overwrite_target_spacing=(0.4, 0.3, 0.3)
+    )
     assert "3d_lowres" in planned(planner, monkeypatch)
     preprocess_dataset(tiny_copy.id, "nnUNetLowPlans", ("3d_lowres",), (1,))
     preprocess_unlabeled(tiny_copy.name, "nnUNetLowPlans", ["3d_lowres"], 1)

@@ -112,7 +112,7 @@ def test_pace_is_measured_with_the_leader_and_its_control():
 def test_a_folder_belongs_to_one_request(tmp_path, monkeypatch):
     protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
     protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
-    with pytest.raises(InputError, match=r"folder of another protocol.*small: false before, true now"):
+    with pytest.raises(InputError, match=r"folder of another protocol.*small: null before, 16 now"):
         protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch, "--small"))
 
 
@@ -242,7 +242,7 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
     }  # fmt: skip
     plans = protocol_data.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
     small = plans["configurations"]["2d"]
-    protocol_data.shrink(small, 2.5)
+    protocol_data.shrink(small, 2.5, 16)
     assert (small["data_identifier"], small["spacing"]) == ("nnUNetProtocolPlans_2d", [2.5, 2.5])
     assert small["median_image_size_in_voxels"] == [80, 80]
     assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]

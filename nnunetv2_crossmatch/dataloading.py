@@ -20,7 +20,6 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunetv2_crossmatch.streams import VIEWS
 from nnunetv2_crossmatch.workers import follow_parent
 
 QUIET = 0.1  # seconds without a batch after which workers that were told to pause have none on the way
@@ -28,6 +27,8 @@ QUIET = 0.1  # seconds without a batch after which workers that were told to pau
 
 class BatchLoader:
     """Infinite loader of host batches, joined by ``unlabeled`` views (U, 3, C, S) if there is a loader for them.
+
+    Where the views are made later there is one: the moved crop.
 
     Batchgenerators' augmenters run it in the main process or copy it into workers, which then take turns.
 
@@ -37,7 +38,7 @@ class BatchLoader:
         seed: entropy of all draws, e.g. (seed, rank, stream).
         first: index of the first batch.
         workers: how many copies take turns.
-        with_truth: add ``truth``, the segmentation (U, 1, S) that came with the views.
+        with_segmentation: add ``unlabeled_segmentation`` (U, 1, S), which came with the views.
     """
 
     def __init__(
@@ -47,10 +48,10 @@ class BatchLoader:
         seed: tuple[int, ...],
         first: int = 0,
         workers: int = 1,
-        with_truth: bool = False,
+        with_segmentation: bool = False,
     ) -> None:
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.seed, self.index, self.workers, self.with_truth = seed, first, workers, with_truth
+        self.seed, self.index, self.workers, self.with_segmentation = seed, first, workers, with_segmentation
 
     def set_thread_id(self, worker: int) -> None:
         """Called by the augmenter in each worker: start at the worker's own batch."""
@@ -64,9 +65,9 @@ class BatchLoader:
         batch = next(self.labeled)
         if self.unlabeled is not None:
             views = next(self.unlabeled)
-            batch["unlabeled"] = views["data"].unflatten(1, (len(VIEWS), -1))
-            if self.with_truth:
-                batch["truth"] = views["target"]
+            batch["unlabeled"] = views["data"].unflatten(1, (-1, batch["data"].shape[1]))
+            if self.with_segmentation:
+                batch["unlabeled_segmentation"] = views["target"]
         return batch
 
 
@@ -106,10 +107,10 @@ def augmenter(
     first: int,
     workers: int,
     pin_memory: bool,
-    with_truth: bool = False,
+    with_segmentation: bool = False,
 ) -> BatchWorkers | SingleThreadedAugmenter:
     """The loaders behind ``workers`` processes (0: this one), in the order of their batches."""
-    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1), with_truth)
+    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1), with_segmentation)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     running = BatchWorkers(batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002)

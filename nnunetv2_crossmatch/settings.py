@@ -125,6 +125,15 @@ class Settings:
         f"{HOST}; {RELEASED}",
         choices=("host", "authors"),
     )
+    gpu_views: int = _setting(
+        0,
+        "gpuviews",
+        "1: the strong views are made on the GPU, where loader workers are scarce",
+        OURS,
+        low=0,
+        high=1,
+        kind=int,
+    )
     batch: int | None = _setting(
         None, "batch", "labeled samples per step; the plans' batch size, at least 2", "paper, IV-2", low=1, kind=int
     )

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed as dist
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
@@ -41,7 +42,7 @@ from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_n
 from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mean_square, mixed
 from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
-from nnunetv2_crossmatch.views import Views, authors_intensity
+from nnunetv2_crossmatch.views import Views, authors_intensity, repeatable
 
 CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
 PSEUDO_DICE = "pseudo_dice"
@@ -97,6 +98,11 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         kind, levels = cls.settings.dropout, cls.settings.levels
         perturbations = {name: FeatureDropout(rate, kind, levels) for name, rate in rates.items()}
         return CrossMatchNetwork(host, perturbations, recompute=bool(cls.settings.recompute))
+
+    @staticmethod
+    def get_training_transforms(*arguments: Any, **options: Any) -> BasicTransform:
+        """The host's, with one way to compute the blur."""
+        return repeatable(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     def initialize(self) -> None:
         """The host's, with seeded weights."""
@@ -155,11 +161,11 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             training, validation = super().get_dataloaders()
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
-        diagnose = bool(self.settings.diagnose)
+        with_segmentation = bool(self.settings.diagnose or self.settings.gpu_views)
         first = epoch * self.settings.iterations + len(self.steps)
         first_validation = epoch * self.num_val_iterations_per_epoch
         return (
-            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, diagnose),
+            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, with_segmentation),
             augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
 
@@ -186,6 +192,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             patch_size, rotation, None, mirror_axes, dummy_2d, use_mask_for_norm=masks
         )
         strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
+        self.views = Views(transforms, strong, later=bool(self.settings.gpu_views))
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
         cases = self.dataset_class(str(folder), self.unlabeled_cases)
         if self.settings.diagnose:
@@ -196,7 +203,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             initial_patch_size,
             patch_size,
             self.label_manager,
-            transforms=Views(transforms, strong),
+            transforms=self.views,
         )
         loader.has_ignore = False  # no label to look for: every crop is as good as another
         return loader
@@ -228,7 +235,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
     def _diagnosis(self, batch: dict, lesson: Lesson) -> dict[str, torch.Tensor]:
         if not self.settings.diagnose:
             return {}
-        truth = batch["truth"].to(self.device, non_blocking=True)
+        truth = batch["unlabeled_segmentation"].to(self.device, non_blocking=True)
         return {PSEUDO_DICE: mean_dice(lesson.labels[TEACHER].labels, truth, self.label_manager)}
 
     def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
@@ -237,10 +244,18 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(self.device, non_blocking=True)
 
-        views = move(batch["unlabeled"]).unbind(1)  # moved whole: a slice of pinned memory is copied in step
-        images = {LABELED: move(batch["data"]), **dict(zip(VIEWS, views, strict=True))}
+        unlabeled = move(batch["unlabeled"])  # whole: a slice of pinned memory would have to be waited for
+        if self.settings.gpu_views:
+            unlabeled = self._seen(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
+        images = {LABELED: move(batch["data"]), **dict(zip(VIEWS, unlabeled.unbind(1), strict=True))}
         target = batch["target"]
         return images, [move(scale) for scale in target] if isinstance(target, list) else move(target)
+
+    def _seen(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
+        """Views (U, 3, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
+        seed_everything((self.seed, self.local_rank, 4, self.steps_done))
+        views = [self.views.seen(*sample)["image"] for sample in zip(crops, segmentations, strict=True)]
+        return torch.stack(views).unflatten(1, (len(VIEWS), -1))
 
     def _rows(self) -> tuple[LossRow, ...]:
         """The loss table of this step; equal in all processes, which sum its losses."""

@@ -59,10 +59,14 @@ class Views(BasicTransform):
     Args:
         transforms: the host's training transforms without deep supervision, regions and cascade.
         intensity: what makes a view strong instead of the host's own intensity changes.
+        later: move the crop only; the views are made of it elsewhere, by :meth:`seen`.
     """
 
-    def __init__(self, transforms: ComposeTransforms, intensity: Sequence[RandomTransform] | None = None) -> None:
+    def __init__(
+        self, transforms: ComposeTransforms, intensity: Sequence[RandomTransform] | None = None, later: bool = False
+    ) -> None:
         super().__init__()
+        self.later = later
         self.geometry, host_intensity, self.finish = sort_transforms(transforms)
         self.intensity = list(host_intensity if intensity is None else intensity)
 
@@ -70,7 +74,10 @@ class Views(BasicTransform):
         """Replace ``image`` (C, S) by its views (3 C, S); ``segmentation`` follows the geometry."""
         for transform in self.geometry:
             data_dict = transform(**data_dict)
-        weak, segmentation = data_dict["image"], data_dict["segmentation"]
+        return data_dict if self.later else self.seen(data_dict["image"], data_dict["segmentation"])
+
+    def seen(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
+        """The three views of a moved crop, on its device."""
         first = self._strong(weak, ())
         views = [weak, first, self._strong(weak, (first,))]
         finished = [self._finished(view, segmentation) for view in views]
@@ -97,7 +104,9 @@ class Views(BasicTransform):
         sample = {"image": weak.clone()}  # the host's transforms work in place
         for transform, applies in zip(self.intensity, chosen.tolist(), strict=True):
             if applies:
-                sample = transform.transform(**sample)
+                drawn = transform.transform.get_parameters(**sample)
+                with weak.device:  # the blur makes its kernel on whatever the default device is
+                    sample = transform.transform.apply(sample, **drawn)
         return sample["image"]
 
     def _finished(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict:
@@ -105,6 +114,18 @@ class Views(BasicTransform):
         for transform in self.finish:
             sample = transform(**sample)
         return sample
+
+
+def repeatable(transforms: ComposeTransforms) -> ComposeTransforms:
+    """``transforms``, with the blur always computed the same way.
+
+    The host's chooses between two algorithms by timing them, so that equal draws differ in the last bits.
+    """
+    for transform in transforms.transforms:
+        inner = transform.transform if isinstance(transform, RandomTransform) else transform
+        if isinstance(inner, GaussianBlurTransform):
+            inner.benchmark = False
+    return transforms
 
 
 def authors_intensity(dimensions: int) -> list[RandomTransform]:

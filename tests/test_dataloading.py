@@ -19,7 +19,7 @@ class Draws:
 
     def __next__(self) -> dict:
         drawn = torch.cat([torch.from_numpy(np.random.rand(3)), torch.rand(3, dtype=torch.float64)])
-        return {"data": drawn.repeat(2, 3, 1) if self.views else drawn.repeat(2, 1), "target": drawn}
+        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn}
 
 
 def batches(workers: int, count: int = 6, seed: tuple[int, ...] = (1, 0, 0), first: int = 0) -> list[dict]:
@@ -48,7 +48,7 @@ def test_a_resumed_loader_continues_where_it_was(workers):
 def test_no_two_batches_loaders_or_ranks_share_draws():
     seeds = [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]
     drawn = [batch for seed in seeds for batch in batches(2, count=10, seed=seed)]
-    values = [v for batch in drawn for v in (*batch["data"][0].tolist(), *batch["unlabeled"][0, 0, 0].tolist())]
+    values = [v for batch in drawn for v in (*batch["data"][0, 0].tolist(), *batch["unlabeled"][0, 0, 0].tolist())]
     assert len(set(values)) == len(values)
 
 

@@ -72,7 +72,7 @@ def test_truth_lies_on_its_image(with_truth):
     with_truth.run("nnUNetv2_crossmatch_preprocess", "-d", str(with_truth.id), "-c", "2d", "-np", "1")
     trainer = started(with_truth, f"{SHORT}_diagnose1_ubatch8")
     batch = next(trainer.dataloader_train)
-    weak, truth = batch["unlabeled"][:, 0, 0], batch["truth"][:, 0]
+    weak, truth = batch["unlabeled"][:, 0, 0], batch["unlabeled_segmentation"][:, 0]
     assert truth.any()
     assert weak[truth == 1].mean() > weak[truth == 0].mean() + 1
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
 
 from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.losses import Criterion, loss_table
 from nnunetv2_crossmatch.step import Step, mixed
+from nnunetv2_crossmatch.views import Views, authors_intensity, repeatable
 
 pytestmark = [
     pytest.mark.gpu,
@@ -32,3 +34,19 @@ def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
         gradients[way] = gradient(network)
     difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
     assert difference < 0.02
+
+
+@pytest.mark.parametrize("recipe", ["host", "authors"])
+@pytest.mark.parametrize("patch", [(24, 24), (12, 16, 16)])
+def test_strong_views_are_made_where_the_crop_is(recipe, patch):
+    """Drawn on the CPU's generator or the GPU's, with the host's transforms; only that they run and differ is shown."""
+    transforms = nnUNetTrainer.get_training_transforms(
+        patch, (-0.5, 0.5), None, tuple(range(len(patch))), False, use_mask_for_norm=[True]
+    )
+    views = Views(repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, later=True)
+    segmentation = torch.zeros(1, *patch, dtype=torch.int16, device="cuda")
+    for _ in range(20):
+        weak, first, second = views.seen(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
+        assert weak.is_cuda
+        assert not torch.equal(weak, first)
+        assert not torch.equal(first, second)

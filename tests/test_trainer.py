@@ -132,6 +132,19 @@ def test_draws_follow_from_seed_and_step(tiny_copy):
     assert not torch.equal(draw(3)[1], draw(4)[1])
 
 
+def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_copy):
+    """``gpuviews1`` on the CPU: one crop per sample comes from the loader, three views of it go into the step."""
+    trainer = started(prepared_copy, f"{SHORT}_seed1_gpuviews1")
+    batch = next(trainer.dataloader_train)
+    assert batch["unlabeled"].shape[1] == 1
+    first, again = (trainer._on_device(batch)[0] for _ in range(2))
+    assert torch.equal(first["weak"], batch["unlabeled"][:, 0])
+    for view in ("strong1", "strong2"):
+        assert torch.equal(first[view], again[view])
+        assert not any(torch.equal(*pair) for pair in zip(first[view], first["weak"], strict=True))
+    assert all(np.isfinite(float(value)) for value in trainer.train_step(batch).values())
+
+
 def test_a_seed_chooses_kernels_that_repeat_themselves(tiny_copy, monkeypatch):
     """The host lets cuDNN choose by timing; the flags are seen while the run lasts, and are the host's afterwards."""
     seen, cudnn = [], torch.backends.cudnn

@@ -9,7 +9,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_crossmatch.views import GEOMETRY, Views, authors_intensity, sort_transforms
+from nnunetv2_crossmatch.views import GEOMETRY, Views, authors_intensity, repeatable, sort_transforms
 
 
 def host_transforms(patch=(24, 24), dummy_2d=False, masks=(False,)) -> ComposeTransforms:
@@ -115,3 +115,25 @@ def test_views_keep_all_channels_in_order():
     assert result.shape == (6, 24, 24)
     weak = result[:2]
     assert torch.corrcoef(torch.stack([weak[0].flatten(), result[2].flatten()]))[0, 1] > 0.5
+
+
+@pytest.mark.parametrize("recipe", ["host", "authors"])
+def test_views_made_later_are_the_views_made_at_once(recipe):
+    intensity = authors_intensity(2) if recipe == "authors" else None
+    at_once, later = (Views(repeatable(host_transforms(masks=(True,))), intensity, when) for when in (False, True))
+    for value in range(10):
+        seed(value)
+        expected = at_once(**crop())
+        seed(value)
+        moved = later(**crop())
+        assert moved["image"].shape == crop()["image"].shape
+        assert torch.equal(later.seen(moved["image"], moved["segmentation"])["image"], expected["image"])
+
+
+def test_the_blur_is_always_computed_the_same_way():
+    """The host chooses by timing between two algorithms, which differ in the last bits."""
+    blurs = [t for t in sort_transforms(repeatable(host_transforms())).intensity if hasattr(t.transform, "blur_sigma")]
+    assert [blur.transform.benchmark for blur in blurs] == [False]
+    seed(0)
+    blurs[0].transform(**crop())
+    assert not blurs[0].transform.benchmark_use_fft

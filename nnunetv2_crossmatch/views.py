@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform, SegOnlyTransform
 from batchgeneratorsv2.transforms.intensity.brightness import MultiplicativeBrightnessTransform
 from batchgeneratorsv2.transforms.intensity.contrast import BGContrast, ContrastTransform
 from batchgeneratorsv2.transforms.intensity.gamma import GammaTransform
@@ -79,9 +79,11 @@ class Views(BasicTransform):
     def seen(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
         """The three views of a moved crop, on its device."""
         first = self._strong(weak, ())
-        views = [weak, first, self._strong(weak, (first,))]
-        finished = [self._finished(view, segmentation) for view in views]
-        return {"image": torch.cat([f["image"] for f in finished]), "segmentation": finished[0]["segmentation"]}
+        strong = [self._finished(view, segmentation) for view in (first, self._strong(weak, (first,)))]
+        sample = {"image": weak, "segmentation": segmentation}
+        for transform in self.finish:
+            sample = transform(**sample)
+        return {**sample, "image": torch.cat([sample["image"], *strong])}
 
     def _strong(self, weak: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
         """An intensity-changed copy that differs from ``weak`` and ``others``, unless the crop can't be changed.
@@ -109,11 +111,13 @@ class Views(BasicTransform):
                     sample = transform.transform.apply(sample, **drawn)
         return sample["image"]
 
-    def _finished(self, image: torch.Tensor, segmentation: torch.Tensor) -> dict:
-        sample = {"image": image, "segmentation": segmentation.clone()}
+    def _finished(self, image: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
+        """``image`` after the part of the finish that changes images; the segmentation is finished once, elsewhere."""
+        sample = {"image": image, "segmentation": segmentation}
         for transform in self.finish:
-            sample = transform(**sample)
-        return sample
+            if not isinstance(transform, SegOnlyTransform):
+                sample = transform(**sample)
+        return sample["image"]
 
 
 def repeatable(transforms: ComposeTransforms) -> ComposeTransforms:

@@ -1,9 +1,9 @@
 """Many unlabeled cases: time of preprocessing, of a training's start and of 20 steps, and peak memory beside.
 
     python benchmarks/many_cases.py --dataset 998 --cases 200 2000
-    python benchmarks/many_cases.py --dataset 998 --cases 100000 --linked
+    python benchmarks/many_cases.py --dataset 998 --cases 100000 --copied
 
-``--linked`` preprocesses one case and lets hard links of its files stand for all: start and steps only, for numbers of
+``--copied`` preprocesses one case and lets copies of its files stand for all: start and steps only, for numbers of
 cases that would take hours to make. Every number of cases runs in processes of its own. Limit: tiny generated cases,
 in a planned data set that may be spoiled: its unlabeled images are replaced.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import shutil
 import time
@@ -50,7 +49,7 @@ def generate(folder: Path, number: int) -> None:
         sitk.WriteImage(image, str(folder / f"{name_of(index)}_0000.nii.gz"))
 
 
-def link(dataset: str, number: int) -> None:
+def copy(dataset: str, number: int) -> None:
     """Let the first case, raw and preprocessed, stand for ``number`` cases."""
     manager = PlansManager(str(folders.preprocessed_folder() / dataset / f"{PLANS}.json"))
     prepared = describe(manager, CONFIGURATION, PLANS)
@@ -59,9 +58,9 @@ def link(dataset: str, number: int) -> None:
     record, first = manifest.cases[name_of(0)], name_of(0)
     for index in range(1, number):
         name = name_of(index)
-        os.link(image, image.with_name(image.name.replace(first, name)))
+        shutil.copy2(image, image.with_name(image.name.replace(first, name)))
         for ending in record.files:
-            os.link(prepared.folder / (first + ending), prepared.folder / (name + ending))
+            shutil.copy2(prepared.folder / (first + ending), prepared.folder / (name + ending))
         sources = {file.replace(first, name): known for file, known in record.sources.items()}
         manifest.cases[name] = CaseRecord(record.files, sources)
     write_manifest(prepared.manifest_file, manifest)
@@ -110,14 +109,14 @@ def main() -> None:
     parser.add_argument("--dataset", required=True, help="planned data set; its imagesUn is replaced")
     parser.add_argument("--cases", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--processes", type=int, default=2, help="of the preprocessing")
-    parser.add_argument("--linked", action="store_true", help="links of one case instead of preprocessing each")
+    parser.add_argument("--copied", action="store_true", help="copies of one case instead of preprocessing each")
     arguments = parser.parse_args()
     dataset = folders.dataset_name(arguments.dataset)
     for number in arguments.cases:
-        generate(folders.images_unlabeled(dataset), 1 if arguments.linked else number)
-        in_a_process(preprocess, dataset, 1 if arguments.linked else number, arguments.processes)
-        if arguments.linked:
-            link(dataset, number)
+        generate(folders.images_unlabeled(dataset), 1 if arguments.copied else number)
+        in_a_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)
+        if arguments.copied:
+            copy(dataset, number)
         for verify in (1, 0):
             in_a_process(train, dataset, number, verify)
 

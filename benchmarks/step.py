@@ -1,12 +1,13 @@
 """Cost of one training step: supervised, CrossMatch stacked and sequential, and the authors' released schedule.
 
     python benchmarks/step.py [--small] [--more] [--plans nnUNetPlans.json -c 3d_fullres] [--json out.json]
+    python benchmarks/step.py --flops
 
-FLOPs are counted by torch; times are medians of interleaved steps in one process, their ratio the median over rounds
-of one step each way; peak memory is CUDA's allocator's, or
-on a CPU the growth of the resident set in a process of its own (Linux). Forward, backward, clipping and SGD step are
-timed, data loading is not. On a CPU set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=60000000000, or page faults of large
-tensors double the time.
+FLOPs are counted by torch, with ``--flops`` of any size in seconds, since nothing is computed. Times are medians of
+interleaved steps in one process, their ratio the median over rounds of one step each way. Peak memory is CUDA's
+allocator's, or on a CPU the growth of the resident set in a process of its own (Linux). Forward, backward, clipping
+and SGD step are timed, data loading is not. On a CPU set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=60000000000, or page
+faults of large tensors double the time.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_crossmatch.cutmix import draw_boxes
@@ -95,7 +97,8 @@ class Bench:
     def __init__(self, case: Case, device: torch.device, amp: bool, compiled: bool) -> None:
         torch.manual_seed(0)
         self.case, self.device = case, device
-        self.bare = case.network().to(device)
+        with device:
+            self.bare = case.network()
         self.network = torch.compile(self.bare) if compiled else self.bare
         self.optimizer = torch.optim.SGD(self.bare.parameters(), 0.01, momentum=0.99, nesterov=True)
         self.scaler = torch.GradScaler(device.type, enabled=amp)
@@ -237,9 +240,13 @@ def peak_memory(bench: Bench, way: str) -> int:
             return pool.submit(resident_growth, bench.case, way).result()
 
 
+def ways_of(args: argparse.Namespace) -> tuple[str, ...]:
+    return (*WAYS, *MORE) if args.more else WAYS
+
+
 def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
     bench = Bench(case, device, args.amp, args.compile)
-    ways = (*WAYS, *MORE) if args.more else WAYS
+    ways = ways_of(args)
     for way in ways:
         bench.take(way)
     times: dict[str, list[float]] = {way: [] for way in ways}
@@ -258,6 +265,15 @@ def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[
         }
         for way in ways
     }
+
+
+def counted(case: Case, ways: Sequence[str]) -> str:
+    """FLOPs of a step each way, on tensors without content."""
+    with FakeTensorMode():
+        bench = Bench(case, torch.device("cpu"), False, False)
+        numbers = {way: flops(bench, way) for way in ways}
+    rows = [f"{way:20}{n / 1e9:12.1f} GFLOP{n / numbers['supervised']:7.2f}" for way, n in numbers.items()]
+    return "\n".join([case.name, *rows])
 
 
 def table(case: Case, rows: dict[str, dict[str, float]]) -> str:
@@ -283,6 +299,7 @@ def main() -> None:
     parser.add_argument("--more", action="store_true", help="also with recompute1, students1, students2, students3")
     parser.add_argument("--plans", help="plans file to take network, patch and batch from")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="its configuration")
+    parser.add_argument("--flops", action="store_true", help="count only")
     parser.add_argument("--repeats", type=int, default=7, help="timed steps each way (default: %(default)s)")
     parser.add_argument("--amp", action="store_true", help="mixed precision (GPU)")
     parser.add_argument("--compile", action="store_true", help="torch.compile")
@@ -296,6 +313,9 @@ def main() -> None:
         cases = (
             Case(f"{args.configuration} {patch}", patch, max(chosen.batch_size, 2), (), args.plans, args.configuration),
         )
+    if args.flops:
+        print("\n\n".join(counted(case, ways_of(args)) for case in cases))
+        return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, amp {args.amp}, compile {args.compile}")
     results = {}

@@ -35,10 +35,10 @@ class Lesson:
     criterion: Criterion
     tau: float
     boxes: Mapping[str, Sequence[Box | None]] = field(default_factory=dict)
-    parts: dict[str, torch.Tensor | float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    unsupervised: torch.Tensor | float = 0.0
-    labels: dict[str, PseudoLabel] = field(default_factory=dict)
-    _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict)
+    parts: dict[str, torch.Tensor | float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0), init=False)
+    unsupervised: torch.Tensor | float = field(default=0.0, init=False)
+    labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
+    _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict, init=False)
 
     @property
     def students(self) -> tuple[str, ...]:

@@ -76,6 +76,18 @@ def test_flags_in_documents_are_known_to_their_command(document, help_of):
             assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(name)), f"{name} {flag}"
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_benchmarks_in_documents_know_their_flags(document):
+    """A benchmark takes minutes to hours; that its file and flags exist is read off its source."""
+    joined = document.read_text().replace("\\\n", " ")
+    for script, options in re.findall(
+        r"^    (?:[A-Z_]+=\S+ )*python (benchmarks/\w+\.py)([^\n|`]*)$", joined, re.MULTILINE
+    ):
+        source = (ROOT / script).read_text()
+        for flag in (word for word in shlex.split(options) if word.startswith("-")):
+            assert re.search(rf"add(?:_argument)?\(\s*\"{re.escape(flag)}\"", source), f"{script} {flag}"
+
+
 @pytest.fixture(scope="module")
 def help_of():
     import subprocess

@@ -56,17 +56,20 @@ def run(script: str, home: Path, dataset: str) -> str:
 
 @pytest.mark.slow
 def test_getting_started(tiny_dataset, tmp_path):
-    """From folders to a shared model, in a home of its own; the reader's data set is the tiny one."""
+    """From folders to a shared model that is received, in a home of its own; the data set is the tiny one."""
     script = commands(ROOT / "docs" / "getting_started.md")
     data = f'cp -r "{tiny_dataset.raw}" "$nnUNet_raw/Dataset501_Heart"'
     script = script.replace("nnUNetv2_plan_and_preprocess", f"{data}\nnnUNetv2_plan_and_preprocess", 1)
     control = script.index("nnUNetv2_predict")
     supervised = f'nnUNetv2_predict -d 501 -i "$nnUNet_raw/Dataset501_Heart/imagesTs" -o "$HOME/predictions_supervised" -c 3d_fullres -f all -tr {SHORT}_unsup0\n'  # noqa: E501
-    output = run(script[:control] + supervised + script[control:], tmp_path, "Dataset501_Heart")
+    received = 'mkdir received; cp -r "$nnUNet_results/Dataset501_Heart" received/Dataset501_LA\n'
+    received += commands(ROOT / "SECURITY.md")
+    output = run(script[:control] + supervised + script[control:] + received, tmp_path, "Dataset501_Heart")
     assert "Wilcoxon p" in output
     raw = tmp_path / "nnunet" / "raw" / "Dataset501_Heart"
     assert (tmp_path / "predictions" / "scores.json").is_file()
-    assert list((raw / "shared_model").rglob("checkpoint_final.pth"))
+    for exported in ("shared_model", "checked"):
+        assert list((raw / exported).rglob("checkpoint_final.pth"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -34,6 +37,16 @@ def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
         gradients[way] = gradient(network)
     difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
     assert difference < 0.02
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_several_gpus_as_the_scaling_page_prints_it(prepared_copy):
+    text = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    (line,) = re.findall(r"^    (nnUNetv2_train .* -num_gpus \d+)$", text, re.MULTILINE)
+    short = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1_batch4"
+    line = line.replace("501 3d_fullres", f"{prepared_copy.id} 2d").replace("nnUNetTrainerCrossMatch", short)
+    prepared_copy.run(*re.sub(r"-num_gpus \d+", "-num_gpus 2", line).split())
+    assert list(prepared_copy.results.glob(f"{short}__*/fold_all/checkpoint_final.pth"))
 
 
 @pytest.mark.parametrize("recipe", ["host", "authors"])

@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import resource
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from own_process import in_own_process
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.manifest import CaseRecord, read_manifest, write_manifest
@@ -96,14 +95,6 @@ def train(dataset: str, number: int, verify: int) -> None:
     trainer._stop_loaders()
 
 
-def in_a_process(work: Callable[..., None], *arguments: object) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(process.exitcode)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="planned data set; its imagesUn is replaced")
@@ -114,11 +105,11 @@ def main() -> None:
     dataset = folders.dataset_name(arguments.dataset)
     for number in arguments.cases:
         generate(folders.images_unlabeled(dataset), 1 if arguments.copied else number)
-        in_a_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)
+        in_own_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)
         if arguments.copied:
             copy(dataset, number)
         for verify in (1, 0):
-            in_a_process(train, dataset, number, verify)
+            in_own_process(train, dataset, number, verify)
 
 
 if __name__ == "__main__":

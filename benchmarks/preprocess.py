@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import shutil
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from own_process import in_own_process
 
 NAME, PLANS, CONFIGURATION = "Dataset999_Preprocessing", "nnUNetPlans", "3d_fullres"
 
@@ -70,7 +70,7 @@ def ours(processes: int) -> None:
     preprocess_unlabeled(NAME, PLANS, [CONFIGURATION], processes)
 
 
-def measured(way: str, processes: int, answer: multiprocessing.Queue) -> None:
+def measured(way: str, processes: int) -> tuple[float, float, float]:
     """Seconds, and peak resident memory in MiB of this process and of the largest of its workers."""
     work = {"host": host, "ours": ours}[way]
     import nnunetv2_crossmatch.unlabeled  # noqa: F401  what both import is not timed
@@ -81,15 +81,7 @@ def measured(way: str, processes: int, answer: multiprocessing.Queue) -> None:
     own, workers = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
-    answer.put((seconds, own, workers))
-
-
-def in_a_process(target: object, *arguments: object) -> None:
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)  # type: ignore[arg-type]
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise SystemExit(process.exitcode)
+    return seconds, own, workers
 
 
 def main() -> None:
@@ -106,11 +98,9 @@ def main() -> None:
         for cases in arguments.cases:
             write_dataset(Path(folder), cases, arguments.shape)
             shutil.rmtree(Path(folder) / "preprocessed" / NAME, ignore_errors=True)
-            in_a_process(plan, arguments.processes)
+            in_own_process(plan, arguments.processes)
             for way in ("host", "ours"):
-                answer: multiprocessing.Queue = multiprocessing.get_context("spawn").Queue()
-                in_a_process(measured, way, arguments.processes, answer)
-                seconds[way, cases], own, workers = answer.get()
+                seconds[way, cases], own, workers = in_own_process(measured, way, arguments.processes)
                 line = (
                     f"{cases:5d} cases  {way}  {seconds[way, cases]:7.1f} s  {cases / seconds[way, cases]:6.2f} cases/s"
                 )

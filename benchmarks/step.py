@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +32,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from own_process import in_own_process
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -236,8 +235,7 @@ def peak_memory(bench: Bench, way: str) -> int:
     with patch.dict(os.environ):  # with large tensors on the heap, freed memory would count
         for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
             os.environ.pop(name, None)
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            return pool.submit(resident_growth, bench.case, way).result()
+        return in_own_process(resident_growth, bench.case, way)
 
 
 def ways_of(args: argparse.Namespace) -> tuple[str, ...]:

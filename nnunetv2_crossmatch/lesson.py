@@ -35,7 +35,7 @@ class Lesson:
     criterion: Criterion
     tau: float
     boxes: Mapping[str, Sequence[Box | None]] = field(default_factory=dict)
-    parts: dict[str, torch.Tensor | float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0), init=False)
+    parts: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
     unsupervised: torch.Tensor | float = field(default=0.0, init=False)
     labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
     _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict, init=False)
@@ -69,7 +69,7 @@ class Lesson:
         targets = [self._seen_by(student, row.teacher) for row in rows]
         losses = [row.weight * loss for row, loss in zip(rows, self.criterion.each(logits, targets), strict=True)]
         for row, loss in zip(rows, losses, strict=True):
-            self.parts[row.part] = self.parts[row.part] + loss.detach()
+            self.parts[row.part] = self.parts.get(row.part, 0) + loss.detach()
         total = torch.stack([row.factor * loss for row, loss in zip(rows, losses, strict=True)]).sum()
         self.unsupervised = self.unsupervised + total.detach()
         return total
@@ -84,11 +84,11 @@ class Lesson:
         return self._mixed[teacher, view]
 
     def report(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:
-        """The step's values to log, still on the device."""
+        """The step's values to log, still on the device; a part whose students were not drawn is 0."""
         return {
             "loss": supervised + weight * self.unsupervised,
             "loss_sup": supervised,
-            **{f"loss_{part}": loss for part, loss in self.parts.items()},
+            **{f"loss_{part}": self.parts.get(part, supervised.new_zeros(())) for part in PARTS},
             "unsup_weight": weight,
             "confident_share": self.confident_share(),
             "agreement": self.agreement(),
@@ -99,8 +99,8 @@ class Lesson:
         return self.labels[TEACHER].valid.float().mean()
 
     def agreement(self) -> torch.Tensor:
-        """Share of voxels on which the assistants' labels equal the teacher's, mean over the assistants that taught."""
+        """Share of voxels on which the assistants' labels equal the teacher's, their mean; NaN if none taught."""
         reference = self.labels[TEACHER].labels
         others = [label.labels for stream, label in self.labels.items() if stream != TEACHER]
         shares = [(labels == reference).float().mean() for labels in others]
-        return torch.stack(shares).mean() if shares else torch.tensor(torch.nan)
+        return torch.stack(shares).mean() if shares else self.labels[TEACHER].confidence.new_full((), torch.nan)

@@ -182,6 +182,15 @@ def test_the_mean_gradient_over_all_subsets_of_students_is_the_whole_one(count):
     assert (torch.stack(gradients).mean(0) - whole).norm() / whole.norm() < 1e-10
 
 
+def test_a_step_without_assistants_reports_all_values_on_the_device_of_the_logits():
+    network, step = network_for(2, 2), random_step(network_for(2, 2), 2, 2)
+    table = [row for row in loss_table(ETA) if row.student == "s1"]
+    report = run(network, step, "stacked", Criterion(False, (1,)), table=table)
+    assert {name for name, value in report.items() if not isinstance(value, torch.Tensor)} == {"unsup_weight"}
+    assert report["loss_tkd"] == report["loss_dkd"] == 0
+    assert report["agreement"].isnan()
+
+
 def test_all_students_leave_the_table_as_it_is():
     assert drawn_rows(loss_table(ETA), 6, np.random.default_rng(0)) == loss_table(ETA)
 

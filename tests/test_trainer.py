@@ -145,6 +145,21 @@ def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_cop
     assert all(np.isfinite(float(value)) for value in trainer.train_step(batch).values())
 
 
+@pytest.mark.parametrize("tokens", ["students1", "students3_execsequential", "recompute1"])
+def test_cheaper_steps_train_and_are_logged(prepared_copy, tokens):
+    trainer = started(prepared_copy, f"{SHORT}_seed1_{tokens}")
+    before, drawn = weights(trainer), set()
+    for _ in range(6):
+        drawn.add(tuple(row.student for row in trainer._rows()))
+        trainer.train_step(next(trainer.dataloader_train))
+    assert not torch.equal(weights(trainer), before)
+    assert (len(drawn) > 1) == ("students" in tokens)
+    trainer.on_train_epoch_end([])
+    logged = trainer.logger.local_logger.my_fantastic_logging
+    assert all(len(logged[name]) == 1 for name in CURVES)
+    assert np.isfinite(logged["loss_sup"][0] + logged["loss_ip"][0] + logged["loss_tkd"][0])
+
+
 def test_a_seed_chooses_kernels_that_repeat_themselves(tiny_copy, monkeypatch):
     """The host lets cuDNN choose by timing; the flags are seen while the run lasts, and are the host's afterwards."""
     seen, cudnn = [], torch.backends.cudnn

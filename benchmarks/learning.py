@@ -21,7 +21,7 @@ from nnunetv2_crossmatch import demo
 from nnunetv2_crossmatch.settings import settings_from_name
 from nnunetv2_crossmatch.stages import Stages
 
-SIZE = replace(demo.FULL, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
+SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1
 
 

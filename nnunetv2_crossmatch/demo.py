@@ -55,7 +55,7 @@ class Size:
         return {"supervised": supervised.trainer_name, "CrossMatch": crossmatch.trainer_name}
 
 
-FULL = Size(labeled=3, unlabeled=12, test=6, shape=(40, 40, 16), epochs=12, iterations=50)
+FULL = Size(labeled=2, unlabeled=12, test=6, shape=(40, 40, 16), epochs=12, iterations=50)
 QUICK = Size(labeled=2, unlabeled=2, test=3, shape=(32, 32, 16), epochs=1, iterations=2)
 
 

@@ -174,7 +174,8 @@ class Bench:
     def two_halves(self, a: torch.Tensor, b: torch.Tensor, drawn: dict, weak: str, strong: str) -> tuple:
         features = self.bare.encoder(torch.cat((a, b)))
         half = [level[len(a) :] for level in features]
-        streams = [features] + [self.bare.perturbed(half, STREAMS[n].perturbation, drawn[n]) for n in (weak, strong)]
+        dropouts = {name: self.bare.perturbations[STREAMS[name].perturbation] for name in (weak, strong)}
+        streams = [features] + [dropout(half, drawn[name]) for name, dropout in dropouts.items()]
         heads = self.bare.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
         full = heads[0].split(len(a))
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]
@@ -232,7 +233,8 @@ def peak_memory(bench: Bench, way: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         bench.take(way)
         return torch.cuda.max_memory_allocated()
-    with patch.dict(os.environ):  # with large tensors on the heap, freed memory would count
+    # On the heap freed memory would count, and tensors of up to 32 MiB would come to lie there in the course of time.
+    with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="262144"):
         for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
             os.environ.pop(name, None)
         return in_own_process(resident_growth, bench.case, way)

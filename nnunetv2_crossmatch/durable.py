@@ -100,14 +100,15 @@ class DurableTrainer(nnUNetTrainer):
         """The host's, once it is certain that the run is continued with what it began with."""
         training, validation = super().get_tr_and_val_datasets()
         if self.local_rank == 0:
-            self._keep_record(new_record(self.seed, self.made_of(training.identifiers, validation.identifiers)))
+            self.keep_record(new_record(self.seed, self.made_of(training.identifiers, validation.identifiers)))
         return training, validation
 
     def made_of(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
         """Nested plain values that must not change while the run lasts."""
         raise NotImplementedError
 
-    def _keep_record(self, now: RunRecord) -> None:
+    def keep_record(self, now: RunRecord) -> None:
+        """Write the record of this run, if a run that is continued has the same."""
         if self.resumed and self.record is not None:
             refuse_differences(self.folder, self.record, now)
             if self.record.versions != now.versions:

@@ -37,7 +37,7 @@ from nnunetv2_crossmatch.parallel import ParallelTrainer
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
 from nnunetv2_crossmatch.requirements import refuse_missing_compiler, refuse_unmet
-from nnunetv2_crossmatch.run_record import checksums
+from nnunetv2_crossmatch.run_record import RunRecord, checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
 from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mean_square, mixed
 from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
@@ -181,6 +181,12 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             "validation": sorted(validation),
             "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
         }
+
+    def keep_record(self, now: RunRecord) -> None:
+        """As it is; settings that the package did not have when the run began are meant at their defaults."""
+        if self.record is not None:
+            self.record.made_of["settings"] = asdict(Settings()) | self.record.made_of.get("settings", {})
+        super().keep_record(now)
 
     def _unlabeled_loader(self) -> nnUNetDataLoader:
         patch_size = self.configuration_manager.patch_size

@@ -673,6 +673,17 @@ def test_37_a_run_goes_on_with_what_it_began_with_or_not_at_all(
     assert text.count(";") == 1  # the remedy's: one difference and no other
 
 
+def test_37_a_run_of_a_version_without_some_setting_goes_on(prepared_copy: TinyDataset) -> None:
+    first = started(prepared_copy, NAME)
+    first.save_latest()
+    file = first.folder / "crossmatch_run.json"
+    record = json.loads(file.read_text())
+    del record["made_of"]["settings"]["gpu_views"]
+    file.write_text(json.dumps(record))
+    continued(prepared_copy, NAME).on_train_start()
+    assert json.loads(file.read_text())["made_of"]["settings"]["gpu_views"] == 0
+
+
 def test_37_removing_the_record_accepts_the_change(prepared_copy: TinyDataset) -> None:
     first = started(prepared_copy, NAME)
     first.save_latest()

@@ -18,18 +18,18 @@ from pathlib import Path
 import torch
 
 from nnunetv2_crossmatch import demo
-from nnunetv2_crossmatch.settings import settings_from_name
+from nnunetv2_crossmatch.settings import Settings, settings_from_name
 from nnunetv2_crossmatch.stages import Stages
 
 SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1
 
 
-def variants(seed: int, tokens: list[str]) -> dict[str, str]:
-    """Name to trainer: the supervised control, and CrossMatch with each of the token lists."""
-    base = demo.Size.trainers(SIZE, seed)
-    changed = {f"CrossMatch {t}".strip(): f"{base['CrossMatch']}_{t}".rstrip("_") for t in tokens}
-    return {"supervised": base["supervised"], **changed}
+def variants(size: demo.Size, seed: int, tokens: list[str]) -> dict[str, str]:
+    """Name to trainer: the supervised control (the host's step, same seed), CrossMatch with each of the token lists."""
+    run = Settings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
+    changed = {f"CrossMatch {t}".strip(): f"{run.trainer_name}_{t}".rstrip("_") for t in tokens}
+    return {"supervised": replace(run, unsupervised=0.0).trainer_name, **changed}
 
 
 def row(name: str, dices: list[float]) -> str:
@@ -44,19 +44,21 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", default=[""], help="token lists, e.g. warmup0 tau0p95_eta0p1")
     parser.add_argument("--folder", type=Path, required=True, help="new folder for data, models and logs")
     parser.add_argument("--json", type=Path, help="write the scores there")
+    parser.add_argument("--quick", action="store_true", help="smoke run of two steps on tiny volumes: means nothing")
     args = parser.parse_args()
+    size = demo.QUICK if args.quick else SIZE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for tokens in args.settings:
         settings_from_name(f"nnUNetTrainerCrossMatch_{tokens}".rstrip("_"))
-    runs = {seed: variants(seed, args.settings) for seed in args.seeds}
+    runs = {seed: variants(size, seed, args.settings) for seed in args.seeds}
     stages = Stages(
         5 + 3 * sum(map(len, runs.values())), args.folder.resolve(), demo.environment(args.folder.resolve(), device)
     )
-    demo.prepare(stages, SIZE, DATA_SEED)
+    demo.prepare(stages, size, DATA_SEED)
     results: dict[str, dict[int, dict]] = {}
     for seed, trainers in runs.items():
         for name, trainer in trainers.items():
-            demo.train_and_score(stages, f"{name} {seed}", trainer, SIZE.epochs, device)
+            demo.train_and_score(stages, f"{name} {seed}", trainer, size.epochs, device)
             scores = demo.read_scores(stages.folder, f"{name} {seed}")
             mean = next(iter(scores["summary"].values()))
             results.setdefault(name, {})[seed] = {
@@ -64,8 +66,8 @@ def main() -> None:
                 **{key: mean[key]["mean"] for key in demo.COLUMNS},
             }
             if args.json:
-                args.json.write_text(json.dumps({"cases": SIZE.test, "runs": results}, indent=2))
-    print(f"\n{'mean Dice over ' + str(SIZE.test) + ' cases':30} {'mean':>8} {'SD':>8}   per seed")
+                args.json.write_text(json.dumps({"cases": size.test, "runs": results}, indent=2))
+    print(f"\n{'mean Dice over ' + str(size.test) + ' cases':30} {'mean':>8} {'SD':>8}   per seed")
     print("\n".join(row(name, [run["dice"] for run in by_seed.values()]) for name, by_seed in results.items()))
 
 

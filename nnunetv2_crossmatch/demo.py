@@ -10,7 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.folders import written_whole
 from nnunetv2_crossmatch.phantom import write_dataset
 from nnunetv2_crossmatch.plots import CasePicture, draw_cases
-from nnunetv2_crossmatch.settings import Settings
+from nnunetv2_crossmatch.settings import TRAINER_NAME
 from nnunetv2_crossmatch.stages import Stages
+from nnunetv2_crossmatch.supervised import HOST_NAME
 
 DATASET_ID = 501
 DATASET = f"Dataset{DATASET_ID}_LA"
@@ -45,14 +46,11 @@ class Size:
     epochs: int
     iterations: int
 
-    def trainers(self, seed: int = 0) -> dict[str, str]:
-        """Both trainers, name in the table to name for ``-tr``; the supervised one is CrossMatch with u = 0.
-
-        With u = 0 a step is the host's own, bit for bit, so that both differ in the method and in nothing else.
-        """
-        crossmatch = Settings(epochs=self.epochs, iterations=self.iterations, validation_iterations=2, seed=seed)
-        supervised = replace(crossmatch, unsupervised=0.0)
-        return {"supervised": supervised.trainer_name, "CrossMatch": crossmatch.trainer_name}
+    @property
+    def trainers(self) -> dict[str, str]:
+        """Both trainers, name in the table to name for ``-tr``: the host's own, and CrossMatch for as many steps."""
+        length = f"{self.epochs}epochs_iters{self.iterations}_valiters2"
+        return {"supervised": f"{HOST_NAME}_{length}", "CrossMatch": f"{TRAINER_NAME}_{length}"}
 
 
 FULL = Size(labeled=2, unlabeled=12, test=6, shape=(40, 40, 16), epochs=12, iterations=50)
@@ -67,10 +65,10 @@ def run_demo(folder: Path, picture: Path, size: Size, device: str) -> str:
     """
     stages = Stages(STAGES, folder, environment(folder, device))
     prepare(stages, size)
-    for name, trainer in size.trainers().items():
+    for name, trainer in size.trainers.items():
         train_and_score(stages, name, trainer, size.epochs, device)
     with stages.stage(f"picture of the worst, the median and the best case: {picture}"):
-        scores = {name: read_scores(folder, name) for name in size.trainers()}
+        scores = {name: read_scores(folder, name) for name in size.trainers}
         draw_cases(
             [_case_picture(folder, label, case, scores) for label, case in chosen_cases(scores).items()], picture
         )
@@ -129,7 +127,7 @@ def table(scores: Mapping[str, Mapping[str, Any]]) -> str:
     for name, one in scores.items():
         summary = next(iter(one["summary"].values()))
         rows.append(f"{name:12}" + "".join(f"{_number(summary[key]['mean']):>10}" for key in COLUMNS))
-    return "\n".join([*rows, "supervised: the host's training step on the labeled cases alone, as many steps."])
+    return "\n".join([*rows, "supervised: the host's nnUNetTrainer on the labeled cases alone, as many steps."])
 
 
 def _number(value: float | None) -> str:

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from nnunetv2_crossmatch import supervised
 from nnunetv2_crossmatch.cli.demo import checked_folder
 from nnunetv2_crossmatch.demo import FULL, PLANS, chosen_cases, small_plans, table
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.settings import settings_from_name
+from nnunetv2_crossmatch.settings import Settings, settings_from_name
 
 
 def scores(dices: dict[str, float], mean: float | None) -> dict:
@@ -32,13 +33,14 @@ def plans(stages: int) -> dict:
     return {"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": configuration}}
 
 
-def test_both_trainers_differ_in_the_unsupervised_weight_alone():
-    both = [vars(settings_from_name(trainer)) for trainer in FULL.trainers().values()]
-    assert {key for key in both[0] if both[0][key] != both[1][key]} == {"unsupervised"}
+def test_both_trainers_make_equally_many_steps():
+    control = getattr(supervised, FULL.trainers["supervised"])
+    crossmatch = settings_from_name(FULL.trainers["CrossMatch"])
+    assert list(control.length.values()) == [crossmatch.epochs, crossmatch.iterations, crossmatch.validation_iterations]
 
 
-def test_the_supervised_trainer_has_weight_zero():
-    assert settings_from_name(FULL.trainers()["supervised"]).unsupervised == 0
+def test_crossmatch_runs_with_its_default_settings():
+    assert settings_from_name(FULL.trainers["CrossMatch"]) == Settings(FULL.epochs, FULL.iterations, 2)
 
 
 @pytest.mark.parametrize("stages", [3, 4, 6])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import fake_data
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
@@ -27,6 +28,30 @@ shrink_network(Path('$nnUNet_preprocessed') / '$DATASET' / 'nnUNetPlans.json', [
 }}
 set -x
 """
+# Printed benchmarks: what follows them here so that they take seconds (of two equal options the last one counts), and
+# the words that their output must hold.
+TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
+BENCHMARKS = {
+    "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
+    "step.py --small --more": (f"{TINY_PLANS} 2d", "stacked_students3"),
+    "loader.py -d 502 -c 2d --batch 8 --batches 25": (
+        "-d 998 --batch 2 --batches 2 --workers 0 1",
+        "an unlabeled sample costs",
+    ),
+    "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
+    "many_cases.py --dataset 998 --cases 200 2000": ("--cases 2 --processes 1", "2 cases  start, verify1"),
+    "many_cases.py --dataset 998 --cases 100000 --copied": ("--cases 6 --processes 1", "6 cases  start, verify0"),
+    'learning.py --seeds 0 1 2 --settings "" warmup0 --folder learning --json docs/results/phantom.json': (
+        "--quick --seeds 3 --settings warmup0",
+        "mean Dice over 3 cases",
+    ),
+}
+GPU_BENCHMARKS = {
+    "step.py --json fp32.json": f"{TINY_PLANS} 3d_fullres",
+    "step.py --amp --json amp.json": f"{TINY_PLANS} 2d",
+    "step.py --amp --compile --json compiled.json": f"{TINY_PLANS} 2d",
+    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --amp": "--repeats 1",
+}
 
 
 def commands(document: Path, heading: str | None = None) -> str:
@@ -37,9 +62,9 @@ def commands(document: Path, heading: str | None = None) -> str:
     blocks = re.findall(r"(?:^    .*\n?)+", text, flags=re.MULTILINE)
     lines = [line[4:] for block in blocks if not block.startswith("    $nnUNet_raw/") for line in block.splitlines()]
     script = "\n".join(lines)
-    for tokens in ("_execsequential", "_unsup0", ""):
+    for tokens in ("_execsequential", ""):
         script = re.sub(rf"nnUNetTrainerCrossMatch{tokens}(?!_?[A-Za-z0-9])", f"{SHORT}{tokens}", script)
-    return script
+    return script.replace("nnUNetTrainer_250epochs", "nnUNetTrainer_1epochs_iters2_valiters1")
 
 
 def run(script: str, home: Path, dataset: str) -> str:
@@ -60,11 +85,9 @@ def test_getting_started(tiny_dataset, tmp_path):
     script = commands(ROOT / "docs" / "getting_started.md")
     data = f'cp -r "{tiny_dataset.raw}" "$nnUNet_raw/Dataset501_Heart"'
     script = script.replace("nnUNetv2_plan_and_preprocess", f"{data}\nnnUNetv2_plan_and_preprocess", 1)
-    control = script.index("nnUNetv2_predict")
-    supervised = f'nnUNetv2_predict -d 501 -i "$nnUNet_raw/Dataset501_Heart/imagesTs" -o "$HOME/predictions_supervised" -c 3d_fullres -f all -tr {SHORT}_unsup0\n'  # noqa: E501
     received = '\nmkdir received; cp -r "$nnUNet_results/Dataset501_Heart" received/Dataset501_LA\n'
     received += commands(ROOT / "SECURITY.md")
-    output = run(script[:control] + supervised + script[control:] + received, tmp_path, "Dataset501_Heart")
+    output = run(script + received, tmp_path, "Dataset501_Heart")
     assert "Wilcoxon p" in output
     raw = tmp_path / "nnunet" / "raw" / "Dataset501_Heart"
     assert (tmp_path / "predictions" / "scores.json").is_file()
@@ -147,3 +170,57 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
     raw = tmp_path / "raw"
     assert len(list((raw / "Dataset501_LA" / "imagesUn").iterdir())) == 72
     assert len(list((raw / "Dataset502_ACDC" / "imagesUn").iterdir())) == 134
+
+
+def test_every_printed_benchmark_is_run():
+    """The protocol has tests of its own."""
+    text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol)(.*)$", text, re.MULTILINE)
+    assert sorted(printed) == sorted([*BENCHMARKS, *GPU_BENCHMARKS])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("printed", BENCHMARKS, ids=lambda line: "_".join(re.findall(r"\w+", line)[:4]))
+def test_benchmarks(prepared_copy, printed, monkeypatch):
+    shorter, words = BENCHMARKS[printed]
+    assert words in run_benchmark(prepared_copy, f"{printed} {shorter}", monkeypatch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("printed", GPU_BENCHMARKS, ids=lambda line: "_".join(re.findall(r"\w+", line)[:4]))
+def test_gpu_benchmarks(prepared_copy, printed, monkeypatch):
+    output = run_benchmark(prepared_copy, f"{printed} {GPU_BENCHMARKS[printed]}", monkeypatch)
+    assert f"amp {'--amp' in printed}, compile {'--compile' in printed}" in output
+
+
+def run_benchmark(tiny, line, monkeypatch):
+    """In an empty folder with the plans at hand, as the documents assume."""
+    folder = tiny.root / "here"
+    (folder / "docs" / "results").mkdir(parents=True)
+    for plans in ("nnUNetPlans.json", "nnUNetResEncUNetMPlans.json"):
+        shutil.copy(tiny.plans_file, folder / plans)
+    monkeypatch.chdir(folder)
+    # The host's planner takes the number of loader workers as a thread count and fails with 0.
+    output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", nnUNet_n_proc_DA="1").stdout
+    written = re.search(r"--json (\S+)", line)
+    assert written is None or json.loads((folder / written[1]).read_text())
+    return output
+
+
+@pytest.mark.slow
+def test_installation_as_printed(tmp_path):
+    """From a copy of the sources, without what is there already: every module, list and template is in the package."""
+    (line,) = re.findall(r"^    (pip install \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for file in filter(None, files):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    target = tmp_path / "target"
+    command = [sys.executable, "-m", *line.split(), "--no-deps", "--target", str(target)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    package = {f"nnunetv2_crossmatch/{file}".replace("nnunetv2_crossmatch/nnunetv2", "nnunetv2") for file in files
+               if file.startswith(("nnunetv2_crossmatch/", "dataset_conversion/"))}  # fmt: skip
+    assert all((target / file).is_file() for file in package)
+    assert (target / "bin" / "nnUNetv2_crossmatch_trainers").is_file()

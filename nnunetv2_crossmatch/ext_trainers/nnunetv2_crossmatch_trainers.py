@@ -5,6 +5,7 @@ Limit: re-exports by absolute import, so that there is one copy of every class a
 
 from typing import Any
 
+import nnunetv2_crossmatch.supervised as supervised
 import nnunetv2_crossmatch.trainer as trainer
 from nnunetv2_crossmatch.errors import install_excepthook
 
@@ -13,4 +14,4 @@ install_excepthook()
 
 def __getattr__(name: str) -> Any:
     """Trainers are made from their names; other names raise AttributeError, as the host's search expects."""
-    return getattr(trainer, name)
+    return getattr(supervised if name.startswith(f"{supervised.HOST_NAME}_") else trainer, name)

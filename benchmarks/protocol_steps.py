@@ -130,7 +130,7 @@ class Protocol:
         where = ("-i", str(self._raw("images")), "-o", str(self._predictions(run)))
         model = ("-d", str(self.request.dataset_id(run.labeled_all)), "-c", self.request.configuration, "-f", "all")
         trainer = ("-tr", run.trainer, "-p", PLANS, "-chk", "checkpoint_final.pth", "-device", self.request.device)
-        workers = ("-npp", "1", "-nps", "1") if self.request.device == "cpu" else ()
+        workers = ("-npp", "0", "-nps", "0") if self.request.device == "cpu" else ()
         return Step(f"predict_{run.name}", ("nnUNetv2_predict", *where, *model, *trainer, *workers))
 
     def _evaluate(self, run: Run) -> list[Step]:

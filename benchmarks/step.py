@@ -81,7 +81,8 @@ class Case:
 
 
 GENERIC = (
-    Case("2d 256 x 256, batch 12", (256, 256), 12, (32, 64, 128, 256, 512, 512, 512)),
+    Case("2d 256 x 256, batch 12", (256, 256), 12, (32, 64, 128, 256, 512)),
+    Case("2d 256 x 256, batch 12, seven stages as nnU-Net plans", (256, 256), 12, (32, 64, 128, 256, 512, 512, 512)),
     Case("3d 112 x 112 x 80, batch 2", (112, 112, 80), 2, (32, 64, 128, 256, 320)),
 )
 SMALL = (
@@ -174,8 +175,7 @@ class Bench:
     def two_halves(self, a: torch.Tensor, b: torch.Tensor, drawn: dict, weak: str, strong: str) -> tuple:
         features = self.bare.encoder(torch.cat((a, b)))
         half = [level[len(a) :] for level in features]
-        dropouts = {name: self.bare.perturbations[STREAMS[name].perturbation] for name in (weak, strong)}
-        streams = [features] + [dropout(half, drawn[name]) for name, dropout in dropouts.items()]
+        streams = [features] + [self.bare.perturbed(half, STREAMS[n].perturbation, drawn[n]) for n in (weak, strong)]
         heads = self.bare.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
         full = heads[0].split(len(a))
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]

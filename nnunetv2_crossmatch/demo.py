@@ -96,8 +96,8 @@ def train_and_score(stages: Stages, name: str, trainer: str, epochs: int, device
     stages.run("nnUNetv2_train", str(DATASET_ID), CONFIGURATION, "all", *model, epochs=epochs)
     predictions = str(stages.folder / "predictions" / name)
     where = ("-i", str(_raw(stages.folder, "imagesTs")), "-o", predictions, "-d", str(DATASET_ID))
-    workers = ("-npp", "1", "-nps", "1")
-    stages.run("nnUNetv2_predict", *where, "-c", CONFIGURATION, "-f", "all", *model, *workers)
+    alone = ("-npp", "0", "-nps", "0")  # workers take longer to start than these volumes take
+    stages.run("nnUNetv2_predict", *where, "-c", CONFIGURATION, "-f", "all", *model, *alone)
     stages.run("nnUNetv2_crossmatch_evaluate", "-r", str(_raw(stages.folder, "labelsTs")), "-p", predictions)
 
 

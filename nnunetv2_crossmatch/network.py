@@ -8,16 +8,13 @@ Shapes: N rows, C channels, S spatial axes; features are lists of (N, C_l, S_l),
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_crossmatch import joining
 from nnunetv2_crossmatch.errors import Problem, UnsupportedError
-from nnunetv2_crossmatch.joining import Level
 from nnunetv2_crossmatch.perturbation import FeatureDropout, Perturbation
 from nnunetv2_crossmatch.streams import LABELED, STREAMS
 
@@ -80,11 +77,23 @@ class CrossMatchNetwork(nn.Module):
     def decode(
         self,
         features: Features,
+        labeled_rows: int = 0,
         perturbation: str | None = None,
         drawn: Sequence[Perturbation | None] | None = None,
-    ) -> torch.Tensor:
-        """Logits of ``features`` at full resolution, with the drawn perturbation ("weak", "strong") or none."""
-        return self.heads(self.levels(features, perturbation, drawn))[0]
+    ) -> list[torch.Tensor]:
+        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
+
+        ``features`` is emptied on the way: no level is held longer than it is needed.
+        """
+        features = self.perturbed(features, perturbation, drawn)
+        x, heads, decoder = features.pop(), [], self.decoder
+        for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
+            x = stage(torch.cat((up(x), features.pop()), dim=1))
+            if head is decoder.seg_layers[-1]:
+                heads.append(head(x))
+            elif labeled_rows and decoder.deep_supervision:
+                heads.append(head(x[:labeled_rows]))
+        return heads[::-1]
 
     def stacked(
         self,
@@ -103,43 +112,25 @@ class CrossMatchNetwork(nn.Module):
         """
         features = split_views(self.encode(torch.cat(list(images.values()))), images)
 
-        def entrance(name: str) -> list[Level]:
-            return self.levels(features[STREAMS[name].view], STREAMS[name].perturbation, drawn.get(name))
+        def entrance(name: str) -> Features:
+            return self.perturbed(list(features[STREAMS[name].view]), STREAMS[name].perturbation, drawn.get(name))
 
         with torch.no_grad():
-            logits = {name: self.heads(entrance(name))[0] for name in teachers}
-        parts = [self.levels(features[LABELED]), *map(entrance, students)]
-        heads = self.heads([joining.stacked(level) for level in zip(*parts, strict=True)], len(images[LABELED]))
-        views = [LABELED, *(STREAMS[name].view for name in students)]
-        labeled, *rest = heads[0].split([len(images[view]) for view in views])
+            logits = {name: self.decode(entrance(name))[0] for name in teachers}
+        parts = [features[LABELED], *map(entrance, students)]
+        sizes = [len(part[0]) for part in parts]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        del parts
+        heads = self.decode(levels, labeled_rows=len(images[LABELED]))
+        labeled, *rest = heads[0].split(sizes)
         logits |= dict(zip(students, rest, strict=True))
         return StackedOutput(self.for_host([labeled, *heads[1:]]), logits)
 
-    def levels(
-        self,
-        features: Features,
-        perturbation: str | None = None,
-        drawn: Sequence[Perturbation | None] | None = None,
-    ) -> list[Level]:
-        """``features`` as the decoder takes them, each level perturbed when it is called for."""
-        if perturbation is None or drawn is None:
-            return [joining.as_is(level) for level in features]
-        dropout = self.perturbations[perturbation]
-        return [partial(dropout.level, *level) for level in zip(features, drawn, strict=True)]
-
-    def heads(self, levels: Sequence[Level], labeled_rows: int = 0) -> list[torch.Tensor]:
-        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only."""
-        *skips, bottleneck = levels
-        x, heads, decoder = bottleneck(), [], self.decoder
-        for skip, up, stage, head in zip(
-            reversed(skips), decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True
-        ):
-            x = joining.joined(stage, up(x), skip)
-            if head is decoder.seg_layers[-1]:
-                heads.append(head(x))
-            elif labeled_rows and decoder.deep_supervision:
-                heads.append(head(x[:labeled_rows]))
-        return heads[::-1]
+    def perturbed(
+        self, features: Features, perturbation: str | None, drawn: Sequence[Perturbation | None] | None
+    ) -> Features:
+        """``features`` with the drawn perturbation ("weak", "strong"), or as they are with None."""
+        return features if perturbation is None else self.perturbations[perturbation](features, drawn)
 
     def for_host(self, heads: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Heads in the form in which the host's loss expects them."""

@@ -46,11 +46,9 @@ class FeatureDropout(nn.Module):
 
     def forward(self, features: Sequence[torch.Tensor], drawn: Sequence[Perturbation | None]) -> list[torch.Tensor]:
         """Features with ``drawn`` applied, in their own dtype."""
-        return [self.level(level, perturbation) for level, perturbation in zip(features, drawn, strict=True)]
-
-    def level(self, features: torch.Tensor, perturbation: Perturbation | None) -> torch.Tensor:
-        """Features (N, C, S) of one level with its perturbation applied."""
-        return _apply(features, perturbation) if self.training else features
+        if not self.training:
+            return list(features)
+        return [_apply(level, perturbation) for level, perturbation in zip(features, drawn, strict=True)]
 
     def _draw_level(self, shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Perturbation:
         size = tuple(shape) if self.kind == "alpha" else (*shape[:2], *(1 for _ in shape[2:]))

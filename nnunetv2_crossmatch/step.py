@@ -84,7 +84,7 @@ class Step:
     def _stream(self, name: str, leaves: list[torch.Tensor], drawn: Any, lesson: Lesson, weight: float) -> None:
         learns = name in lesson.students
         with self.autocast(), torch.set_grad_enabled(learns):
-            logits = self.network(leaves, mode="decode", perturbation=STREAMS[name].perturbation, drawn=drawn)
+            logits = self.network(leaves, mode="decode", perturbation=STREAMS[name].perturbation, drawn=drawn)[0]
             lesson.teach(name, logits)
             loss = weight * lesson.loss(name, logits) if learns else None
         if loss is not None:

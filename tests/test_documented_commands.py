@@ -148,10 +148,10 @@ def test_torchrun_of_the_scaling_page(prepared_copy):
     assert "4 unlabeled cases" in result.stdout
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_protocols_are_planned_as_printed(tmp_path, number):
+@pytest.mark.parametrize(("document", "number"), [("protocols", 0), ("protocols", 1), ("protocols", 2), ("results", 0)])
+def test_protocols_are_planned_as_printed(document, number):
     """With measured step times --plan needs no data: every option is read and every run is laid out."""
-    text = (ROOT / "docs" / "protocols.md").read_text().replace("\\\n", " ")
+    text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
     line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
     planned = subprocess.run(
         [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],

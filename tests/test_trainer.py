@@ -8,10 +8,12 @@ import multiprocessing
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_configuration_from_path
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
@@ -87,6 +89,20 @@ def test_an_epoch_logs_every_curve_once(prepared_copy):
     assert all(len(logged[name]) == 1 and np.isfinite(logged[name][0]) for name in (*CURVES, "train_losses"))
     total = logged["loss_sup"][0]
     assert logged["train_losses"][0] > total or logged["unsup_weight"][0] == 0
+
+
+def test_weights_and_biases_gets_every_curve_too(prepared_copy, monkeypatch):
+    """Through the host's logger; the service is replaced by a list."""
+    sent = []
+    run = SimpleNamespace(config={}, step=0, summary={}, log=lambda values, step: sent.append((values, step)))
+    monkeypatch.setattr(nnunet_logger, "wandb", SimpleNamespace(init=lambda **_: run))
+    monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    trainer = started(prepared_copy, f"{SHORT}_warmup0")
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)])
+    received = {name: value for values, step in sent for name, value in values.items() if step == 0}
+    logged = trainer.logger.local_logger.my_fantastic_logging
+    assert set(trainer.curves) <= received.keys()
+    assert all(received[name] == pytest.approx(logged[name][0], nan_ok=True) for name in trainer.curves)
 
 
 def test_no_labeled_target_reaches_the_unsupervised_losses(prepared_copy):

@@ -37,9 +37,8 @@ def trains(trainer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "configuration"), [("M", "2d"), ("M", "3d_fullres"), ("L", "3d_fullres"), ("XL", "3d_fullres")]
-)
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("size", PLANNERS)
 def test_residual_encoder_presets_train_as_planned(prepared_copy: TinyDataset, monkeypatch, size, configuration):
     planner = PLANNERS[size](prepared_copy.id)
     plans = planned(planner, monkeypatch)[configuration]["architecture"]

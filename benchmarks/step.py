@@ -241,7 +241,8 @@ def peak_memory(bench: Bench, way: str) -> int:
 
 
 def ways_of(args: argparse.Namespace) -> tuple[str, ...]:
-    return (*WAYS, *MORE) if args.more else WAYS
+    chosen = {"supervised", *(args.ways or WAYS), *(MORE if args.more else ())}
+    return tuple(way for way in (*WAYS, *MORE) if way in chosen)
 
 
 def measure(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, dict[str, float]]:
@@ -289,14 +290,17 @@ def table(case: Case, rows: dict[str, dict[str, float]]) -> str:
             f"{time_ratio:7.2f}{time_ratio / flop_ratio:6.2f}{row['peak_mib']:9.0f}"
             f"{row['peak_mib'] / base['peak_mib']:7.2f}"
         )
-    faster = rows["released"]["time_ratio"] / rows["stacked"]["time_ratio"]
-    return "\n".join([*lines, f"stacked is {faster:.2f} times faster than the released schedule"])
+    if {"released", "stacked"} <= rows.keys():
+        faster = rows["released"]["time_ratio"] / rows["stacked"]["time_ratio"]
+        lines.append(f"stacked is {faster:.2f} times faster than the released schedule")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="sizes for 2 CPU cores")
     parser.add_argument("--more", action="store_true", help="also with recompute1, students1, students2, students3")
+    parser.add_argument("--ways", nargs="+", choices=(*WAYS, *MORE), help="only these, beside the supervised step")
     parser.add_argument("--plans", help="plans file to take network, patch and batch from")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="its configuration")
     parser.add_argument("--flops", action="store_true", help="count only")

@@ -61,8 +61,8 @@ class Settings:
     tau: float | None = _setting(
         None,
         "tau",
-        "confidence from which a pseudo-label counts; 0.85 with one foreground class, 0.95 with more",
-        "paper, IV-2",
+        "confidence from which a pseudo-label counts; 0.85 with one foreground class, 0.5 with more (paper: 0.95)",
+        f"paper, IV-2; {OURS}",
         low=0,
         high=1,
     )
@@ -187,7 +187,7 @@ class Settings:
 
     def tau_at(self, progress: float, foreground_classes: int) -> float:
         """Confidence threshold at ``progress`` (0 to 1) of a run, with that many foreground classes or regions."""
-        from_data = 0.85 if foreground_classes == 1 else 0.95
+        from_data = 0.85 if foreground_classes == 1 else 0.5
         tau = from_data if self.tau is None else self.tau
         end = tau if self.tau_end is None else self.tau_end
         return tau + (end - tau) * progress

@@ -46,12 +46,16 @@ BENCHMARKS = {
         "mean Dice over 3 cases",
     ),
 }
-GPU_BENCHMARKS = {
-    "step.py --json fp32.json": f"{TINY_PLANS} 3d_fullres",
-    "step.py --amp --json amp.json": f"{TINY_PLANS} 2d",
-    "step.py --amp --compile --json compiled.json": f"{TINY_PLANS} 2d",
-    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --amp": "--repeats 1",
+# For GPUs, but these run anywhere; compiling takes minutes without one.
+BENCHMARKS |= {
+    "step.py --json fp32.json": (f"--ways stacked {TINY_PLANS} 2d", "amp False, compile False"),
+    "step.py --amp --json amp.json": (f"--ways sequential {TINY_PLANS} 2d", "amp True, compile False"),
+    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --amp": (
+        "--ways stacked --repeats 1",
+        "amp True, compile False",
+    ),
 }
+COMPILED = "step.py --amp --compile --json compiled.json"
 
 
 def commands(document: Path, heading: str | None = None) -> str:
@@ -177,10 +181,10 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
 
 
 def test_every_printed_benchmark_is_run():
-    """The protocol has tests of its own."""
+    """The protocol and the table of confidences have tests of their own."""
     text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol)(.*)$", text, re.MULTILINE)
-    assert sorted(printed) == sorted([*BENCHMARKS, *GPU_BENCHMARKS])
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol|confidence)(.*)$", text, re.MULTILINE)
+    assert sorted(printed) == sorted([*BENCHMARKS, COMPILED])
 
 
 @pytest.mark.slow
@@ -192,10 +196,19 @@ def test_benchmarks(prepared_copy, printed, monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("printed", GPU_BENCHMARKS, ids=lambda line: "_".join(re.findall(r"\w+", line)[:4]))
-def test_gpu_benchmarks(prepared_copy, printed, monkeypatch):
-    output = run_benchmark(prepared_copy, f"{printed} {GPU_BENCHMARKS[printed]}", monkeypatch)
-    assert f"amp {'--amp' in printed}, compile {'--compile' in printed}" in output
+def test_compiled_benchmark(prepared_copy, monkeypatch):
+    output = run_benchmark(prepared_copy, f"{COMPILED} {TINY_PLANS} 2d", monkeypatch)
+    assert "amp True, compile True" in output
+
+
+def test_the_line_of_the_gpu_tests_finds_them():
+    """Where there is no GPU they are skipped, each with that reason."""
+    (line,) = re.findall(r"^    pytest (-m gpu)$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE)
+    here = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_gpu.py")]
+    command = [sys.executable, "-m", "pytest", *line.split(), *here]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "deselected" not in done.stdout
+    assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
 
 
 def run_benchmark(tiny, line, monkeypatch):

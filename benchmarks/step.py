@@ -48,7 +48,10 @@ from nnunetv2_crossmatch.streams import STREAMS, STRONG_VIEWS, VIEWS
 
 CHANNELS = 4  # output classes
 WAYS = ("supervised", "stacked", "sequential", "released")
-MORE = ("stacked_recompute", "sequential_recompute", "stacked_students1", "stacked_students2", "stacked_students3")
+MORE = (
+    "stacked_recompute", "sequential_recompute", "stacked_students1", "stacked_students2", "stacked_students3",
+    "stacked_half",
+)  # fmt: skip
 DRAWS = 12  # steps over which the FLOPs of drawn students are averaged
 
 
@@ -110,11 +113,11 @@ class Bench:
         self.loss = host_loss(np.array([0.5**i for i in range(len(heads))]))
         self.count = 0
 
-    def draw(self) -> tuple[dict, dict]:
+    def draw(self, unlabeled: int) -> tuple[dict, dict]:
         self.count += 1
         rng, generator = np.random.default_rng(self.count), torch.Generator(self.device).manual_seed(self.count)
-        boxes = {view: draw_boxes(rng, self.case.batch, self.case.patch, 0.5) for view in STRONG_VIEWS}
-        shapes = self.bare.feature_shapes(self.case.batch, self.case.patch)
+        boxes = {view: draw_boxes(rng, unlabeled, self.case.patch, 0.5) for view in STRONG_VIEWS}
+        shapes = self.bare.feature_shapes(unlabeled, self.case.patch)
         kinds = {name: s.perturbation for name, s in STREAMS.items() if s.perturbation}
         drawn = {n: self.bare.perturbations[k].draw(shapes, generator, self.device) for n, k in kinds.items()}
         return boxes, drawn
@@ -142,14 +145,16 @@ class Bench:
         self.backward(loss)
 
     def crossmatch(self, execution: str, setting: str = "") -> None:
-        """One step stacked or sequential, with ``recompute`` or ``students<k>``."""
+        """One step stacked or sequential, with ``recompute``, ``students<k>`` or ``half`` as many unlabeled samples."""
         self.bare.recompute = setting == "recompute"
         count = int(setting.removeprefix("students")) if setting.startswith("students") else len(STREAMS)
-        boxes, drawn = self.draw()
+        unlabeled = self.case.batch // (2 if setting == "half" else 1)
+        boxes, drawn = self.draw(unlabeled)
+        images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
         rows = drawn_rows(loss_table(0.3), count, np.random.default_rng(self.count))
         lesson = Lesson(rows, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
         step = Step(self.network, self.loss, self.backward, self.autocast)
-        getattr(step, execution)(mixed(self.images, boxes), self.target, drawn, lesson, 0.5)
+        getattr(step, execution)(mixed(images, boxes), self.target, drawn, lesson, 0.5)
 
     def released(self) -> None:
         """The passes of the authors' released training loop, on this network, with our losses.
@@ -158,7 +163,7 @@ class Bench:
         with both perturbations without gradient. Then two passes with gradient, each decoding its two halves clean
         and the second half under both perturbations.
         """
-        _, drawn = self.draw()
+        _, drawn = self.draw(self.case.batch)
         criterion = Criterion(False, tuple(range(CHANNELS)))
         labeled, weak, first, second = self.images.values()
         with self.autocast(), torch.no_grad():
@@ -299,7 +304,9 @@ def table(case: Case, rows: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true", help="sizes for 2 CPU cores")
-    parser.add_argument("--more", action="store_true", help="also with recompute1, students1, students2, students3")
+    parser.add_argument(
+        "--more", action="store_true", help="also recompute1, students1 to 3, half the unlabeled samples"
+    )
     parser.add_argument("--ways", nargs="+", choices=(*WAYS, *MORE), help="only these, beside the supervised step")
     parser.add_argument("--plans", help="plans file to take network, patch and batch from")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="its configuration")

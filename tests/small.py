@@ -45,6 +45,15 @@ class RandomStep:
     boxes: dict[str, list]
     drawn: dict[str, list]
 
+    def to(self, device: str) -> RandomStep:
+        """The same in float32 on ``device``."""
+        images = {view: image.to(device, torch.float32) for view, image in self.images.items()}
+        drawn = {
+            name: [p and p._replace(scale=p.scale.to(device, torch.float32)) for p in levels]
+            for name, levels in self.drawn.items()
+        }
+        return RandomStep(images, self.boxes, drawn)
+
 
 def random_step(network: CrossMatchNetwork, labeled: int, unlabeled: int, seed: int = 0) -> RandomStep:
     dimensions = (

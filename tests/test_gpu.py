@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 import pytest
+import small
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
 
 from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.losses import Criterion, loss_table
-from nnunetv2_crossmatch.step import Step, mixed
+from nnunetv2_crossmatch.step import Step, fits_in_memory, mixed
 from nnunetv2_crossmatch.views import Views, authors_intensity, repeatable
 
 pytestmark = [
@@ -24,19 +25,45 @@ pytestmark = [
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
     network = crossmatch_network(host_network(dimensions, 3)).cuda()
-    step = random_step(network, 2, 2)
-    images = {view: image.float().cuda() for view, image in step.images.items()}
-    drawn = {name: [p._replace(scale=p.scale.float().cuda()) for p in levels] for name, levels in step.drawn.items()}
+    step = random_step(network, 2, 2).to("cuda")
     gradients = {}
     for way in ("stacked", "sequential"):
         network.zero_grad()
         lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
         run = Step(network, supervised_loss, autocast=lambda: torch.autocast("cuda"))
-        getattr(run, way)(mixed(images, step.boxes), None, drawn, lesson, 0.5)
+        getattr(run, way)(mixed(step.images, step.boxes), None, step.drawn, lesson, 0.5)
         assert all(part.dtype == torch.float32 for part in lesson.parts.values())
         gradients[way] = gradient(network)
     difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
     assert difference < 0.02
+
+
+def test_a_memory_that_only_holds_sequential_streams_is_noticed_and_given_back(monkeypatch):
+    monkeypatch.setitem(small.PATCH, 2, (256, 256))
+    network = crossmatch_network(host_network(2, 3)).cuda()
+    step = random_step(network, 4, 4).to("cuda")
+    lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
+    images, way = mixed(step.images, step.boxes), Step(network, supervised_loss)
+
+    def fits(execution: str) -> bool:
+        return fits_in_memory(lambda: getattr(way, execution)(images, None, step.drawn, lesson, 0.5), network)
+
+    peaks = {}
+    for execution in ("sequential", "stacked"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        assert fits(execution)
+        peaks[execution] = torch.cuda.max_memory_reserved()
+    assert peaks["stacked"] > 1.5 * peaks["sequential"]
+    held = torch.cuda.memory_allocated()
+    cap = sum(peaks.values()) / 2 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(cap)
+    try:
+        assert not fits("stacked")
+        assert torch.cuda.memory_allocated() == pytest.approx(held, abs=2**20)
+        assert fits("sequential")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")

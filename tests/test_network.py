@@ -11,6 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from nnunetv2_crossmatch.errors import UnsupportedError
 from nnunetv2_crossmatch.network import CrossMatchNetwork
 
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
 
 
@@ -65,21 +66,34 @@ def test_an_unknown_mode_is_an_error():
         crossmatch_network(host_network(2, 2))(torch.zeros(1, 1, 16, 16), mode="stack")
 
 
-def test_compiled_steps_equal_eager_ones_and_are_compiled_once():
+@pytest.mark.parametrize(
+    ("backend", "device", "tolerance"),
+    [
+        ("aot_eager", "cpu", 1e-5),
+        pytest.param("inductor", "cuda", 1e-3, marks=[pytest.mark.gpu, NEEDS_GPU]),
+    ],
+)
+def test_compiled_steps_equal_eager_ones_and_are_compiled_once(backend, device, tolerance):
     """Fresh masks every step must not recompile; aot_eager is the compiler's front end without its code generator."""
     torch.manual_seed(0)
-    network = crossmatch_network(host_network(2, 2))
+    network = crossmatch_network(host_network(2, 2)).to(device)
     torch._dynamo.reset()
-    counter = CompileCounterWithBackend("aot_eager")
+    counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(network, backend=counter)
     counts = []
     for seed in range(4):
-        step = random_step(network, 2, 2, seed)
-        images = {view: image.float() for view, image in step.images.items()}
-        drawn = {name: [p._replace(scale=p.scale.float()) for p in levels] for name, levels in step.drawn.items()}
-        fast, slow = (net(images, mode="stacked", drawn=drawn, **ROLES) for net in (compiled, network))
-        for name in slow.streams:
-            assert torch.allclose(fast.streams[name], slow.streams[name], atol=1e-5), name
+        step = random_step(network, 2, 2, seed).to(device)
+        results = []
+        for net in (compiled, network):
+            network.zero_grad()
+            streams = net(step.images, mode="stacked", drawn=step.drawn, **ROLES).streams
+            sum(streams[name].square().mean() for name in ROLES["students"]).backward()
+            held = [torch.zeros_like(p) if p.grad is None else p.grad for p in network.parameters()]
+            results.append((streams, torch.cat([grad.flatten() for grad in held])))
+        (fast, fast_gradient), (slow, slow_gradient) = results
+        for name in slow:
+            assert torch.allclose(fast[name], slow[name], atol=tolerance), name
+        assert (fast_gradient - slow_gradient).norm() < tolerance * slow_gradient.norm()
         counts.append(counter.frame_count)
     assert counts[0] > 0
     assert counts == [counts[0]] * 4

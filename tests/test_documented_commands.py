@@ -33,7 +33,7 @@ set -x
 TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
 BENCHMARKS = {
     "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
-    "step.py --small --more": (f"{TINY_PLANS} 2d", "stacked_students3"),
+    "step.py --small --more --profile": (f"{TINY_PLANS} 2d", "stacked_students3     time: matrix work"),
     "loader.py -d 502 -c 2d --batch 8 --batches 25": (
         "-d 998 --batch 2 --batches 2 --workers 0 1",
         "an unlabeled sample costs",
@@ -48,13 +48,22 @@ BENCHMARKS = {
 }
 # For GPUs, but these run anywhere, the compiled one without compiling: that takes minutes on a CPU.
 BENCHMARKS |= {
-    "step.py --json fp32.json": (f"--ways stacked {TINY_PLANS} 2d", "amp False, compile False"),
-    "step.py --amp --json amp.json": (f"--ways sequential {TINY_PLANS} 2d", "amp True, compile False"),
-    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --amp": (
-        "--ways stacked --repeats 1",
+    "step.py --batch 2 4 8 16 32 64 128 --json fp32.json": (
+        f"--batch 2 3 --ways stacked {TINY_PLANS} 2d",
+        "amp False, compile False",
+    ),
+    "step.py --batch 2 4 8 16 32 64 128 --amp --profile --json amp.json": (
+        f"--batch 2 --ways sequential {TINY_PLANS} 2d",
         "amp True, compile False",
     ),
-    "step.py --amp --compile --json compiled.json": (f"--ways stacked {TINY_PLANS} 2d", "amp True, compile True"),
+    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --batch 2 4 8 16 --amp --profile": (
+        "--batch 2 --ways stacked --repeats 1",
+        "amp True, compile False",
+    ),
+    "step.py --amp --compile --profile --json compiled.json": (
+        f"--ways stacked {TINY_PLANS} 2d",
+        "amp True, compile True",
+    ),
 }
 COMPILER = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
 

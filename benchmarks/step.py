@@ -94,7 +94,7 @@ def peak_memory(bench: Bench, way: str) -> int:
 
 
 def ways_of(args: argparse.Namespace) -> tuple[str, ...]:
-    chosen = {"supervised", *(args.ways or WAYS), *(MORE if args.more else ())}
+    chosen = {"supervised", *(args.ways or (*WAYS, *(MORE if args.more else ())))}
     return tuple(way for way in (*WAYS, *MORE) if way in chosen)
 
 

@@ -33,7 +33,10 @@ set -x
 TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
 BENCHMARKS = {
     "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
-    "step.py --small --more --profile": (f"{TINY_PLANS} 2d", "stacked_students3     time: matrix work"),
+    "step.py --small --more --profile": (
+        f"--ways stacked_recompute stacked_students3 stacked_half {TINY_PLANS} 2d",
+        "stacked_students3    time: ",
+    ),
     "loader.py -d 502 -c 2d --batch 8 --batches 25": (
         "-d 998 --batch 2 --batches 2 --workers 0 1",
         "an unlabeled sample costs",

@@ -12,7 +12,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import step
 import step_shares
-from step_ways import Case
+from step_ways import MORE, WAYS, Case
 
 
 def test_batches_grow_until_the_memory_ends(monkeypatch, capsys):
@@ -36,6 +36,13 @@ def test_batches_grow_until_the_memory_ends(monkeypatch, capsys):
         "2d, batch 16: out of memory: supervised",
         "2d, batch 16: out of memory: stacked",
     ]
+
+
+def test_ways_that_are_named_come_alone():
+    every = argparse.Namespace(ways=None, more=True)
+    named = argparse.Namespace(ways=["stacked_half", "released"], more=True)
+    assert step.ways_of(every) == (*WAYS, *MORE)
+    assert step.ways_of(named) == ("supervised", "released", "stacked_half")
 
 
 @pytest.mark.parametrize(

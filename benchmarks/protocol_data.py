@@ -53,9 +53,10 @@ def shrink(configuration: dict[str, Any], spacing_mm: float, features: int) -> N
 
 
 def write_plans(arguments: argparse.Namespace) -> None:
-    """Give every target the plans made for the first one, and the description that preprocessing looks for."""
+    """Give every target the plans made for the first one, and what preprocessing and training look for beside them."""
     source = preprocessed_folder() / arguments.targets[0]
     plans = json.loads((source / f"{arguments.planned}.json").read_text())
+    fingerprint = json.loads((source / "dataset_fingerprint.json").read_text())
     for target in arguments.targets:
         changed = protocol_plans(plans, target)
         if arguments.small_mm:
@@ -63,6 +64,7 @@ def write_plans(arguments: argparse.Namespace) -> None:
         folder = preprocessed_folder() / target
         folder.mkdir(exist_ok=True)
         write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
+        write_json(folder / "dataset_fingerprint.json", fingerprint)  # the trainer copies it to its results
         write_json(folder / f"{PLANS}.json", changed)
 
 

@@ -264,19 +264,21 @@ def test_a_whole_protocol_on_tiny_data_is_scored_and_then_done(tmp_path, monkeyp
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
     fake_data.acdc_h5(tmp_path / "data", patients)
     splits = fake_data.splits(tmp_path / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1])
-    options = ["--small", "--rows", "crossmatch", "--step-seconds", "1", "1", "--splits", str(splits)]
+    options = ["--small", "--rows", "crossmatch", "upper_bound", "--step-seconds", "1", "1", "--splits", str(splits)]
     given = arguments(tmp_path, *options, "--trainer", f"{NAME}_valiters1")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
     command = [sys.executable, str(BENCHMARKS / "protocol.py"), *given]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     results = tmp_path / "out" / "results"
-    row = json.loads((results / "results.json").read_text())["rows"]["crossmatch"]
-    assert row["runs"][0]["steps"] == 2
-    assert 0 <= row["strict"]["dice"]["mean"] <= 1
+    rows = json.loads((results / "results.json").read_text())["rows"]
+    assert [rows[name]["runs"][0]["labeled_all"] for name in ("crossmatch", "upper_bound")] == [False, True]
+    for row in rows.values():
+        assert row["runs"][0]["steps"] == 2
+        assert 0 <= row["strict"]["dice"]["mean"] <= 1
     made = {file.name for file in (results / "crossmatch_seed0").iterdir()}
     assert made >= {"scores.json", "literature", "curves.json", "progress_crossmatch.png", "report.html"}
     monkeypatch.setattr(sys, "argv", command[1:])
     asked = Protocol(protocol.read_request(protocol.parser())[0], tmp_path / "out")
-    (run,) = read_runs(asked.folder / "runs.json")
-    assert all(step.proof(asked.folder).exists() for step in [*asked.data_steps(), *asked.run_steps(run, None)])
+    runs = [step for run in read_runs(asked.folder / "runs.json") for step in asked.run_steps(run, None)]
+    assert all(step.proof(asked.folder).exists() for step in [*asked.data_steps(), *runs])

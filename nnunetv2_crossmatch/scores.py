@@ -5,8 +5,8 @@ Limit: numbers only. ``evaluation`` makes them from folders, ``score_files`` wri
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -146,18 +146,30 @@ def wilcoxon_p(difference: FloatArray) -> float:
 def compare(first: Scores, second: Scores) -> dict[str, dict[str, Difference]]:
     """Paired differences, first minus second, over the cases that both have: ``[group][measure]``.
 
+    A class counts in the cases in which both define the measure, in the mean over classes too: means over different
+    classes would compare structures, not methods.
+
     Raises:
         ValueError: the two have different classes.
     """
     if first.classes != second.classes:
         raise ValueError(f"scores of the same classes expected, got {first.classes} and {second.classes}")
-    measures = [name for name in first.measures if name in second.measures]
-    common = [case for case in first.cases if case in second.cases]
-    rows = [[scores.cases.index(case) for case in common] for scores in (first, second)]
+    measures = tuple(name for name in first.measures if name in second.measures)
+    common = tuple(case for case in first.cases if case in second.cases)
+    one, other = (part_of(scores, common, measures) for scores in (first, second))
+    undefined = ~(np.isfinite(one.values) & np.isfinite(other.values))
+    one, other = (replace(scores, values=np.where(undefined, NAN, scores.values)) for scores in (one, other))
     return {
-        group: {name: paired(first.of(group, name)[rows[0]], second.of(group, name)[rows[1]]) for name in measures}
-        for group in first.groups
+        group: {name: paired(one.of(group, name), other.of(group, name)) for name in measures} for group in one.groups
     }
+
+
+def part_of(scores: Scores, cases: Sequence[str], measures: Sequence[str]) -> Scores:
+    """``scores`` of these ``cases`` and ``measures`` alone, in their order."""
+    rows = [scores.cases.index(case) for case in cases]
+    columns = [scores.measures.index(name) for name in measures]
+    values = scores.values[rows][:, :, columns]
+    return replace(scores, cases=tuple(cases), measures=tuple(measures), values=values, voxels=scores.voxels[rows])
 
 
 def each_row(scores: Scores) -> Iterator[tuple[str, str, FloatArray, NDArray[np.int64], str]]:

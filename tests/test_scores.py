@@ -94,6 +94,15 @@ def test_compare_matches_cases_by_name() -> None:
     assert difference.mean == pytest.approx(0.3)
 
 
+def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() -> None:
+    """The first one misses the difficult class B everywhere, which must not make it better on the whole."""
+    first, second = make([[0.5, NAN], [0.7, NAN], [0.6, 0.1]]), make([[0.5, 0.1], [0.7, 0.2], [0.6, 0.1]])
+    differences = compare(first, second)
+    assert differences["foreground_mean"]["dice"].pairs == 3
+    assert differences["foreground_mean"]["dice"].mean == 0
+    assert differences["B"]["dice"].pairs == 1
+
+
 def test_scores_of_different_classes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same classes"):
         compare(make([[1.0]], classes=("A",)), make([[1.0]], classes=("B",)))

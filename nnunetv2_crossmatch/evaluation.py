@@ -161,8 +161,7 @@ def score_case(
         pair = read_pair(*files, reader, scheme)
     except InputError as error:
         return error
-    # A single-slice image has lost its first axis, and with it the first number of the given spacing.
-    spacing = pair.spacing if spacing_mm is None else tuple(spacing_mm)[-len(pair.spacing) :]
+    spacing = pair.spacing if spacing_mm is None else tuple(spacing_mm[axis] for axis in pair.axes)
     measures = (
         measure(np.isin(pair.prediction, values), np.isin(pair.reference, values), spacing)
         for values in scheme.classes.values()

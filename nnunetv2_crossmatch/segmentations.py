@@ -66,13 +66,14 @@ class SegmentationPair:
     """Labels of prediction and reference, cropped to what either holds; ignored voxels are background in both.
 
     ``spacing`` is the reader's, one number per axis of the arrays; ``spacing_in_header`` is False for formats such as
-    PNG that carry none. An image of a single slice has two axes.
+    PNG that carry none. An image of a single slice has two axes; ``axes`` says which of (z, y, x) they are.
     """
 
     prediction: LabelArray
     reference: LabelArray
     spacing: tuple[float, ...]
     spacing_in_header: bool
+    axes: tuple[int, ...]
 
 
 def read_label_scheme(dataset_json: Path) -> LabelScheme:
@@ -126,7 +127,8 @@ def read_pair(prediction: Path, reference: Path, reader: BaseReaderWriter, schem
         predicted, expected = predicted * known, expected * known
     axes = measurable_axes(second.voxels.shape)
     spacing = tuple(float(second.header["spacing"][axis]) for axis in axes)
-    return SegmentationPair(reduced(predicted, axes), reduced(expected, axes), spacing, grid(second.header) is not None)
+    in_header = grid(second.header) is not None
+    return SegmentationPair(reduced(predicted, axes), reduced(expected, axes), spacing, in_header, tuple(axes))
 
 
 def read_both(prediction: Path, reference: Path, reader: BaseReaderWriter) -> tuple[Segmentation, Segmentation]:

@@ -119,6 +119,16 @@ def test_a_single_slice_is_measured_in_two_dimensions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores.values[0, 0], [getattr(flat, name) for name in scores.measures])
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_given_spacing_of_a_single_slice_is_that_of_its_own_axes(tmp_path: Path, axis: int) -> None:
+    reference, predicted = (np.take(mask, [7], axis=axis) for mask in (ball(center=(7, 8, 8)), ball((7, 8, 8), 3)))
+    folders = one_case(tmp_path, reference, predicted, {"background": 0, "body": 1})
+    scores = evaluate_folder(*folders, spacing_mm=(4, 2, 1))
+    spacing = tuple(np.delete((4, 2, 1), axis))
+    flat = measure(predicted.squeeze() == 1, reference.squeeze() == 1, spacing)
+    np.testing.assert_array_equal(scores.values[0, 0], [getattr(flat, name) for name in scores.measures])
+
+
 def test_png_files_are_scored_without_millimetres(tmp_path: Path) -> None:
     for folder in ("labelsTs", "predictions"):
         write(tmp_path / folder / "a.png", ball()[6])

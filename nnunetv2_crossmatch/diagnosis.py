@@ -6,7 +6,7 @@ any others and travel beside the views through the same geometry. Limit: they ar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,13 @@ def truth_folder(unlabeled: Path) -> Path:
 
 
 def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]) -> Path:
-    """Preprocess ``labelsUn`` of ``cases``, as far as that is not done yet; returns their folder.
+    """Preprocess ``labelsUn`` of ``cases`` where that was not done since label and case were; returns their folder.
 
     Raises:
         InputError: reference labels are missing; all of them are named.
     """
-    folder = truth_folder(unlabeled_folder(plans_manager.dataset_name, configuration.data_identifier))
+    unlabeled = unlabeled_folder(plans_manager.dataset_name, configuration.data_identifier)
+    folder = truth_folder(unlabeled)
     folder.mkdir(exist_ok=True)
     images = images_unlabeled(plans_manager.dataset_name)
     labels, dataset_json = images.with_name("labelsUn"), load_json(str(images.with_name("dataset.json")))
@@ -41,7 +42,8 @@ def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManag
     fix = "put the reference label there, or train without diagnose1"
     missing = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
     raise_if_any([Problem("reference label missing", labels / f"{case}{ending}", "diagnose1", fix) for case in missing])
-    due = [case for case in cases if not (folder / f"{case}.npy").is_file()]
+    made_of = {case: (labels / f"{case}{ending}", unlabeled / f"{case}.pkl") for case in cases}
+    due = [case for case, sources in made_of.items() if not is_newer(folder / f"{case}.npy", sources)]
     for case in tqdm(due, desc="Preprocessing reference labels for diagnosis", unit="case", disable=not due):
         files = sorted(str(file) for file in images.glob(f"{case}_????{ending}"))
         preprocessor = configuration.preprocessor_class(verbose=False)
@@ -50,6 +52,11 @@ def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManag
         with written_whole(folder / f"{case}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, segmentation.astype(np.int16))
     return folder
+
+
+def is_newer(file: Path, sources: Iterable[Path]) -> bool:
+    """Whether ``file`` is there and none of ``sources`` was written after it."""
+    return file.is_file() and file.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
 
 
 class CasesWithTruth:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from trainers import started
 
-from nnunetv2_crossmatch.diagnosis import mean_dice
+from nnunetv2_crossmatch.diagnosis import mean_dice, prepare_truth
 from nnunetv2_crossmatch.errors import InputError
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters3_valiters1_seed1_warmup0"
@@ -46,6 +46,21 @@ def with_truth(prepared_copy):
     for image, label in zip(sorted((prepared_copy.raw / "imagesUn").iterdir()), labels, strict=True):
         shutil.copy(label, prepared_copy.raw / "labelsUn" / image.name.replace("_0000", ""))
     return prepared_copy
+
+
+def test_truth_is_made_again_after_its_label_or_case_was(with_truth):
+    trainer = started(with_truth, f"{SHORT}_diagnose1")
+    truth = next(with_truth.preprocessed.glob("*_2d_unlabeled_truth"))
+    cases = with_truth.preprocessed / truth.name.removesuffix("_truth")
+    arguments = trainer.plans_manager, trainer.configuration_manager, trainer.unlabeled_cases
+    first, second, *others = trainer.unlabeled_cases
+    for file in truth.iterdir():
+        np.save(file, np.zeros(1))
+    for source in (with_truth.raw / "labelsUn" / f"{first}.nii.gz", cases / f"{second}.pkl"):
+        source.touch()
+    prepare_truth(*arguments)
+    again = {case: np.load(truth / f"{case}.npy").size > 1 for case in trainer.unlabeled_cases}
+    assert again == {first: True, second: True, **dict.fromkeys(others, False)}
 
 
 def test_true_dice_is_logged_and_changes_nothing(with_truth):

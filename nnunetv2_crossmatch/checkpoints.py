@@ -206,6 +206,15 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found
     return None
 
 
+def keep_previous(folder: Path, say: Callable[[str], None] = print) -> None:
+    """Rename the checkpoints of an earlier run in ``folder`` to ``*.previous``: ``--c`` must not go on from them."""
+    for file in (folder / name for name in CANDIDATES):
+        if file.exists():
+            previous = file.with_name(f"{file.name}.previous")
+            file.replace(previous)
+            say(f"{file.name} is of an earlier run; kept as {previous.name}")
+
+
 def _set_aside(file: Path, error: InputError, say: Callable[[str], None]) -> None:
     corrupt = file.with_name(f"{file.name}.corrupt")
     file.replace(corrupt)

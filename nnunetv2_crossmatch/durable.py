@@ -22,6 +22,7 @@ from nnunetv2_crossmatch.checkpoints import (
     LATEST,
     checkpoint_written_whole,
     full_disk_told,
+    keep_previous,
     load_checkpoint,
     newest_checkpoint,
     refuse_nonfinite,
@@ -33,11 +34,9 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.finite import TOO_MANY, FiniteWatch
 from nnunetv2_crossmatch.interruption import Interruption
 from nnunetv2_crossmatch.run_record import RunRecord, new_record, read_record, refuse_differences, write_record
-from nnunetv2_crossmatch.step_log import StepLog
+from nnunetv2_crossmatch.step_log import UNFINISHED, StepLog
 
 SAVE_EPOCHS, SAVE_SECONDS = 10, 600.0
-UNFINISHED = "unfinished_epoch"
-"""Where a checkpoint's log holds the values of the steps of an epoch that was interrupted."""
 
 
 class DurableTrainer(nnUNetTrainer):
@@ -108,8 +107,10 @@ class DurableTrainer(nnUNetTrainer):
         raise NotImplementedError
 
     def keep_record(self, now: RunRecord) -> None:
-        """Write the record of this run, if a run that is continued has the same."""
-        if self.resumed and self.record is not None:
+        """Write the record of this run: of a continued one the same as before; a new one begins without checkpoints."""
+        if not self.resumed:
+            keep_previous(self.folder, self.print_to_log_file)
+        elif self.record is not None:
             refuse_differences(self.folder, self.record, now)
             if self.record.versions != now.versions:
                 self.print_to_log_file(f"Versions were {self.record.versions}, now {now.versions}.")
@@ -171,12 +172,15 @@ class DurableTrainer(nnUNetTrainer):
         return time.monotonic() - self.saved_at >= SAVE_SECONDS
 
     def _leave_if_asked(self) -> None:
-        """Save and end the process if a signal came; processes beside the first end when it is gone."""
-        if self.interruption.wish is None or self.local_rank != 0:
+        """Save and end the process if a signal came; processes beside the first give it the time to save."""
+        if self.interruption.wish is None:
             return
+        if self.local_rank != 0:
+            return self.interruption.leave_soon()
         self.save_latest()
         place = f"epoch {self.current_epoch}, {len(self.steps)} of {self.steps_per_epoch} steps"
-        self.print_to_log_file(f"{self.interruption.wish.name}: stopped at {place}; continue with --c.")
+        fate = "nothing is saved (--disable_checkpointing)" if self.disable_checkpointing else "continue with --c"
+        self.print_to_log_file(f"{self.interruption.wish.name}: stopped at {place}; {fate}.")
         raise SystemExit(self.interruption.exit_code)
 
     def _stop_loaders(self) -> None:

@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_crossmatch.checkpoints import CANDIDATES, load_checkpoint
 from nnunetv2_crossmatch.errors import InputError, Problem, collected
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
+from nnunetv2_crossmatch.step_log import UNFINISHED
 
 HOST_CURVES = {
     "train_losses": "training loss",
@@ -93,7 +94,7 @@ def fold_record(file: Path, checkpoint: Mapping[str, Any]) -> FoldRecord:
     """Length and curves of one training."""
     logged = checkpoint.get("logging", {})
     curves = {title: logged[name] for name, title in HOST_CURVES.items() if logged.get(name)}
-    known = {*HOST_CURVES, *TIMES, "ema_fg_dice", "dice_per_class_or_region"}
+    known = {*HOST_CURVES, *TIMES, "ema_fg_dice", "dice_per_class_or_region", UNFINISHED}
     curves |= {name: values for name, values in logged.items() if name not in known and values}
     starts, ends = (logged.get(name, []) for name in TIMES)
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))

@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+UNFINISHED = "unfinished_epoch"
+"""Where a checkpoint's log holds the values of the steps of an epoch that was interrupted."""
+
 
 class StepLog:
     """The steps of an epoch in order, ``done`` ones from before an interruption first."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from trainers import continued, make_trainer, started
 
 import nnunetv2_crossmatch.durable as durable
-from nnunetv2_crossmatch import run_lock
+from nnunetv2_crossmatch import interruption, run_lock
 from nnunetv2_crossmatch.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.dataloading import augmenter
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
@@ -351,6 +352,71 @@ def test_33_a_signal_saves_after_the_step_and_ends_with_its_code(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_33_the_echo_of_a_signal_does_not_hinder_the_save(prepared_copy: TinyDataset) -> None:
+    """A batch system ends the launcher too, whose end the processes are told by another signal."""
+    trainer = make_trainer(prepared_copy, NAME)
+    at_step(trainer, 4, lambda: [os.kill(os.getpid(), number) for number in (signal.SIGTERM, signal.SIGINT)])
+    with pytest.raises(SystemExit) as left:
+        trainer.run_training()
+    assert left.value.code == 143
+    assert (trainer.folder / "checkpoint_latest.pth").exists()
+
+
+def test_33_a_second_signal_ends_the_run_at_once(prepared_copy: TinyDataset, monkeypatch) -> None:
+    monkeypatch.setattr(interruption, "ECHO", 0)
+    trainer = make_trainer(prepared_copy, NAME)
+    at_step(trainer, 4, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(SystemExit) as left:
+        trainer.run_training()
+    assert left.value.code == 130
+    assert not (trainer.folder / "checkpoint_latest.pth").exists()
+
+
+LEAVES = """
+import os, signal, sys, time
+from nnunetv2_crossmatch import interruption
+
+interruption.GRACE = 0.2
+wish = interruption.Interruption()
+wish.deferring = True
+with wish.caught():
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(3):
+        wish.leave_soon()
+    time.sleep(60)  # an exchange with a process that is gone
+"""
+
+
+def test_33_a_process_that_waits_for_one_that_is_gone_ends_too() -> None:
+    begun = time.monotonic()
+    assert subprocess.run([sys.executable, "-c", LEAVES]).returncode == 143
+    assert time.monotonic() - begun < 30
+
+
+@pytest.mark.parametrize(("rank", "saves", "leaves"), [(0, 1, 0), (1, 0, 1)])
+def test_33_the_first_process_saves_and_the_others_leave_it_the_time(
+    prepared_copy: TinyDataset, monkeypatch, rank: int, saves: int, leaves: int
+) -> None:
+    trainer = quick(prepared_copy, monkeypatch)
+    left: list[int] = []
+    monkeypatch.setattr(trainer.interruption, "leave_soon", lambda: left.append(rank))
+    trainer.interruption.wish, trainer.local_rank, trainer.steps_per_epoch = signal.SIGTERM, rank, 3
+    with pytest.raises(SystemExit) if rank == 0 else nullcontext():
+        trainer._between_steps()
+    assert (trainer.saved, len(left)) == (saves, leaves)
+
+
+def test_33_without_checkpoints_nobody_is_told_to_continue(prepared_copy: TinyDataset, capsys) -> None:
+    trainer = make_trainer(prepared_copy, NAME)
+    trainer.disable_checkpointing = True
+    at_step(trainer, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        trainer.run_training()
+    said = capsys.readouterr().out
+    assert "nothing is saved (--disable_checkpointing)" in said
+    assert "continue with --c" not in said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_33_the_command_ends_as_batch_systems_expect(prepared_copy: TinyDataset, number: int, code: int) -> None:
@@ -520,6 +586,21 @@ def test_38_a_run_that_was_killed_ends_as_one_that_was_not(
 def optimizer_equal(a: Any, b: Any) -> bool:
     states = [trainer.optimizer.state_dict()["state"] for trainer in (a, b)]
     return all(torch.equal(states[0][key]["momentum_buffer"], states[1][key]["momentum_buffer"]) for key in states[1])
+
+
+def test_38_a_run_that_begins_anew_is_not_continued_from_an_earlier_one(prepared_copy: TinyDataset, capsys) -> None:
+    """Killed before its first save, in the folder of a finished run, which stays at hand under another name."""
+    earlier = make_trainer(prepared_copy, NAME)
+    earlier.run_training()
+    trainer = make_trainer(prepared_copy, NAME)
+    at_step(trainer, 1, killed)
+    with pytest.raises(Killed):
+        trainer.run_training()
+    assert "checkpoint_final.pth is of an earlier run; kept as checkpoint_final.pth.previous" in capsys.readouterr().out
+    kept = load_checkpoint(trainer.folder / "checkpoint_final.pth.previous")
+    assert kept["current_epoch"] == earlier.num_epochs
+    again = continued(prepared_copy, NAME)
+    assert (again.resumed, again.current_epoch, len(again.steps)) == (False, 0, 0)
 
 
 def test_38_without_interruption_inside_an_epoch_the_checkpoint_is_the_hosts(prepared_copy: TinyDataset) -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.model_record import read_model
+from nnunetv2_crossmatch.step_log import UNFINISHED
 from tests.trained import write_model
 
 
@@ -24,6 +26,15 @@ def test_the_time_of_all_epochs_is_summed(tmp_path):
 def test_curves_are_single_numbers_per_epoch(tmp_path):
     curves = read_model(write_model(tmp_path / "model")).folds[0].curves
     assert set(curves) == {"training loss", "validation loss", "loss_ip"}
+
+
+def test_an_epoch_that_was_interrupted_is_no_curve(tmp_path):
+    """The latest checkpoint of a run that goes on, or was stopped, holds the values of its last steps."""
+    file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file)
+    checkpoint["logging"][UNFINISHED] = [{"loss": 0.1, "loss_ip": 0.2}]
+    torch.save(checkpoint, file)
+    assert set(read_model(tmp_path / "model").folds[0].curves) == {"training loss", "validation loss", "loss_ip"}
 
 
 def test_only_settings_in_the_name_differ_from_the_default(tmp_path):

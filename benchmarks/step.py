@@ -33,6 +33,8 @@ from step_ways import GENERIC, MORE, SMALL, WAYS, Bench, Case, planned
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunetv2_crossmatch.step import fits_in_memory
+
 DRAWS = 12  # steps over which the FLOPs of drawn students are averaged
 
 
@@ -99,15 +101,11 @@ def ways_of(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def fits(bench: Bench, way: str) -> bool:
-    """Take a step, which also warms up; False if a GPU's memory is exhausted by it."""
-    try:
-        bench.take(way)
-        return True
-    except torch.cuda.OutOfMemoryError:
+    """Take a step, which also warms up; False, and named, if it exhausts a GPU's memory."""
+    enough = fits_in_memory(partial(bench.take, way), bench.bare)
+    if not enough:
         print(f"{bench.case.title}: out of memory: {way}", flush=True)
-        return False
-    finally:
-        bench.optimizer.zero_grad(set_to_none=True)
+    return enough
 
 
 def measure(bench: Bench, ways: Sequence[str], repeats: int) -> dict[str, dict[str, float]]:

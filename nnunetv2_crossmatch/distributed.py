@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,13 @@ def join_torchrun(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+
+
+def wait_for_first() -> None:
+    """Wait until the first process comes here too, as long as that takes: NCCL's own patience ends after minutes."""
+    if dist.is_initialized():
+        patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
+        dist.barrier(patient)
 
 
 def own_device(device: torch.device) -> torch.device:

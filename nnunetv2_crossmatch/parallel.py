@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_crossmatch.distributed import join_torchrun, own_device, share
@@ -49,9 +50,14 @@ class ParallelTrainer(DurableTrainer):
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=devices)
 
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return dist.get_world_size() if self.distributed else 1
+
     def share_of(self, total: int) -> int:
         """Samples of this process out of ``total``."""
-        return share(total, self.local_rank, dist.get_world_size()) if self.distributed else total
+        return share(total, self.local_rank, self.processes) if self.distributed else total
 
     @property
     def local_network(self) -> Any:
@@ -65,6 +71,13 @@ class ParallelTrainer(DurableTrainer):
     def _build_loss(self) -> torch.nn.Module:
         with self._seen_as_distributed(self.distributed):
             return super()._build_loss()
+
+    def local_loss(self) -> torch.nn.Module:
+        """The host's loss without exchange between processes."""
+        if not self.distributed:
+            return self.loss
+        with self._seen_as_distributed(False):
+            return nnUNetTrainer._build_loss(self)
 
     @contextmanager
     def _seen_as_distributed(self, flag: bool) -> Iterator[None]:

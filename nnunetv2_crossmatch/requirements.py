@@ -50,6 +50,13 @@ def _unmet(device: torch.device) -> Iterator[Problem]:
         yield Problem("no GPU", "", "torch finds no CUDA device", "nnUNetv2_train ... -device cpu, or mend the driver")
 
 
+def refuse_idle_processes(unlabeled: int, processes: int) -> None:
+    """Raise :class:`InputError` if a step's ``unlabeled`` samples do not suffice for one per process."""
+    if unlabeled < processes:
+        detail = f"{unlabeled} unlabeled samples per step for {processes} processes"
+        raise InputError(Problem("batch too small", "", detail, "raise ubatch<n> (or batch<n>), or use fewer GPUs"))
+
+
 def refuse_missing_compiler() -> None:
     """Raise :class:`InputError` if there is no compiler for ``torch.compile``, which the host uses by default."""
     if c_compiler() is None:

@@ -114,9 +114,3 @@ def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def mean_square(output: Any, target: Any) -> torch.Tensor:
-    """Stands for the supervised loss where only the memory of a step matters."""
-    heads = output if isinstance(output, list) else [output]
-    return torch.stack([head.float().square().mean() for head in heads]).sum()

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -29,17 +29,23 @@ from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.cutmix import Box, draw_boxes
 from nnunetv2_crossmatch.dataloading import augmenter, host_in_this_process, seed_everything
 from nnunetv2_crossmatch.diagnosis import CasesWithTruth, mean_dice, prepare_truth, truth_folder
-from nnunetv2_crossmatch.distributed import any_process, average_gradients, mean_over_processes, same_everywhere
+from nnunetv2_crossmatch.distributed import (
+    any_process,
+    average_gradients,
+    mean_over_processes,
+    same_everywhere,
+    wait_for_first,
+)
 from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.losses import Criterion, LossRow, dice_classes, drawn_rows, loss_table
 from nnunetv2_crossmatch.network import CrossMatchNetwork
 from nnunetv2_crossmatch.parallel import ParallelTrainer
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
-from nnunetv2_crossmatch.requirements import refuse_missing_compiler, refuse_unmet
+from nnunetv2_crossmatch.requirements import refuse_idle_processes, refuse_missing_compiler, refuse_unmet
 from nnunetv2_crossmatch.run_record import RunRecord, checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
-from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mean_square, mixed
+from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mixed
 from nnunetv2_crossmatch.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.views import Views, authors_intensity, repeatable
@@ -48,6 +54,7 @@ CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confid
 PSEUDO_DICE = "pseudo_dice"
 SOMETIMES = (PSEUDO_DICE, "agreement")
 GRADIENT_NORM = 12  # the host's
+COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
 
@@ -108,6 +115,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         """The host's, with seeded weights."""
         if self._do_i_compile():
             refuse_missing_compiler()
+            torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         super().initialize()
@@ -116,7 +124,9 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         planned = self.configuration_manager.configuration
         planned["batch_size"] = self.settings.batch or max(planned["batch_size"], 2)
         super()._set_batch_size_and_oversample()
-        self.unlabeled_batch_size = self.share_of(self.settings.unlabeled_batch or planned["batch_size"])
+        unlabeled = self.settings.unlabeled_batch or planned["batch_size"]
+        refuse_idle_processes(unlabeled, self.processes)
+        self.unlabeled_batch_size = self.share_of(unlabeled)
         if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
 
@@ -143,16 +153,22 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
 
     def _ready_unlabeled_cases(self) -> list[str]:
         arguments = self.plans_manager, self.configuration_name
-        if self.local_rank == 0 and not is_preprocessed(*arguments):
+        prepared = self._prepare_unlabeled_cases() if self.local_rank == 0 else []
+        wait_for_first()
+        cases = prepared or prepared_cases(*arguments, verify=False)
+        self.print_to_log_file(f"{len(cases)} unlabeled cases.")
+        return cases
+
+    def _prepare_unlabeled_cases(self) -> list[str]:
+        """Preprocess them if that was not done yet, and verify the files; takes hours where there are many."""
+        arguments = self.plans_manager, self.configuration_name
+        if not is_preprocessed(*arguments):
             self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
             names = self.plans_manager.dataset_name, self.plans_manager.plans_name
             preprocess_unlabeled(*names, [self.configuration_name], default_num_processes)
-        if self.is_ddp:
-            dist.barrier()
-        cases = prepared_cases(*arguments, verify=bool(self.settings.verify) and self.local_rank == 0)
-        if self.settings.diagnose and self.local_rank == 0:
+        cases = prepared_cases(*arguments, verify=bool(self.settings.verify))
+        if self.settings.diagnose:
             prepare_truth(self.plans_manager, self.configuration_manager, cases)
-        self.print_to_log_file(f"{len(cases)} unlabeled cases.")
         return cases
 
     def get_dataloaders(self) -> tuple[Any, Any]:
@@ -200,7 +216,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
         self.views = Views(transforms, strong, later=bool(self.settings.gpu_views))
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
-        cases = self.dataset_class(str(folder), self.unlabeled_cases)
+        cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # whatever the labeled ones are kept in
         if self.settings.diagnose:
             cases = CasesWithTruth(cases, truth_folder(folder))
         loader = nnUNetDataLoader(
@@ -306,7 +322,8 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
 
     def _step(self, network: Any, supervised: Any = None) -> Step:
         scale = self.grad_scaler.scale if self.grad_scaler is not None else lambda loss: loss
-        amp = partial(torch.autocast, self.device.type) if self.device.type == "cuda" else nullcontext
+        # Older torch would keep the casts that the teacher made without gradient, and the students would learn nothing.
+        amp = partial(torch.autocast, "cuda", cache_enabled=False) if self.device.type == "cuda" else nullcontext
         return Step(network, supervised or self.loss, lambda loss: scale(loss).backward(), amp)
 
     def _descend(self) -> torch.Tensor:
@@ -329,7 +346,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
     def _stacked_fits(self, images: dict[str, torch.Tensor], target: Any, drawn: Drawn, lesson: Lesson) -> bool:
         """Try one stacked step, without exchange between processes, and see whether the memory suffices in all."""
         lesson = Lesson(lesson.table, self._criterion(distributed=False), lesson.tau, lesson.boxes)
-        trial = self._step(self.local_network, supervised=mean_square)
+        trial = self._step(self.local_network, supervised=self.local_loss())
         fits = fits_in_memory(lambda: trial.stacked(images, target, drawn, lesson, 1.0), self.network)
         stacked = not any_process(not fits, self.device)
         if not stacked:

@@ -7,12 +7,14 @@ import json
 import multiprocessing
 import pickle
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_configuration_from_path
@@ -21,7 +23,7 @@ from trainers import make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.lesson import Lesson
-from nnunetv2_crossmatch.requirements import refuse_cascade
+from nnunetv2_crossmatch.requirements import refuse_cascade, refuse_idle_processes
 from nnunetv2_crossmatch.settings import Settings
 from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, trainer_class
 
@@ -272,6 +274,45 @@ def test_the_trial_of_memory_changes_nothing(prepared_copy, execution):
         trainer.train_step(copy.deepcopy(batch))
     assert torch.allclose(weights(auto), weights(named), atol=1e-5)
     assert auto.stacked is True
+
+
+def test_the_trial_of_memory_takes_the_hosts_loss_without_exchange(prepared_copy):
+    """Several processes would wait for each other in it, since one of them may run out of memory before."""
+    trainer = started(prepared_copy, SHORT)
+    assert trainer.local_loss() is trainer.loss
+    trainer.distributed = True
+    assert trainer._build_loss().loss.dc.ddp
+    assert not trainer.local_loss().loss.dc.ddp
+
+
+def test_mixed_precision_keeps_no_casts_between_teacher_and_students(prepared_copy):
+    """Older torch hands casts that were made without gradient on to streams that need one."""
+    trainer = started(prepared_copy, SHORT)
+    trainer.device = torch.device("cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no CUDA here
+        with trainer._step(trainer.network).autocast():
+            assert not torch.is_autocast_cache_enabled()
+
+
+def test_labeled_cases_of_an_older_host_train_beside_ours(prepared_copy):
+    """nnU-Net kept preprocessed cases as npz, and still trains on them; ours are always Blosc2."""
+    (folder,) = prepared_copy.preprocessed.glob("*_2d")
+    for name in nnUNetDatasetBlosc2.get_identifiers(str(folder)):
+        data, segmentation, _, properties = nnUNetDatasetBlosc2(str(folder), [name]).load_case(name)
+        nnUNetDatasetNumpy.save_case(data[:], segmentation[:], properties, str(folder / name))
+    for file in folder.glob("*.b2nd"):
+        file.unlink()
+    trainer = started(prepared_copy, SHORT)
+    assert trainer.dataset_class is nnUNetDatasetNumpy
+    assert np.isfinite(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
+
+
+@pytest.mark.parametrize(("unlabeled", "processes"), [(2, 3), (1, 2)])
+def test_a_process_without_unlabeled_samples_is_refused(unlabeled, processes):
+    with pytest.raises(InputError, match=rf"batch too small.*{unlabeled} unlabeled samples.*{processes} processes"):
+        refuse_idle_processes(unlabeled, processes)
+    refuse_idle_processes(processes, processes)
 
 
 def test_checkpoints_are_whole_and_load_into_the_stock_network(prepared_copy):

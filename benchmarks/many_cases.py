@@ -5,13 +5,14 @@
 
 ``--copied`` preprocesses one case and lets copies of its files stand for all: start and steps only, for numbers of
 cases that would take hours to make. Every number of cases runs in processes of its own. Limit: tiny generated cases,
-in a planned data set that may be spoiled: its unlabeled images are replaced.
+in a planned data set that has no unlabeled images of its own.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import shutil
 import time
@@ -24,6 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from own_process import in_own_process
 
 from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.errors import InputError, Problem, command
 from nnunetv2_crossmatch.manifest import CaseRecord, read_manifest, write_manifest
 from nnunetv2_crossmatch.trainer import trainer_class
 from nnunetv2_crossmatch.unlabeled import preprocess_unlabeled
@@ -34,8 +36,19 @@ NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"
 PLANS, CONFIGURATION = "nnUNetPlans", "2d"
 
 
+OWN = re.compile(r"case\d{6}_0000\.nii\.gz")
+
+
 def name_of(index: int) -> str:
     return f"case{index:06d}"
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder``, which is going to be replaced, holds images of somebody else."""
+    foreign = sorted(file for file in folder.glob("*") if not OWN.fullmatch(file.name))
+    if foreign:
+        fix = "give a planned data set without imagesUn"
+        raise InputError(Problem("unlabeled images would be lost", folder, f"{foreign[0].name} and others", fix))
 
 
 def generate(folder: Path, number: int) -> None:
@@ -95,14 +108,16 @@ def train(dataset: str, number: int, verify: int) -> None:
     trainer._stop_loaders()
 
 
+@command
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", required=True, help="planned data set; its imagesUn is replaced")
+    parser.add_argument("--dataset", required=True, help="planned data set without unlabeled images; it gets some")
     parser.add_argument("--cases", type=int, nargs="+", default=[200, 2000])
     parser.add_argument("--processes", type=int, default=2, help="of the preprocessing")
     parser.add_argument("--copied", action="store_true", help="copies of one case instead of preprocessing each")
     arguments = parser.parse_args()
     dataset = folders.dataset_name(arguments.dataset)
+    refuse_foreign(folders.images_unlabeled(dataset))
     for number in arguments.cases:
         generate(folders.images_unlabeled(dataset), 1 if arguments.copied else number)
         in_own_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)

@@ -14,7 +14,12 @@ import fake_data
 import pytest
 import torch
 
+from nnunetv2_crossmatch.errors import InputError
+
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "benchmarks"))
+import many_cases  # noqa: E402
+
 SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
 # What a reader with a GPU and more than a minute would not need: the CPU, a small network, few workers.
 SHELL = f"""
@@ -44,7 +49,7 @@ BENCHMARKS = {
     "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
     "many_cases.py --dataset 998 --cases 200 2000": ("--cases 2 --processes 1", "2 cases  start, verify1"),
     "many_cases.py --dataset 998 --cases 100000 --copied": ("--cases 6 --processes 1", "6 cases  start, verify0"),
-    'learning.py --seeds 0 1 2 --settings "" warmup0 --folder learning --json docs/results/phantom.json': (
+    'learning.py --seeds 0 1 2 --settings "" warmup0 tau0p5 --folder learning --json docs/results/phantom.json': (
         "--quick --seeds 3 --settings warmup0",
         "mean Dice over 3 cases",
     ),
@@ -209,6 +214,15 @@ def test_benchmarks(prepared_copy, printed, monkeypatch):
     assert words in run_benchmark(prepared_copy, f"{printed} {shorter}", monkeypatch)
 
 
+def test_many_cases_replace_nobodys_images(tmp_path):
+    """What an earlier call left is its own."""
+    (tmp_path / "case000001_0000.nii.gz").touch()
+    many_cases.refuse_foreign(tmp_path)
+    (tmp_path / "scan7_0000.nii.gz").touch()
+    with pytest.raises(InputError, match=r"would be lost in .*scan7_0000"):
+        many_cases.refuse_foreign(tmp_path)
+
+
 def test_the_line_of_the_gpu_tests_finds_them():
     """Where there is no GPU they are skipped, each with that reason."""
     (line,) = re.findall(r"^    pytest (-m gpu)$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE)
@@ -226,6 +240,8 @@ def run_benchmark(tiny, line, monkeypatch):
     for plans in ("nnUNetPlans.json", "nnUNetResEncUNetMPlans.json"):
         shutil.copy(tiny.plans_file, folder / plans)
     monkeypatch.chdir(folder)
+    if line.startswith("many_cases"):
+        shutil.rmtree(tiny.raw / "imagesUn")
     # The host's planner takes the number of loader workers as a thread count and fails with 0.
     output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", nnUNet_n_proc_DA="1", **COMPILER).stdout
     written = re.search(r"--json (\S+)", line)

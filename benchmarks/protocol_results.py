@@ -29,7 +29,7 @@ from protocol_steps import Protocol, read_runs
 from nnunetv2_crossmatch.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.published import DISTANCES, ONE_RUN, PROTOCOL, published_rows
+from nnunetv2_crossmatch.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
 from nnunetv2_crossmatch.run_record import PACKAGES
 from nnunetv2_crossmatch.score_files import HEADINGS, Table, as_markdown, number, plain
 
@@ -126,7 +126,7 @@ def published_table(request: Request) -> Table:
     lines = tuple(
         (row.method, row.labeled, *row.measures) for row in rows if int(row.labeled) in (request.labeled, most)
     )
-    return Table("Published (Zhao, Wang, Ding, JBHI 2024), test cases", PUBLISHED_COLUMNS, lines, left=1)
+    return Table("Published (Zhao, Wang, Ding, JBHI 2024)", PUBLISHED_COLUMNS, lines, left=1)
 
 
 def environment(request: Request) -> dict[str, Any]:
@@ -159,9 +159,9 @@ def page(request: Request, rows: Mapping[str, Any], missing: Sequence[str], mach
     """The content of ``results.md``."""
     head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
     tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
-    caveats = [PROTOCOL[SOURCES[request.dataset].name], DISTANCES, ONE_RUN]
-    if request.scored_on == "val":
-        caveats.insert(0, "Scored on validation cases: the published rows are over test cases.")
+    name = SOURCES[request.dataset].name
+    published = f"Scored on the list {request.scored_on}; the published rows are over {SCORED_CASES[name]}."
+    caveats = [published, PROTOCOL[name], DISTANCES, ONE_RUN]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())

@@ -1,7 +1,7 @@
 """The numbers that the CrossMatch paper prints for LA and ACDC, and what stands between them and yours.
 
 Limit: a table to read beside one's own; whether a comparison is fair is judged by people. ``published.csv`` holds
-Tables I and II: Dice and Jaccard in percent, distances in voxels, means of one run's final weights over the test cases.
+Tables I and II: Dice and Jaccard in percent, distances in voxels, means of one run's final weights over the cases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ COLUMNS = {
 }
 """Measures of the tables: heading, and the factor from our unit to theirs."""
 
-TEST_CASES = {"LA": "20 test cases", "ACDC": "20 test patients"}
+SCORED_CASES = {
+    "LA": "the 20 test cases",
+    "ACDC": "the validation set, as the paper says; the authors' code scores the 10 validation patients",
+}
+"""What the tables are over: paper, IV-A1; released code."""
 DISTANCES = (
     "Distances are in voxels, ASD runs from prediction to reference only, and in the published code an empty "
     "prediction scores 0 in every measure, which flatters its distances."
@@ -67,7 +71,7 @@ def compare_with_published(record: Mapping[str, Any], scores: Mapping[str, Score
         record: content of ``conversion.json``.
         scores: own results by name; at least one.
     """
-    data_set = next((name for name in TEST_CASES if f"convert_{name} " in f"{record.get('command', '')} "), None)
+    data_set = next((name for name in SCORED_CASES if f"convert_{name} " in f"{record.get('command', '')} "), None)
     if data_set is None:
         return None
     count = labeled_patients(record)
@@ -106,7 +110,7 @@ def caveats_of(data_set: str, record: Mapping[str, Any], scores: Scores) -> Iter
     roles = [record["cases"].get(case, {}).get("role", "unknown") for case in scores.cases]
     counted = {role: roles.count(role) for role in dict.fromkeys(roles)}
     listed = ", ".join(f"{count} {role}" for role, count in counted.items())
-    yield f"The tables are over {TEST_CASES[data_set]}. Scored here, by role in the conversion: {listed}."
+    yield f"The tables are over {SCORED_CASES[data_set]}. Scored here, by role in the conversion: {listed}."
     trained_on = sum(counted.get(role, 0) for role in TRAINING_ROLES)
     if trained_on:
         yield f"{trained_on} of the scored cases belong to the training set: this does not compare with any table."

@@ -65,7 +65,7 @@ class Stages:
     def _found(self, command: tuple[str, ...]) -> list[str]:
         program = shutil.which(command[0], path=self.environment["PATH"])
         if program is None:
-            fix = "install the package into this environment: pip install nnunetv2_crossmatch"
+            fix = "install the package into this environment: pip install . in its sources"
             raise InputError(Problem("command not found", "", f"{command[0]} (stage {self.done} of {self.total})", fix))
         return [program, *command[1:]]
 

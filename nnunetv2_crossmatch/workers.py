@@ -13,7 +13,7 @@ from multiprocessing import connection
 from types import FrameType
 
 LOOK_EVERY = 1.0  # seconds
-GRACE = 10.0  # seconds for which a worker outlives SIGTERM
+GRACE = 30.0  # seconds for which a worker outlives SIGTERM, while its parent finishes its step and saves
 
 
 def follow_parent() -> None:

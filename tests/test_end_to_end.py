@@ -1,19 +1,16 @@
-"""The whole way through the real commands on real volumes, and its end at a wrong token."""
+"""The whole way through the real commands on real volumes (ACDC: test_protocol), and its end at a wrong token."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from fake_data import write_h5
+from real_volumes import DATA, thinned
 
 TRAINER = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1"
-DATA = Path(__file__).parents[1].parent / "shared" / "data"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real volumes in {DATA}")
 
 
@@ -46,33 +43,6 @@ def test_a_wrong_token_ends_training_with_one_line(tiny_copy):
     assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith("error: bad token")
     assert "Traceback" not in result.stderr
-
-
-def thinned(files: Sequence[Path], source: Path, folder: Path, step: tuple[slice, ...]) -> Path:
-    """The h5 ``files`` below ``source``, every n-th voxel along some axes: whole bodies in a part of the time."""
-    for file in files:
-        with h5py.File(file) as content:
-            write_h5(folder / file.relative_to(source), **{name: content[name][step] for name in ("image", "label")})
-    return folder
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-@real_data
-def test_acdc_in_reduced_form(empty_folders):
-    """The three published labeled patients, two unlabeled and one validation patient."""
-    run, every_second = empty_folders.run, slice(None, None, 2)
-    patients = ("patient038", "patient050", "patient099", "patient003", "patient004", "patient002")
-    files = [file for patient in patients for file in sorted((DATA / "acdc_h5").glob(f"{patient}_*.h5"))]
-    data = thinned(files, DATA / "acdc_h5", empty_folders.root / "acdc", (slice(None), every_second, every_second))
-    run("nnUNetv2_crossmatch_convert_ACDC", "-i", str(data), "-d", "502", "--labeled", "3", "--allow-missing")
-    raw, preprocessed = (empty_folders.root / kind / "Dataset502_ACDC" for kind in ("raw", "preprocessed"))
-    assert len(list((raw / "imagesUn").iterdir())) == 4
-    run("nnUNetv2_plan_and_preprocess", "-d", "502", "-c", "2d", "-npfp", "1", "-np", "1", nnUNet_n_proc_DA="1")
-    shrink(preprocessed / "nnUNetPlans.json", "2d", [96, 96])
-    run("nnUNetv2_crossmatch_preprocess", "-d", "502", "-c", "2d", "-np", "1")
-    run("nnUNetv2_train", "502", "2d", "0", "-tr", TRAINER, "-device", "cpu")
-    check_predictions(empty_folders, raw, "502", "2d", "0")
 
 
 @pytest.mark.slow

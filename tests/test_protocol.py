@@ -10,6 +10,7 @@ from pathlib import Path
 import fake_data
 import pytest
 import trained
+from real_volumes import DATA, thinned
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.settings import settings_from_name
@@ -259,13 +260,24 @@ def test_published_rows_are_those_with_as_many_labels_and_with_all(tmp_path, mon
     assert {row[1] for row in protocol_results.published_table(asked).rows} == {"3", "70"}
 
 
-@pytest.mark.slow
-def test_a_whole_protocol_on_tiny_data_is_scored_and_then_done(tmp_path, monkeypatch):
+def small_acdc(folder: Path) -> list[str]:
+    """Real volumes of the three published labeled patients, two unlabeled and one for validation, or generated ones."""
+    if DATA.is_dir():
+        patients = ("patient038", "patient050", "patient099", "patient003", "patient004", "patient002")
+        files = [file for patient in patients for file in sorted((DATA / "acdc_h5").glob(f"{patient}_*.h5"))]
+        every_second = slice(None, None, 2)
+        thinned(files, DATA / "acdc_h5", folder / "data", (slice(None), every_second, every_second))
+        return ["--labeled", "3", "--allow-missing"]
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
-    fake_data.acdc_h5(tmp_path / "data", patients)
-    splits = fake_data.splits(tmp_path / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1])
-    options = ["--small", "--rows", "crossmatch", "upper_bound", "--step-seconds", "1", "1", "--splits", str(splits)]
-    given = arguments(tmp_path, *options, "--trainer", f"{NAME}_valiters1")
+    fake_data.acdc_h5(folder / "data", patients)
+    splits = fake_data.splits(folder / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1])
+    return ["--splits", str(splits)]
+
+
+@pytest.mark.slow
+def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monkeypatch):
+    options = ["--small", "4", "--rows", "crossmatch", "upper_bound", "--step-seconds", "1", "1"]
+    given = arguments(tmp_path, *options, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
     command = [sys.executable, str(BENCHMARKS / "protocol.py"), *given]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

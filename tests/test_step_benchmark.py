@@ -39,10 +39,24 @@ def test_batches_grow_until_the_memory_ends(monkeypatch, capsys):
 
 
 def test_ways_that_are_named_come_alone():
-    every = argparse.Namespace(ways=None, more=True)
-    named = argparse.Namespace(ways=["stacked_half", "released"], more=True)
+    every = argparse.Namespace(ways=None, more=True, compile=False)
+    named = argparse.Namespace(ways=["stacked_half", "released"], more=True, compile=False)
     assert step.ways_of(every) == (*WAYS, *MORE)
     assert step.ways_of(named) == ("supervised", "released", "stacked_half")
+
+
+def test_the_released_schedule_is_not_compared_with_a_compiled_network():
+    assert "released" not in step.ways_of(argparse.Namespace(ways=None, more=False, compile=True))
+
+
+@pytest.mark.parametrize("way", [*WAYS, *MORE])
+def test_every_way_moves_the_weights(way):
+    bench = step.Bench(Case("2d", (16, 16), 2, (2, 4)), torch.device("cpu"), False, False)
+    before = [p.detach().clone() for p in bench.bare.parameters()]
+    bench.take(way)
+    moved = [p for p, old in zip(bench.bare.parameters(), before, strict=True) if not torch.equal(p, old)]
+    assert len(moved) > len(before) / 2
+    assert all(p.isfinite().all() for p in moved)
 
 
 @pytest.mark.parametrize(

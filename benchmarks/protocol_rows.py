@@ -13,7 +13,7 @@ from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_n
 ROWS = ("supervised_steps", "supervised_compute", "crossmatch", "upper_bound")
 TITLES = {
     "supervised_steps": "supervised, equal steps",
-    "supervised_compute": "supervised, equal compute",
+    "supervised_compute": "supervised, equal time",
     "crossmatch": "CrossMatch",
     "upper_bound": "supervised, all training cases labeled",
 }

@@ -1,7 +1,7 @@
 """The numbers that the CrossMatch paper prints for LA and ACDC, and what stands between them and yours.
 
 Limit: a table to read beside one's own; whether a comparison is fair is judged by people. ``published.csv`` holds
-Tables I and II: Dice and Jaccard in percent, distances in voxels, means of one run's final weights over the cases.
+Tables I and II: Dice and Jaccard in percent, distances in voxels, means of one run's final weights.
 """
 
 from __future__ import annotations

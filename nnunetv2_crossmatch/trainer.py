@@ -125,7 +125,8 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         planned["batch_size"] = self.settings.batch or max(planned["batch_size"], 2)
         super()._set_batch_size_and_oversample()
         unlabeled = self.settings.unlabeled_batch or planned["batch_size"]
-        refuse_idle_processes(unlabeled, self.processes)
+        if self.settings.unsupervised:
+            refuse_idle_processes(unlabeled, self.processes)
         self.unlabeled_batch_size = self.share_of(unlabeled)
         if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")

@@ -19,7 +19,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -39,6 +39,7 @@ from nnunetv2_crossmatch.distributed import (
 from nnunetv2_crossmatch.lesson import Lesson
 from nnunetv2_crossmatch.losses import Criterion, LossRow, dice_classes, drawn_rows, loss_table
 from nnunetv2_crossmatch.network import CrossMatchNetwork
+from nnunetv2_crossmatch.npz_cases import safe_to_augment
 from nnunetv2_crossmatch.parallel import ParallelTrainer
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
@@ -63,6 +64,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
 
     settings = Settings()
     initial_lr: float
+    dataset_class: type[nnUNetBaseDataset]
 
     def __init__(
         self,
@@ -112,13 +114,14 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         return repeatable(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     def initialize(self) -> None:
-        """The host's, with seeded weights."""
+        """The host's, with seeded weights and cases that may be augmented in place."""
         if self._do_i_compile():
             refuse_missing_compiler()
             torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         super().initialize()
+        self.dataset_class = safe_to_augment(self.dataset_class)
 
     def _set_batch_size_and_oversample(self) -> None:
         planned = self.configuration_manager.configuration

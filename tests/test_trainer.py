@@ -304,8 +304,15 @@ def test_labeled_cases_of_an_older_host_train_beside_ours(prepared_copy):
     for file in folder.glob("*.b2nd"):
         file.unlink()
     trainer = started(prepared_copy, SHORT)
-    assert trainer.dataset_class is nnUNetDatasetNumpy
+    assert issubclass(trainer.dataset_class, nnUNetDatasetNumpy)
     assert np.isfinite(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
+    unpacked = sorted(folder.glob("*.npy"))
+    before = [file.read_bytes() for file in unpacked]
+    data, segmentation, _, _ = trainer.dataset_class(str(folder)).load_case(unpacked[0].stem)
+    for array in (data, segmentation):
+        assert isinstance(array, np.memmap)
+        array += 1  # as an augmentation does in place, on a crop that is a view of the file
+    assert [file.read_bytes() for file in unpacked] == before
 
 
 @pytest.mark.parametrize(("unlabeled", "processes"), [(2, 3), (1, 2)])

@@ -14,8 +14,8 @@ PACKAGE, CONVERTERS = ROOT / "nnunetv2_crossmatch", ROOT / "dataset_conversion"
 LAYERS = {
     0: "errors settings folders streams cutmix pseudo_labels losses lesson perturbation metrics scores intact "
     "finite interruption run_lock step_log workers".split(),
-    1: "manifest raw_cases unlabeled_folder unlabeled_case unlabeled views dataloading distributed network step "
-    "checkpoints requirements run_record diagnosis".split(),
+    1: "manifest raw_cases npz_cases unlabeled_folder unlabeled_case unlabeled views dataloading distributed network "
+    "step checkpoints requirements run_record diagnosis".split(),
     2: "durable parallel trainer supervised".split(),
 }
 TOP = 3

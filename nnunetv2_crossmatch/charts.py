@@ -5,6 +5,7 @@ Limit: draws :class:`scores.Scores`; computes nothing but what they offer. Figur
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,6 +22,7 @@ BETTER, WORSE = "#00756a", "#b0306a"
 SHAPES = ("o", "s")
 INK, GRID = "#3c4043", "#e3e5e8"
 MAX_PAIR_PANELS = 8
+LEGEND_LETTERS = 28  # in a line: that many of the widest fit into a narrow chart
 
 
 def label_of(group: str) -> str:
@@ -43,15 +45,17 @@ def draw_dots(scores: Mapping[str, Scores], narrow: bool = False) -> Figure:
     first = next(iter(scores.values()))
     rows = len(first.groups) * len(scores)
     height = 0.42 * rows + 0.95
-    size = (4.2, 2 * height + 0.3) if narrow else (9.6, height + 0.3)
+    size = (4.2, 2 * height + 0.5) if narrow else (9.6, height + 0.3)
     figure = Figure(figsize=size, layout="constrained")
     shape = (2, 1) if narrow else (1, 2)
     panels = figure.subplots(*shape, sharey=True, squeeze=False).ravel()
     for axes, measure in zip(panels, ("dice", main_distance(first)), strict=True):
         _draw_measure(axes, scores, measure)
     if len(scores) > 1:
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=10)
+        handles, names = panels[0].get_legend_handles_labels()
+        labels = [textwrap.fill(name, LEGEND_LETTERS) for name in names]
+        columns = 1 if narrow else len(names)
+        figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
     return figure
 
 

@@ -46,3 +46,14 @@ def test_many_classes_end_with_their_mean():
 def test_a_narrow_chart_is_narrow():
     wide, narrow = (draw_dots({"a": scores([0.1, 0.9])}, narrow=narrow).get_figwidth() for narrow in (False, True))
     assert narrow < wide / 2
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("name", ["crossmatch_unsup0p1_seed0", "w" * 90])
+def test_the_legend_stays_inside_the_picture(name, narrow):
+    figure = draw_dots({name: scores([0.1, 0.9]), f"{name}_2": scores([0.2, 0.8])}, narrow)
+    figure.draw_without_rendering()
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1

@@ -30,6 +30,41 @@ def test_dice_of_two_voxels_by_hand():
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-14)
 
 
+def uncertain_case(p: torch.Tensor) -> tuple[torch.Tensor, PseudoLabel]:
+    """20 voxels surely of the class, 200 of which 80 have it and all get probability ``p``, 1000 without it."""
+    probability = torch.cat([torch.ones(20), p.expand(200), torch.zeros(1000)]).clamp(1e-12, 1 - 1e-12)
+    has_it = torch.cat([torch.ones(20 + 80), torch.zeros(120 + 1000)]).long()[None]
+    logits = torch.stack([(1 - probability).log(), probability.log()])[None]
+    return logits, target(has_it, torch.ones_like(has_it, dtype=torch.bool))
+
+
+def probability_of_least_loss(criterion: Criterion) -> float:
+    """Where the gradient in the uncertain voxels' common probability changes its sign, by bisection."""
+    low, high = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for _ in range(50):
+        middle = ((low + high) / 2).requires_grad_()
+        criterion(*uncertain_case(middle)).backward()
+        low, high = (low, middle.detach()) if middle.grad > 0 else (middle.detach(), high)
+    return low.item()
+
+
+def test_least_dice_overstates_uncertain_voxels_and_a_constant_denominator_does_not():
+    dice, brier = Criterion(False, (1,)), Criterion(False, (1,), constant_denominator=True)
+    inflated = probability_of_least_loss(dice)
+    dice_there = 1 - dice(*uncertain_case(torch.tensor(inflated, dtype=torch.float64))).item()
+    assert inflated == pytest.approx(0.4 / dice_there, rel=1e-4)
+    assert inflated > 0.5  # 40 % have it, yet all of them would be given to the class
+    assert probability_of_least_loss(brier) == pytest.approx(0.4, rel=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), samples=st.integers(1, 4), regions=st.booleans())
+def test_a_constant_denominator_leaves_the_value(seed, samples, regions):
+    case = random_case(seed, samples, regions)
+    loss = Criterion(regions, (0, 1, 2), constant_denominator=True)(*case)
+    assert loss.item() == Criterion(regions, (0, 1, 2))(*case).item()
+
+
 def test_invalid_voxels_do_not_count():
     logits, label = random_case(0, 2)
     changed = torch.where(label.valid[:, None], logits, logits.flip(1) * 5)

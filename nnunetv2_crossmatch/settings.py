@@ -93,7 +93,8 @@ class Settings:
     absent: str = _setting(
         "count",
         "absent",
-        "a class without valid pseudo-labels: count its loss (which pushes its probability down) or skip it",
+        "a class without valid pseudo-labels: count its Dice loss of 1, which has hardly a gradient, or leave it out "
+        "of the mean, which gives the others more weight",
         RELEASED,
         choices=("count", "skip"),
     )

@@ -95,6 +95,19 @@ def test_absent_class_is_counted_near_one_and_pushed_down():
     assert (logits.grad[:, 1] > 0).all()
 
 
+@pytest.mark.parametrize(("probability", "most"), [(0.1, 1e-5), (0.01, 1e-3)])
+def test_absent_class_with_some_probability_is_hardly_pushed(probability, most):
+    labels = torch.zeros(2, 96, 96, dtype=torch.int64)
+    labels[:, 30:60, 30:60] = 1
+    logits = torch.zeros(2, 3, 96, 96, dtype=torch.float64)
+    logits[:, 1] = torch.where(labels == 1, 2.0, -4.0)
+    logits[:, 2] = torch.logit(torch.tensor(probability))
+    logits.requires_grad_()
+    label = target(labels, torch.ones_like(labels, dtype=torch.bool))
+    of_class = [torch.autograd.grad(Criterion(False, (c,))(logits, label), logits)[0].abs().sum() for c in (1, 2)]
+    assert of_class[1] < most * of_class[0]
+
+
 def test_absent_class_is_skipped_on_demand():
     logits = torch.randn(1, 3, 50, dtype=torch.float64)
     label = target(torch.randint(0, 2, (1, 50)), torch.ones(1, 50, dtype=torch.bool))

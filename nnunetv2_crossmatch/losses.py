@@ -115,9 +115,6 @@ class Criterion:
         cross_entropy: add the mean cross-entropy of the valid voxels.
         temperature: logits are divided by it.
         distributed: sums run over all processes, as if their batches were one.
-        constant_denominator: no gradient through the Dice's denominator. Where a share q of like voxels has the class,
-            the Dice loss is least at p = q / D, D being the Dice: it draws voxels of q > D / 2 into the class. Without
-            that gradient the loss has the same value, but is least at p = q, as the Brier score is.
     """
 
     regions: bool
@@ -126,7 +123,6 @@ class Criterion:
     cross_entropy: bool = False
     temperature: float = 1.0
     distributed: bool = False
-    constant_denominator: bool = False
 
     def __call__(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
         """Loss (scalar, float32 or better) of ``logits`` (N, C, S) against ``target``."""
@@ -142,15 +138,10 @@ class Criterion:
         return [loss + self.masked_cross_entropy(logits, target) for loss, target in zip(losses, targets, strict=True)]
 
     def dice(self, probability: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
-        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes.
-
-        Computed as sum (p - y)^2 / (sum p^2 + sum y + s), which is the same, as y^2 = y.
-        """
+        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes."""
         sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
         overlap, squares, volume = self._total(sums)
-        denominator = squares + volume + SMOOTH
-        denominator = denominator.detach() if self.constant_denominator else denominator
-        loss_per_class = (squares + volume - 2 * overlap) / denominator
+        loss_per_class = 1 - (2 * overlap + SMOOTH) / (squares + volume + SMOOTH)
         if self.absent == "count":
             return loss_per_class.mean()
         present = volume > 0

@@ -108,10 +108,9 @@ class Settings:
     criterion: str = _setting(
         "dice",
         "criterion",
-        "distance of student and pseudo-label; dicece adds cross-entropy on the valid voxels; brier is the Dice "
-        "without the gradient of its denominator, which draws uncertain voxels into the class",
-        f"paper, III-E; {RELEASED}; brier: {OURS}",
-        choices=("dice", "dicece", "brier"),
+        "distance of student and pseudo-label; dicece adds cross-entropy on the valid voxels",
+        f"paper, III-E; {RELEASED}",
+        choices=("dice", "dicece"),
     )
     unsupervised: float = _setting(
         0.5, "unsup", "weight u of the unsupervised losses; 0 is exactly the host's step", "paper, Algorithm 1", low=0

@@ -322,7 +322,6 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             self.settings.criterion == "dicece",
             self.settings.temperature,
             self.distributed if distributed is None else distributed,
-            self.settings.criterion == "brier",
         )
 
     def _step(self, network: Any, supervised: Any = None) -> Step:

@@ -35,9 +35,8 @@ def hard(logits: torch.Tensor, tau: float, regions: bool) -> tuple[torch.Tensor,
 
 
 def dice(
-    logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, classes: Sequence[int], absent: str, regions: bool,
-    brier: bool = False,
-):  # fmt: skip
+    logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, classes: Sequence[int], absent: str, regions: bool
+):
     p = 1 / (1 + torch.exp(-logits)) if regions else torch.exp(logits) / torch.exp(logits).sum(1, keepdim=True)
     losses = []
     for c in classes:
@@ -46,8 +45,7 @@ def dice(
         numerator = 2 * (chosen * wanted).sum() + 1e-5
         denominator = (chosen**2).sum() + wanted.sum() + 1e-5
         if absent == "count" or wanted.sum() > 0:
-            squared_errors = (chosen - wanted) ** 2
-            losses.append(squared_errors.sum() / denominator.item() if brier else 1 - numerator / denominator)
+            losses.append(1 - numerator / denominator)
     return sum(losses) / len(losses) if losses else 0 * logits.sum()
 
 
@@ -63,7 +61,7 @@ def cross_entropy(logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, re
 
 def step_loss(
     network: nn.Module, images: dict, boxes: dict, drawn: dict, *, supervised, u, eta, tau, classes, regions,
-    absent="count", temperature=1.0, with_ce=False, brier=False,
+    absent="count", temperature=1.0, with_ce=False,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
     """L and its parts, with the host's own forward for every stream by itself."""
     views = {"weak": images["weak"]}
@@ -91,7 +89,7 @@ def step_loss(
         y, valid = hard(teacher, tau, regions)
         if view != "weak":
             y, valid = mixed(y, boxes[view]), mixed(valid, boxes[view])
-        loss = dice(student / temperature, y, valid, classes, absent, regions, brier)
+        loss = dice(student / temperature, y, valid, classes, absent, regions)
         return loss + cross_entropy(student / temperature, y, valid, regions) if with_ce else loss
 
     parts = {

@@ -18,9 +18,7 @@ from nnunetv2_crossmatch.perturbation import Perturbation
 from nnunetv2_crossmatch.streams import STRONG_VIEWS
 
 NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5_cutmix0_batch4"
-NAMES = [
-    f"{NAME}_exec{way}_criterion{loss}" for way in ("stacked", "sequential") for loss in ("dice", "dicece", "brier")
-]
+NAMES = [f"{NAME}_exec{way}_criterion{loss}" for way in ("stacked", "sequential") for loss in ("dice", "dicece")]
 NAMES.append(f"{NAME}_execstacked_students2")
 STEPS, RANKS = 2, 2
 

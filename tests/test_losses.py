@@ -48,21 +48,12 @@ def probability_of_least_loss(criterion: Criterion) -> float:
     return low.item()
 
 
-def test_least_dice_overstates_uncertain_voxels_and_a_constant_denominator_does_not():
-    dice, brier = Criterion(False, (1,)), Criterion(False, (1,), constant_denominator=True)
+def test_least_dice_overstates_uncertain_voxels():
+    dice = Criterion(False, (1,))
     inflated = probability_of_least_loss(dice)
     dice_there = 1 - dice(*uncertain_case(torch.tensor(inflated, dtype=torch.float64))).item()
     assert inflated == pytest.approx(0.4 / dice_there, rel=1e-4)
     assert inflated > 0.5  # 40 % have it, yet all of them would be given to the class
-    assert probability_of_least_loss(brier) == pytest.approx(0.4, rel=1e-4)
-
-
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31), samples=st.integers(1, 4), regions=st.booleans())
-def test_a_constant_denominator_leaves_the_value(seed, samples, regions):
-    case = random_case(seed, samples, regions)
-    loss = Criterion(regions, (0, 1, 2), constant_denominator=True)(*case)
-    assert loss.item() == Criterion(regions, (0, 1, 2))(*case).item()
 
 
 def test_invalid_voxels_do_not_count():

@@ -39,7 +39,7 @@ def expected(network, step, criterion, tau=0.5, weight=U):
     total, parts = reference.step_loss(
         network, step.images, step.boxes, step.drawn, supervised=supervised_loss, u=weight, eta=ETA, tau=tau,
         classes=criterion.classes, regions=criterion.regions, absent=criterion.absent,
-        temperature=criterion.temperature, with_ce=criterion.cross_entropy, brier=criterion.constant_denominator,
+        temperature=criterion.temperature, with_ce=criterion.cross_entropy,
     )  # fmt: skip
     total.backward()
     return total.detach(), parts
@@ -73,14 +73,7 @@ def test_loss_gradient_and_optimizer_step_equal_the_slow_statement(execution, di
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"absent": "skip"},
-        {"cross_entropy": True},
-        {"temperature": 0.5},
-        {"regions": True, "cross_entropy": True},
-        {"constant_denominator": True},
-        {"constant_denominator": True, "regions": True},
-    ],
+    [{"absent": "skip"}, {"cross_entropy": True}, {"temperature": 0.5}, {"regions": True, "cross_entropy": True}],
 )
 def test_every_criterion_setting_equals_the_slow_statement(options):
     network = network_for(2, 3)

@@ -25,6 +25,7 @@ from protocol_request import (
     PLANNERS,
     Request,
     all_labeled,
+    check_data,
     claim_folder,
     environment,
     request_of,
@@ -35,7 +36,7 @@ from protocol_request import (
 from protocol_rows import ROWS, TITLES, Length, Pace, Run, leaders, measuring, plan_runs, settings_of, variant_of
 from protocol_steps import Protocol, Step, run_steps, runs_with_controls, write_script
 
-from nnunetv2_crossmatch.errors import InputError, Problem, command
+from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.stages import Stages
 
 HELP = {
@@ -119,10 +120,9 @@ def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str
     """Claim the folder, write the lists, and return stages that run in it.
 
     Raises:
-        InputError: there is no data, or the folder belongs to another protocol.
+        InputError: there are no data, nothing to score in them, or the folder belongs to another protocol.
     """
-    if not Path(request.data).is_dir():
-        raise InputError(Problem("folder missing", request.data, "given with --data", "check the path"))
+    check_data(request, lists)
     claim_folder(folder, request)
     protocol, added = Protocol(request, folder), variables(folder, request.device)
     write_json(protocol.splits_file(False), lists)

@@ -113,6 +113,23 @@ def split_lists(request: Request) -> dict[str, list[str]]:
     return lists
 
 
+def check_data(request: Request, lists: Mapping[str, list[str]]) -> None:
+    """See to it, before hours of training, that there is something to score; the rest is the converter's to check.
+
+    Raises:
+        InputError: no folder, or none of the cases of the scored list in it.
+    """
+    data, source = Path(request.data), SOURCES[request.dataset]
+    if not data.is_dir():
+        raise InputError(Problem("folder missing", data, "given with --data", "check the path"))
+    wanted = set(lists[request.scored_on])
+    found = [case for find in source.find.values() for case in find(data).cases]
+    if not any(wanted & {case.identifier, case.patient} for case in found):
+        fix = "give the folder that holds them, another list (--on) or own lists (--splits)"
+        detail = f'it holds none of the {len(wanted)} entries of the list "{request.scored_on}"'
+        raise InputError(Problem("nothing to score", data, detail, fix))
+
+
 def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The same lists with every training case labeled."""
     return {**lists, "labeled": [*lists["labeled"], *lists["unlabeled"]], "unlabeled": []}

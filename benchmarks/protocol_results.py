@@ -155,13 +155,38 @@ def processor() -> str:
     return names[0] if names else platform.processor()
 
 
-def page(request: Request, rows: Mapping[str, Any], missing: Sequence[str], machine: Mapping[str, Any]) -> str:
+def used_cases(protocol: Protocol) -> dict[str, Any]:
+    """How many cases were labeled, unlabeled and scored, and the names listed for these roles that the data lack."""
+    record = json.loads(protocol.conversion_record(False).read_text())
+    lists = json.loads(protocol.splits_file(False).read_text())
+    roles = ("labeled", "unlabeled", protocol.request.scored_on)
+    unused = {name for role, names in lists.items() if role not in roles for name in names}
+    return {
+        **{role: sum(case["role"] == role for case in record["cases"].values()) for role in roles},
+        "missing": [name for name in record["missing"] if name not in unused],
+    }
+
+
+def said_of(cases: Mapping[str, Any]) -> str:
+    """The cases of :func:`used_cases` in a sentence."""
+    counts = ", ".join(f"{count} {role}" for role, count in cases.items() if role != "missing")
+    lacking = f"{len(cases['missing'])} ({', '.join(cases['missing'])})" if cases["missing"] else "none"
+    return f"Cases: {counts}. Listed for them, but not in the data: {lacking}."
+
+
+def page(
+    request: Request,
+    cases: Mapping[str, Any],
+    rows: Mapping[str, Any],
+    missing: Sequence[str],
+    machine: Mapping[str, Any],
+) -> str:
     """The content of ``results.md``."""
     head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
     tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
     name = SOURCES[request.dataset].name
     published = f"Scored on the list {request.scored_on}; the published rows are over {SCORED_CASES[name]}."
-    caveats = [published, PROTOCOL[name], DISTANCES, ONE_RUN]
+    caveats = [said_of(cases), published, PROTOCOL[name], DISTANCES, ONE_RUN]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
@@ -176,7 +201,7 @@ def main() -> None:
     folder = parser.parse_args().folder.resolve()
     request = Request(**json.loads((folder / RECORD).read_text()))
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
-    rows, machine = collect(protocol, runs), environment(request)
+    rows, cases, machine = collect(protocol, runs), used_cases(protocol), environment(request)
     scored = {run["trainer"] + run["row"] for row in rows.values() for run in row["runs"]}
     missing = [run.name for run in runs if run.trainer + run.row not in scored]
     for run in runs:
@@ -184,9 +209,10 @@ def main() -> None:
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
-    write_json(results / "results.json", {"request": asdict(request), "environment": machine, "rows": finite(rows)})
+    content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
+    write_json(results / "results.json", content)
     with written_whole(results / "results.md") as temporary:
-        temporary.write_text(page(request, rows, missing, machine), encoding="utf-8")
+        temporary.write_text(page(request, cases, rows, missing, machine), encoding="utf-8")
     print((results / "results.md").read_text())
 
 

@@ -96,13 +96,17 @@ class Protocol:
         if request.allow_missing:
             options.append("--allow-missing")
         source = ("-i", request.data, "-d", str(request.dataset_id(every)), "-np", processes())
-        record = self.folder / "nnUNet_raw" / request.dataset_name(every) / "conversion.json"
+        record = self.conversion_record(every)
         return Step(record.parent.name, (SOURCES[request.dataset].command, *source, *options), record)
 
     def _labels(self, names: Sequence[str]) -> Step:
         sets = ("--labeled", names[1], "--unlabeled", names[0])
         folder = self.folder / "nnUNet_raw" / names[0] / "labelsUn"
         return Step("labels", ("python", str(HERE / "protocol_data.py"), "labels", *sets), folder)
+
+    def conversion_record(self, every: bool) -> Path:
+        """What the converter wrote about a data set."""
+        return self.folder / "nnUNet_raw" / self.request.dataset_name(every) / "conversion.json"
 
     def splits_file(self, every: bool) -> Path:
         """The split lists of a data set."""

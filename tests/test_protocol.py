@@ -124,6 +124,22 @@ def test_missing_data_leave_no_trace(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_data_without_a_scored_case_leave_no_trace(tmp_path, monkeypatch):
+    fake_data.acdc_h5(tmp_path / "data", ["patient038", "patient002"])
+    asked = request(tmp_path, monkeypatch, "--on", "test", "--allow-missing")
+    with pytest.raises(
+        InputError, match=r'nothing to score in .*data: it holds none of the 20 entries of the list "test"'
+    ):
+        protocol.run_protocol(asked, tmp_path / "out", False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_scored_case_is_enough(tmp_path, monkeypatch):
+    fake_data.acdc_h5(tmp_path / "data", ["patient002"])
+    asked = request(tmp_path, monkeypatch, "--allow-missing")
+    protocol_request.check_data(asked, protocol_request.split_lists(asked))
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -260,6 +276,22 @@ def test_published_rows_are_those_with_as_many_labels_and_with_all(tmp_path, mon
     assert {row[1] for row in protocol_results.published_table(asked).rows} == {"3", "70"}
 
 
+def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path, monkeypatch):
+    asked = Protocol(request(tmp_path, monkeypatch), tmp_path)
+    cases = {"a": "labeled", "b": "unlabeled", "c": "unlabeled", "d": "val", "e": "test"}
+    record = {
+        "cases": {name: {"role": role} for name, role in cases.items()},
+        "missing": ["f", "g", "d (1 of 2 frames)"],
+    }
+    lists = {"labeled": ["a"], "unlabeled": ["b", "c", "f"], "val": ["d"], "test": ["e", "g"]}
+    asked.conversion_record(False).parent.mkdir(parents=True)
+    protocol_request.write_json(asked.conversion_record(False), record)
+    protocol_request.write_json(asked.splits_file(False), lists)
+    said = protocol_results.said_of(protocol_results.used_cases(asked))
+    lacking = "2 (f, d (1 of 2 frames))"
+    assert said == f"Cases: 1 labeled, 2 unlabeled, 1 val. Listed for them, but not in the data: {lacking}."
+
+
 def small_acdc(folder: Path) -> list[str]:
     """Real volumes of the three published labeled patients, two unlabeled and one for validation, or generated ones."""
     if DATA.is_dir():
@@ -283,7 +315,11 @@ def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monke
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     results = tmp_path / "out" / "results"
-    rows = json.loads((results / "results.json").read_text())["rows"]
+    content = json.loads((results / "results.json").read_text())
+    rows, cases = content["rows"], content["cases"]
+    assert cases["labeled"] > 0
+    assert cases["unlabeled"] > 0
+    assert cases["val"] == 2
     assert [rows[name]["runs"][0]["labeled_all"] for name in ("crossmatch", "upper_bound")] == [False, True]
     for row in rows.values():
         assert row["runs"][0]["steps"] == 2

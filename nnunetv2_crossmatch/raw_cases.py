@@ -8,7 +8,7 @@ from __future__ import annotations
 import filecmp
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,8 @@ def group_by_case(folder: Path, file_ending: str) -> tuple[dict[str, list[Path]]
     return cases, rest
 
 
-def unlabeled_cases(folder: Path, file_ending: str, channels: int) -> dict[str, RawCase]:
-    """All cases in ``folder`` by identifier, each with exactly ``channels`` images.
+def unlabeled_cases(folder: Path, file_ending: str, counts: Collection[int]) -> dict[str, RawCase]:
+    """All cases in ``folder`` by identifier, each with one of ``counts`` images, numbered from 0000 on.
 
     Raises:
         InputError: the folder is missing or empty, or holds files that cannot be used; all of them are named.
@@ -57,7 +57,7 @@ def unlabeled_cases(folder: Path, file_ending: str, channels: int) -> dict[str, 
     images, rest = group_by_case(folder, file_ending)
     owners = {stem: name for name, files in images.items() for stem in _stems(name, files, file_ending)}
     sidecars: dict[str, list[Path]] = {}
-    problems = [problem for name, files in images.items() for problem in _channel_problems(name, files, channels)]
+    problems = [problem for name, files in images.items() for problem in _channel_problems(name, files, counts)]
     for file in rest:
         owner = None if file.name.endswith(file_ending) or file.is_dir() else _owner(file.name, owners)
         if owner is None:
@@ -81,11 +81,11 @@ def _owner(name: str, owners: Mapping[str, str]) -> str | None:
     return next((owners[beginning] for beginning in beginnings if beginning in owners), None)
 
 
-def _channel_problems(identifier: str, files: list[Path], channels: int) -> Iterator[Problem]:
+def _channel_problems(identifier: str, files: list[Path], counts: Collection[int]) -> Iterator[Problem]:
     found = [file.name[len(identifier) + 1 :][:4] for file in files]
-    expected = [f"{channel:04d}" for channel in range(channels)]
-    if found != expected:
-        detail = f"channels {', '.join(found)} found, {', '.join(expected)} expected"
+    expected = [[f"{channel:04d}" for channel in range(count)] for count in sorted(counts)]
+    if found not in expected:
+        detail = f"channels {', '.join(found)} found, {' or '.join(map(', '.join, expected))} expected"
         yield Problem("wrong number of channels", files[0].with_name(identifier), detail, "add or remove channel files")
 
 
@@ -98,12 +98,16 @@ def _stranger(file: Path, file_ending: str) -> Problem:
     return Problem("no channel number", file, f"<case>_0000{file_ending} expected", f"rename it to {name}")
 
 
+def images_in(folder: Path, file_ending: str) -> dict[str, list[Path]]:
+    """Images by identifier; none where the folder is missing."""
+    return group_by_case(folder, file_ending)[0] if folder.is_dir() else {}
+
+
 def held_images(dataset_folder: Path, file_ending: str) -> dict[str, list[Path]]:
     """Images of ``imagesTr``, ``imagesVal`` and ``imagesTs`` by identifier: none of them may be unlabeled."""
     held: dict[str, list[Path]] = {}
     for folder in (dataset_folder / name for name in HELD_FOLDERS):
-        images = group_by_case(folder, file_ending)[0] if folder.is_dir() else {}
-        for identifier, files in images.items():
+        for identifier, files in images_in(folder, file_ending).items():
             held.setdefault(identifier, []).extend(files)
     return held
 

@@ -22,7 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.requirements import EXCLUDED_TORCH, c_compiler
-from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases
+from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, well_named_cases
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
@@ -194,17 +194,18 @@ def _labeled(manager: PlansManager, configuration: str, folder: Path, dataset: s
 def _unlabeled(manager: PlansManager, configuration: str, dataset: str) -> Iterator[Finding]:
     what = f"unlabeled cases, {configuration}"
     fix = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {manager.plans_name}"
-    if is_preprocessed(manager, configuration):
-        try:
+    try:
+        if is_preprocessed(manager, configuration):
             yield Finding(OK, what, str(len(prepared_cases(manager, configuration, verify=False))))
-        except InputError as error:
-            yield from map(_wrong, error.problems)
-        return
-    raw = folders.images_unlabeled(manager.dataset_name)
-    if raw.is_dir() and any(raw.iterdir()):
-        yield Finding(NOTE, what, "not preprocessed yet; the trainer does it at its start", fix)
-    else:
-        yield Finding(WRONG, what, f"none in {raw}", f"put unlabeled images into it, then {fix}")
+            return
+        raw = folders.images_unlabeled(manager.dataset_name)
+        if raw.is_dir() and any(raw.iterdir()):
+            count = len(well_named_cases(manager.dataset_name))
+            yield Finding(NOTE, what, f"{count} not preprocessed yet; the trainer does it at its start", fix)
+        else:
+            yield Finding(WRONG, what, f"none in {raw}", f"put unlabeled images into it, then {fix}")
+    except InputError as error:
+        yield from map(_wrong, error.problems)
 
 
 def _wrong(problem: Problem) -> Finding:

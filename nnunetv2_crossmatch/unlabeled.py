@@ -27,7 +27,7 @@ from nnunetv2_crossmatch.manifest import (
     read_manifest,
     sources_changed,
 )
-from nnunetv2_crossmatch.raw_cases import RawCase, find_leaks, held_images, unlabeled_cases
+from nnunetv2_crossmatch.raw_cases import RawCase, find_leaks, held_images, images_in, unlabeled_cases
 from nnunetv2_crossmatch.unlabeled_case import Job, Target, run_jobs
 from nnunetv2_crossmatch.unlabeled_folder import (
     Prepared,
@@ -132,8 +132,27 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     dataset_json = load_json(str(description))
     if not required and not _has_raw(dataset):
         return {}, dataset_json
-    channels = len(dataset_json.get("channel_names", dataset_json.get("modality")))
-    return unlabeled_cases(folders.images_unlabeled(dataset), dataset_json["file_ending"], channels), dataset_json
+    counts = _images_per_case(dataset, dataset_json)
+    return unlabeled_cases(folders.images_unlabeled(dataset), dataset_json["file_ending"], counts), dataset_json
+
+
+def _images_per_case(dataset: str, dataset_json: dict) -> set[int]:
+    """How many image files a case may have: as the labeled ones do, for a file can hold several channels (RGB, 4d).
+
+    Where the labeled images are elsewhere, up to one per channel; reading them tells.
+    """
+    raw_folder, names = folders.raw_folder() / dataset, dataset_json.get("channel_names") or dataset_json["modality"]
+    listed = _listed_images(dataset, dataset_json)
+    labeled = listed or images_in(raw_folder / "imagesTr", dataset_json["file_ending"])
+    return {len(files) for files in labeled.values()} or set(range(1, len(names) + 1))
+
+
+def _listed_images(dataset: str, dataset_json: dict) -> dict[str, list[Path]]:
+    """Labeled images by identifier where dataset.json lists them, wherever they are."""
+    if "dataset" not in dataset_json:
+        return {}
+    listed = get_filenames_of_train_images_and_targets(str(folders.raw_folder() / dataset), dataset_json)
+    return {name: [Path(file) for file in entry["images"]] for name, entry in listed.items()}
 
 
 def _has_raw(dataset: str) -> bool:
@@ -146,13 +165,19 @@ def _has_raw(dataset: str) -> bool:
 
 def _leaks(dataset: str, dataset_json: dict, raw: Mapping[str, RawCase], manifest: Manifest) -> list[Problem]:
     """Unlabeled images that are labeled or held out, by name or by bytes."""
-    raw_folder = folders.raw_folder() / dataset
-    held = held_images(raw_folder, dataset_json["file_ending"])
-    if "dataset" in dataset_json:
-        listed = get_filenames_of_train_images_and_targets(str(raw_folder), dataset_json)
-        held |= {name: [Path(file) for file in entry["images"]] for name, entry in listed.items()}
+    held = held_images(folders.raw_folder() / dataset, dataset_json["file_ending"])
+    held |= _listed_images(dataset, dataset_json)
     known = {name: stamp for record in manifest.cases.values() for name, stamp in record.sources.items()}
     return find_leaks(raw.values(), held, lambda file: fresh_stamp(file, known.get(file.name)).crc32, file_crc32)
+
+
+def well_named_cases(dataset: str) -> list[str]:
+    """Identifiers of the raw unlabeled cases, judged by the names of their files alone.
+
+    Raises:
+        InputError: the data set is not planned, or images are missing or misnamed; all of them are named.
+    """
+    return list(_raw_cases(dataset)[0])
 
 
 def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Sequence[str], processes: int) -> None:

@@ -83,9 +83,9 @@ def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_volume(array: np.ndarray, file: Path) -> None:
-    """Write ``array`` (z, y, x) with the tiny data set's spacing."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing(SPACING_XYZ)
+    """Write ``array`` (z, y, x), or (channel, z, y, x) into one file, with the tiny data set's spacing."""
+    image = sitk.GetImageFromArray(array, isVector=False)
+    image.SetSpacing((*SPACING_XYZ, 1.0)[: array.ndim])
     file.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(file))
 

@@ -141,6 +141,14 @@ def test_unlabeled_cases_still_to_be_preprocessed_are_worth_a_note(tiny_copy: Ti
     assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.id} -c 2d -p nnUNetPlans" in output
 
 
+def test_misnamed_unlabeled_images_are_wrong_before_they_are_preprocessed(tiny_copy: TinyDataset, run):
+    image = tiny_copy.raw / "imagesUn" / "free_04_0000.nii.gz"
+    image.rename(image.with_name("free_04.nii.gz"))
+    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+    assert code == 2
+    assert "rename it to free_04_0000.nii.gz" in output
+
+
 def test_no_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run):
     shutil.rmtree(tiny_copy.raw / "imagesUn")
     code, output = run("-d", str(tiny_copy.id), "-c", "2d")

@@ -72,6 +72,23 @@ def test_18_a_file_with_several_channels_inside_is_named(tiny_copy: TinyDataset)
     assert "3 found, 1 expected" in faulty_voxels(tiny_copy, "four_0000.nii.gz")
 
 
+def test_18_a_channel_file_that_the_labeled_cases_have_is_missed(tiny_copy: TinyDataset) -> None:
+    for file in (tiny_copy.raw / "imagesTr").glob("*_0000.nii.gz"):
+        shutil.copy(file, str(file).replace("_0000", "_0001"))
+    told = refused(tiny_copy)
+    assert told.count("channels 0000 found, 0000, 0001 expected") == 4
+
+
+def test_18_a_gap_between_channel_files_is_named_without_labeled_images(tiny_copy: TinyDataset) -> None:
+    shutil.rmtree(tiny_copy.raw / "imagesTr")
+    description = tiny_copy.preprocessed / "dataset.json"
+    content = {**json.loads(description.read_text()), "channel_names": {"0": "T1", "1": "T2"}}
+    description.write_text(json.dumps(content))
+    for file in list(unlabeled(tiny_copy).iterdir()):
+        file.rename(str(file).replace("free_05_0000", "free_05_0001"))
+    assert "free_05: channels 0001 found, 0000 or 0000, 0001 expected" in refused(tiny_copy)
+
+
 @pytest.mark.parametrize("folder", ["imagesTr", "imagesVal", "imagesTs"])
 def test_19_a_name_of_a_labeled_or_held_out_case_is_a_leak(tiny_copy: TinyDataset, folder: str) -> None:
     write_volume(blob_case(70)[0], unlabeled(tiny_copy) / "twin_0000.nii.gz")
@@ -105,7 +122,7 @@ def test_19_two_thousand_images_of_equal_size_are_compared_in_seconds(tmp_path: 
         folder.mkdir(exist_ok=True)
         (folder / f"case{number}_0000.nrrd").write_bytes(number.to_bytes(4, "big") * 500)
     start = time.process_time()
-    cases = unlabeled_cases(tmp_path / "imagesUn", ".nrrd", 1)
+    cases = unlabeled_cases(tmp_path / "imagesUn", ".nrrd", {1})
     assert find_leaks(cases.values(), held_images(tmp_path, ".nrrd"), file_crc32, file_crc32) == []
     assert time.process_time() - start < 3
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TinyDataset, blob_case, write_volume
+from conftest import SHAPE_ZYX, TinyDataset, blob_case, write_volume
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -35,6 +35,19 @@ def folder_of(tiny: TinyDataset, configuration: str = "2d") -> Path:
 def load(tiny: TinyDataset, configuration: str, case: str):
     folder = str(folder_of(tiny, configuration))
     return infer_dataset_class(folder)(folder).load_case(case)
+
+
+def three_channels(tiny: TinyDataset) -> None:
+    """Describe the data set as one of three channels; its images stay as they are."""
+    for file in (tiny.raw / "dataset.json", tiny.preprocessed / "dataset.json"):
+        names = {str(channel): name for channel, name in enumerate("RGB")}
+        file.write_text(json.dumps({**json.loads(file.read_text()), "channel_names": names}))
+    plans = json.loads(tiny.plans_file.read_text())
+    for entry in ("normalization_schemes", "use_mask_for_norm"):
+        plans["configurations"]["2d"][entry] *= 3
+    intensities = plans["foreground_intensity_properties_per_channel"]
+    intensities.update(dict.fromkeys("12", intensities["0"]))
+    tiny.plans_file.write_text(json.dumps(plans))
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
@@ -153,16 +166,25 @@ def test_regions_are_found_nowhere(tiny_dataset: TinyDataset) -> None:
     assert no_class_locations(plans_of(tiny_dataset).get_label_manager(description)) == {(1, 2): [], 2: []}
 
 
+def test_channels_lie_in_one_file_where_those_of_the_labeled_cases_do(tiny_copy: TinyDataset) -> None:
+    """As colour images of the host's natural-image reader and its 4d volumes do."""
+    three_channels(tiny_copy)
+    for seed, file in enumerate(sorted([*tiny_copy.raw.glob("images[TU][rn]/*")])):
+        write_volume(np.stack([blob_case(seed)[0], *np.random.default_rng(seed).normal(size=(2, *SHAPE_ZYX))]), file)
+    preprocess_unlabeled(tiny_copy.name, "nnUNetPlans", ["2d"], 1)
+    assert load(tiny_copy, "2d", "free_04")[0].shape[0] == 3
+
+
 def test_spacing_file_of_an_image_belongs_to_its_case(tmp_path: Path) -> None:
     for name in ("a_0000.tif", "a.json", "b.c_0000.tif", "b.c.json"):
         (tmp_path / name).touch()
-    assert [file.name for file in unlabeled_cases(tmp_path, ".tif", 1)["b.c"].sources] == ["b.c_0000.tif", "b.c.json"]
+    assert [file.name for file in unlabeled_cases(tmp_path, ".tif", {1})["b.c"].sources] == ["b.c_0000.tif", "b.c.json"]
 
 
 def test_hidden_files_are_no_images(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "a_0000.nrrd").touch()
-    assert list(unlabeled_cases(tmp_path, ".nrrd", 1)) == ["a"]
+    assert list(unlabeled_cases(tmp_path, ".nrrd", {1})) == ["a"]
 
 
 def test_checksums_are_taken_only_of_files_of_equal_size(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.requirements import EXCLUDED_TORCH, c_compiler
+from nnunetv2_crossmatch.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
 from nnunetv2_crossmatch.unlabeled import is_preprocessed, prepared_cases, well_named_cases
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
@@ -185,10 +185,11 @@ def _labeled(manager: PlansManager, configuration: str, folder: Path, dataset: s
     labeled = folder / manager.get_configuration(configuration).data_identifier
     count = len(list(labeled.glob("*.pkl")))
     what = f"labeled cases, {configuration}"
-    if count:
-        return Finding(OK, what, str(count))
-    fix = f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {manager.plans_name}"
-    return Finding(WRONG, what, f"none in {labeled}", fix)
+    if not count:
+        fix = f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {manager.plans_name}"
+        return Finding(WRONG, what, f"none in {labeled}", fix)
+    problem = folds_problem(configuration, labeled)
+    return Finding(NOTE, what, problem.detail, problem.fix) if problem else Finding(OK, what, str(count))
 
 
 def _unlabeled(manager: PlansManager, configuration: str, dataset: str) -> Iterator[Finding]:

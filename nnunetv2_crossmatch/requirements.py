@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -17,6 +18,9 @@ from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, no
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
 """nnU-Net excludes these versions from its own requirements."""
+
+
+HOST_FOLDS = 5
 
 
 def refuse_unmet(plans: dict, configuration: str, device: torch.device) -> None:
@@ -48,6 +52,24 @@ def _unmet(device: torch.device) -> Iterator[Problem]:
         yield Problem("torch not usable", "", detail, f'pip install "torch!={EXCLUDED_TORCH}*"')
     if device.type == "cuda" and not torch.cuda.is_available():
         yield Problem("no GPU", "", "torch finds no CUDA device", "nnUNetv2_train ... -device cpu, or mend the driver")
+
+
+def folds_problem(configuration: str, labeled: Path) -> Problem | None:
+    """What keeps the host from training folds on the preprocessed cases in ``labeled``: it makes five, unless told."""
+    count, own = len(list(labeled.glob("*.pkl"))), labeled.parent / "splits_final.json"
+    if count >= HOST_FOLDS or own.is_file():
+        return None
+    fix = f"nnUNetv2_train ... {configuration} all, or folds of your own in {own}"
+    return Problem(
+        "too few labeled cases for folds", labeled, f"{count} are there, nnU-Net makes {HOST_FOLDS} folds", fix
+    )
+
+
+def refuse_folds(fold: int | str, configuration: str, labeled: Path) -> None:
+    """Raise :class:`InputError` if ``fold`` is one that the host cannot make of the preprocessed cases ``labeled``."""
+    problem = folds_problem(configuration, labeled)
+    if problem and fold != "all":
+        raise InputError(problem)
 
 
 def refuse_idle_processes(unlabeled: int, processes: int) -> None:

@@ -43,7 +43,7 @@ from nnunetv2_crossmatch.npz_cases import safe_to_augment
 from nnunetv2_crossmatch.parallel import ParallelTrainer
 from nnunetv2_crossmatch.perturbation import FeatureDropout
 from nnunetv2_crossmatch.plots import draw_curves
-from nnunetv2_crossmatch.requirements import refuse_idle_processes, refuse_missing_compiler, refuse_unmet
+from nnunetv2_crossmatch.requirements import refuse_folds, refuse_idle_processes, refuse_missing_compiler, refuse_unmet
 from nnunetv2_crossmatch.run_record import RunRecord, checksums
 from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
 from nnunetv2_crossmatch.step import Drawn, Step, fits_in_memory, mixed
@@ -151,6 +151,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
     def on_train_start(self) -> None:
         """Make sure of the unlabeled cases, then start as the host does."""
         self.claim_folder()
+        refuse_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
         if self.settings.unsupervised:
             self.unlabeled_cases = self._ready_unlabeled_cases()
         super().on_train_start()

@@ -156,6 +156,12 @@ def test_no_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run):
     assert "put unlabeled images into it" in output
 
 
+def test_too_few_labeled_cases_for_folds_are_worth_a_note(tiny_copy: TinyDataset, run):
+    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+    assert code == 0
+    assert " note    labeled cases, 2d: 4 are there, nnU-Net makes 5 folds" in output
+
+
 def test_missing_labeled_cases_are_wrong(prepared_copy: TinyDataset, run):
     shutil.rmtree(prepared_copy.preprocessed / "nnUNetPlans_2d")
     code, output = run("-d", str(prepared_copy.id), "-c", "2d")

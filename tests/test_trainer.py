@@ -23,7 +23,7 @@ from trainers import make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.lesson import Lesson
-from nnunetv2_crossmatch.requirements import refuse_cascade, refuse_idle_processes
+from nnunetv2_crossmatch.requirements import refuse_cascade, refuse_folds, refuse_idle_processes
 from nnunetv2_crossmatch.settings import Settings
 from nnunetv2_crossmatch.trainer import CURVES, nnUNetTrainerCrossMatch, trainer_class
 
@@ -320,6 +320,25 @@ def test_a_process_without_unlabeled_samples_is_refused(unlabeled, processes):
     with pytest.raises(InputError, match=rf"batch too small.*{unlabeled} unlabeled samples.*{processes} processes"):
         refuse_idle_processes(unlabeled, processes)
     refuse_idle_processes(processes, processes)
+
+
+@pytest.mark.parametrize("mended", ["fold all", "own folds", "a fifth case"])
+def test_folds_of_fewer_labeled_cases_than_the_host_makes_are_refused_with_the_way_out(tiny_copy, mended):
+    labeled = tiny_copy.preprocessed / "nnUNetPlans_2d"
+    with pytest.raises(InputError, match=r"too few labeled cases .*: 4 are there.*nnUNetv2_train \.\.\. 2d all"):
+        refuse_folds(0, "2d", labeled)
+    if mended == "own folds":
+        (tiny_copy.preprocessed / "splits_final.json").touch()
+    elif mended == "a fifth case":
+        (labeled / "train_09.pkl").touch()
+    refuse_folds("all" if mended == "fold all" else 0, "2d", labeled)
+
+
+def test_a_trainer_refuses_such_a_fold_before_it_preprocesses_unlabeled_cases(tiny_copy):
+    trainer = make_trainer(tiny_copy, SHORT, fold=0)
+    with pytest.raises(InputError, match="too few labeled cases for folds"):
+        trainer.on_train_start()
+    assert not (tiny_copy.preprocessed / "nnUNetPlans_2d_unlabeled").exists()
 
 
 def test_checkpoints_are_whole_and_load_into_the_stock_network(prepared_copy):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
@@ -88,7 +89,7 @@ def read_case(case: str, sources: Sources, reader: BaseReaderWriter) -> CasePict
 
 
 def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) -> NDArray[np.float32]:
-    """First channel (z, y, x) of an image that must lie on the grid of ``reference``.
+    """First channel (z, y, x), or the colours (z, y, x, 3), of an image that must lie on the grid of ``reference``.
 
     Raises:
         InputError: the file is missing, damaged, or on another grid.
@@ -99,7 +100,8 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
         raise damaged(file, error) from error
     raise_if_any(list(grid_problems(Segmentation(file, volume[0], header), reference)))
-    return volume[0]
+    coloured = isinstance(reader, NaturalImage2DIO) and len(volume) >= 3
+    return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]
 
 
 def reader_of(sources: Sources, case: str) -> BaseReaderWriter:

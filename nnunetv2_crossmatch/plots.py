@@ -49,7 +49,8 @@ CURVE_COLOUR = "#1f5fa8"
 class CasePicture:
     """What is drawn of one case; all arrays (z, y, x), labels 0 for background, ``spacing`` (z, y, x) in any unit.
 
-    ``predictions`` maps the legend's name to labels; ``title`` stands above the case.
+    A colour image has a last axis of red, green and blue. ``predictions`` maps the legend's name to labels; ``title``
+    stands above the case.
     """
 
     title: str
@@ -128,7 +129,8 @@ def draw_slice(axes: Axes, case: CasePicture, index: int) -> None:
     """Draw slice ``index`` of the first axis with all contours, in true proportions, cropped around the contours."""
     low, high = case.window
     _, row_mm, column_mm = case.spacing
-    axes.imshow(case.image[index], cmap="gray", vmin=low, vmax=high, aspect=row_mm / column_mm, interpolation="bicubic")
+    shown = np.clip((case.image[index] - low) / (high - low), 0, 1)
+    axes.imshow(shown, cmap="gray", vmin=0, vmax=1, aspect=row_mm / column_mm, interpolation="bicubic")
     for labels, style in _layers(case):
         for value in np.unique(labels[index][labels[index] > 0]):
             axes.add_collection(LineCollection(outline(labels[index], value), **style))

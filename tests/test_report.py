@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nnunetv2_crossmatch.case_pictures import Sources, viewer_commands
+from nnunetv2_crossmatch.case_pictures import Sources, draw_tile, read_case, reader_of, viewer_commands
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.report import Request, named_predictions, write_report
 from nnunetv2_crossmatch.segmentations import read_label_scheme
@@ -184,6 +184,24 @@ def test_single_slices_are_drawn(tmp_path):
         write(tmp_path / folder / "a.nii.gz", ball()[6:7])
     write_dataset_json(tmp_path / "Dataset001_Balls")
     assert "slice 1 of 1" in page(request(tmp_path), tmp_path / "report.html").text
+
+
+def test_colour_images_are_shown_in_colour(tmp_path):
+    """Blue everywhere, which none of the contours is."""
+    for folder in ("labelsTs", "predictions", "images"):
+        (tmp_path / folder).mkdir()
+    for folder in ("labelsTs", "predictions"):
+        Image.fromarray(ball()[6]).save(tmp_path / folder / "a.png")
+    blue = np.zeros((*ball()[6].shape, 3), np.uint8)
+    blue[2:-2, 2:-2, 2] = 200
+    Image.fromarray(blue).save(tmp_path / "images" / "a_0000.png")
+    scheme = read_label_scheme(write_dataset_json(tmp_path, file_ending=".png"))
+    sources = Sources(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
+    picture = read_case("a", sources, reader_of(sources, "a"))
+    assert picture.image.shape == (1, *blue.shape)
+    tile = base64.b64decode(draw_tile(picture, 0).split(",")[1])
+    red, _, seen_blue = np.asarray(Image.open(io.BytesIO(tile)).convert("RGB")).mean((0, 1))
+    assert seen_blue > 2 * red
 
 
 def test_converted_data_of_the_paper_stand_beside_its_numbers(tmp_path):

@@ -36,6 +36,7 @@ from nnunetv2_crossmatch.score_files import HEADINGS, Table, as_markdown, number
 CONVENTIONS = {"strict": "", "literature": "literature"}
 PUBLISHED_COLUMNS = ("method", "labeled", "Dice %", "Jaccard %", "95HD voxel", "ASD voxel")
 FIGURES = ("progress.png", "progress_crossmatch.png")
+HOW = (RECORD, "commands.sh", "splits.json", "splits_all_labeled.json", "runs.json", "step_times.json")
 
 
 def foreground_means(scores_file: Path) -> dict[str, float]:
@@ -209,6 +210,8 @@ def main() -> None:
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
+    for name in HOW:  # so that the folder can be handed on alone
+        shutil.copyfile(folder / name, results / name)
     content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
     write_json(results / "results.json", content)
     with written_whole(results / "results.md") as temporary:

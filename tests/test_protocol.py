@@ -324,6 +324,7 @@ def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monke
     for row in rows.values():
         assert row["runs"][0]["steps"] == 2
         assert 0 <= row["strict"]["dice"]["mean"] <= 1
+    assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in results.iterdir()}
     made = {file.name for file in (results / "crossmatch_seed0").iterdir()}
     assert made >= {"scores.json", "literature", "curves.json", "progress_crossmatch.png", "report.html"}
     monkeypatch.setattr(sys, "argv", command[1:])

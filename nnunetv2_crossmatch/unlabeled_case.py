@@ -166,7 +166,8 @@ def _check_voxels(data: np.ndarray, case: RawCase, channels: int) -> None:
     where = case.images[0]
     if data.shape[0] != channels:
         detail = f"{data.shape[0]} found, {channels} expected"
-        raise InputError(Problem("wrong number of channels", where, detail, "split or merge the channel files"))
+        fix = "give it the channels of the labeled images, and no alpha"
+        raise InputError(Problem("wrong number of channels", where, detail, fix))
     finite = np.isfinite(data)
     if not finite.all():
         first = tuple(int(index) for index in np.argwhere(~finite)[0])

@@ -167,7 +167,7 @@ def test_torchrun_of_the_scaling_page(prepared_copy):
 
 @pytest.mark.parametrize(
     ("document", "number"),
-    [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(4))],
+    [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(5))],
 )
 def test_protocols_are_planned_as_printed(document, number):
     """With measured step times --plan needs no data: every option is read and every run is laid out."""

@@ -18,9 +18,8 @@ from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, no
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
 """nnU-Net excludes these versions from its own requirements."""
-
-
 HOST_FOLDS = 5
+"""As many folds nnU-Net makes where no file names others."""
 
 
 def refuse_unmet(plans: dict, configuration: str, device: torch.device) -> None:

@@ -150,8 +150,8 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
 
     def on_train_start(self) -> None:
         """Make sure of the unlabeled cases, then start as the host does."""
-        self.claim_folder()
         refuse_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
+        self.claim_folder()
         if self.settings.unsupervised:
             self.unlabeled_cases = self._ready_unlabeled_cases()
         super().on_train_start()

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
-from nnunetv2_crossmatch.evaluation import find_dataset_json, pair_files
-from nnunetv2_crossmatch.segmentations import LabelScheme, labels, read_both, read_label_scheme, reader_for
+from nnunetv2_crossmatch.evaluation.evaluate import find_dataset_json, pair_files
+from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, labels, read_both, read_label_scheme, reader_for
 
 COLUMNS = ("tau", "class", "kept", "right", "size")
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_crossmatch import demo
-from nnunetv2_crossmatch.settings import Settings, settings_from_name
-from nnunetv2_crossmatch.stages import Stages
+from nnunetv2_crossmatch.demo import run as demo
+from nnunetv2_crossmatch.demo.stages import Stages
+from nnunetv2_crossmatch.methods.settings import Settings, settings_from_name
 
 SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1

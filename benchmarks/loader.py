@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.dataloading import BatchWorkers, augmenter
-from nnunetv2_crossmatch.settings import Settings
-from nnunetv2_crossmatch.trainer import trainer_class
+from nnunetv2_crossmatch.data.loader import BatchWorkers, augmenter
+from nnunetv2_crossmatch.methods.settings import Settings
+from nnunetv2_crossmatch.training.trainer import trainer_class
 
 
 def batches_of(arguments: argparse.Namespace) -> Any:

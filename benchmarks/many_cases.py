@@ -25,11 +25,11 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from own_process import in_own_process
 
 from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_manifest
+from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
+from nnunetv2_crossmatch.data.unlabeled_folder import describe
 from nnunetv2_crossmatch.errors import InputError, Problem, command
-from nnunetv2_crossmatch.manifest import CaseRecord, read_manifest, write_manifest
-from nnunetv2_crossmatch.trainer import trainer_class
-from nnunetv2_crossmatch.unlabeled import preprocess_unlabeled
-from nnunetv2_crossmatch.unlabeled_folder import describe
+from nnunetv2_crossmatch.training.trainer import trainer_class
 
 STEPS = 20
 NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.metrics import border, bounding_box, hd95_and_asd, measure
+from nnunetv2_crossmatch.evaluation.metrics import border, bounding_box, hd95_and_asd, measure
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 SCAN = (640, 640, 88)

@@ -36,8 +36,8 @@ from protocol_request import (
 from protocol_rows import ROWS, TITLES, Length, Pace, Run, leaders, measuring, plan_runs, settings_of, variant_of
 from protocol_steps import Protocol, Step, run_steps, runs_with_controls, write_script
 
+from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.stages import Stages
 
 HELP = {
     "--trainer": "trainer names; length and seed in them are replaced",

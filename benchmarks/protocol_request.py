@@ -19,7 +19,7 @@ from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACD
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.run_record import differences
+from nnunetv2_crossmatch.training.record import differences
 
 SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
 IDS = {"la": 501, "acdc": 502}

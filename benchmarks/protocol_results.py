@@ -26,12 +26,12 @@ from protocol_request import RECORD, SOURCES, Request, write_json
 from protocol_rows import TITLES, Run
 from protocol_steps import Protocol, read_runs
 
-from nnunetv2_crossmatch.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.evaluation.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
+from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, Table, as_markdown, number, plain
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
-from nnunetv2_crossmatch.run_record import PACKAGES
-from nnunetv2_crossmatch.score_files import HEADINGS, Table, as_markdown, number, plain
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
+from nnunetv2_crossmatch.training.record import PACKAGES
 
 CONVENTIONS = {"strict": "", "literature": "literature"}
 PUBLISHED_COLUMNS = ("method", "labeled", "Dice %", "Jaccard %", "95HD voxel", "ASD voxel")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nnunetv2_crossmatch.settings import TRAINER_NAME, Settings, settings_from_name
+from nnunetv2_crossmatch.methods.settings import TRAINER_NAME, Settings, settings_from_name
 
 ROWS = ("supervised_steps", "supervised_compute", "crossmatch", "upper_bound")
 TITLES = {

@@ -15,10 +15,10 @@ from protocol_data import PLANS
 from protocol_request import PLANNED, PLANNERS, SMALL_SPACING_MM, SOURCES, Request, processes
 from protocol_rows import Pace, Run
 
-from nnunetv2_crossmatch.checkpoints import load_checkpoint
+from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.settings import settings_from_name
-from nnunetv2_crossmatch.stages import Stages
+from nnunetv2_crossmatch.methods.settings import settings_from_name
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
 HERE = Path(__file__).parent
 FOLDERS = {"val": "Val", "test": "Ts"}

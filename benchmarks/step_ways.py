@@ -19,14 +19,14 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_crossmatch.cutmix import draw_boxes
-from nnunetv2_crossmatch.lesson import Lesson
-from nnunetv2_crossmatch.losses import Criterion, drawn_rows, loss_table
-from nnunetv2_crossmatch.network import CrossMatchNetwork
-from nnunetv2_crossmatch.perturbation import FeatureDropout
-from nnunetv2_crossmatch.pseudo_labels import pseudo_label
-from nnunetv2_crossmatch.step import Step, mixed
-from nnunetv2_crossmatch.streams import STREAMS, STRONG_VIEWS, VIEWS
+from nnunetv2_crossmatch.learning.cutmix import draw_boxes
+from nnunetv2_crossmatch.learning.losses import Criterion, drawn_rows, loss_table
+from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning.pseudo_labels import pseudo_label
+from nnunetv2_crossmatch.learning.step import Step, mixed
+from nnunetv2_crossmatch.learning.streams import STREAMS, STRONG_VIEWS, VIEWS
+from nnunetv2_crossmatch.learning.unsupervised import Lesson
 
 CHANNELS = 4  # output classes
 WAYS = ("supervised", "stacked", "sequential", "released")

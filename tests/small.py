@@ -9,10 +9,10 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
-from nnunetv2_crossmatch.cutmix import draw_boxes
-from nnunetv2_crossmatch.network import CrossMatchNetwork
-from nnunetv2_crossmatch.perturbation import FeatureDropout
-from nnunetv2_crossmatch.streams import STREAMS
+from nnunetv2_crossmatch.learning.cutmix import draw_boxes
+from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning.streams import STREAMS
 
 STRIDES = {2: [(1, 1), (2, 2), (2, 2)], 3: [(1, 1, 1), (1, 2, 2), (2, 2, 2)]}
 PATCH = {2: (16, 16), 3: (6, 12, 12)}

@@ -1,1 +1,1 @@
-"""The commands: one thin module each, which parses flags and calls one function."""
+"""The commands: one thin module each, which parses flags and calls one function; may import every other package."""

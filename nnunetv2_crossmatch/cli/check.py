@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from nnunetv2_crossmatch.cli.readiness import NOTE, WRONG, check_all
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.readiness import NOTE, WRONG, check_all
 
 
 def parser() -> argparse.ArgumentParser:

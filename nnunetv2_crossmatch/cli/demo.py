@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_crossmatch.demo import FULL, QUICK, run_demo
+from nnunetv2_crossmatch.demo.run import FULL, QUICK, run_demo
 from nnunetv2_crossmatch.errors import InputError, Problem, command
 
 PICTURE = "crossmatch_demo.png"

@@ -9,10 +9,10 @@ from pathlib import Path
 from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_crossmatch.errors import Problem, collected, command, raise_if_any
-from nnunetv2_crossmatch.evaluation import evaluate_folder
+from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
+from nnunetv2_crossmatch.evaluation.score_files import terminal, write_scores
+from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.folders import dataset_name, raw_folder
-from nnunetv2_crossmatch.score_files import terminal, write_scores
-from nnunetv2_crossmatch.scores import Scores
 
 DESCRIPTION = """Dice, Jaccard, 95 % Hausdorff distance (95HD) and average surface distance (ASD) of predictions,
 per case and class, with mean, standard deviation and a 95 % bootstrap interval.

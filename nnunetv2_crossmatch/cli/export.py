@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_crossmatch.cli.exporting import export_model, missing_for_zip
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.exporting import export_model, missing_for_zip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -7,8 +7,8 @@ import argparse
 from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.unlabeled import preprocess_unlabeled
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunetv2_crossmatch.cli.evaluate import add_scoring_options, check_numbers, named_dataset_json
 from nnunetv2_crossmatch.errors import Problem, command, raise_if_any
-from nnunetv2_crossmatch.report import Request, write_report
+from nnunetv2_crossmatch.report.build import Request, write_report
 
 PROGRAM = "nnUNetv2_crossmatch_report"
 DESCRIPTION = """One HTML file about a folder of predictions, to look at, to print and to send: mean scores with

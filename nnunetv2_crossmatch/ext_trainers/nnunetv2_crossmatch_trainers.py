@@ -5,8 +5,8 @@ Limit: re-exports by absolute import, so that there is one copy of every class a
 
 from typing import Any
 
-import nnunetv2_crossmatch.supervised as supervised
-import nnunetv2_crossmatch.trainer as trainer
+import nnunetv2_crossmatch.training.supervised as supervised
+import nnunetv2_crossmatch.training.trainer as trainer
 from nnunetv2_crossmatch.errors import install_excepthook
 
 install_excepthook()

@@ -1,0 +1,171 @@
+"""The unsupervised losses: a table of (part, student, teacher, weight), and the masked soft Dice that a row computes.
+
+Source: CrossMatch (JBHI 2024), Eq. 3, 10 to 12 and Algorithm 1. What differs from the paper: the Dice is masked by the
+teacher's confidence voxel by voxel, and a step without any valid voxel is exactly 0.
+Limit: compares given logits with given labels; where they come from is the business of ``streams``.
+Shapes: N samples, C output channels, S spatial axes; labels and ``valid`` as in ``pseudo_labels``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+from torch.distributed.nn.functional import all_reduce
+from torch.nn import functional
+
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
+
+SMOOTH = 1e-5
+PARTS = ("ip", "tkd", "dkd")
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One comparison: ``student`` learns from the labels of ``teacher``.
+
+    Attributes:
+        part: the loss that the row belongs to and is reported under.
+        weight: of the row within its part.
+        factor: of the part within the unsupervised loss.
+    """
+
+    part: str
+    student: str
+    teacher: str
+    weight: float
+    factor: float
+
+
+def loss_table(eta: float) -> tuple[LossRow, ...]:
+    """The rows of CrossMatch: their sum is L_ip + (1 - eta) L_tkd + eta L_dkd (Eq. 12)."""
+    image_level = [LossRow("ip", student, "wn", 1 / 2, 1) for student in ("s1", "s2")]
+    from_teacher = [LossRow("tkd", student, "wn", 1 / 4, 1 - eta) for student in ("ww", "ws", "sw", "ss")]
+    from_assistants = [LossRow("dkd", "sw", "ww", 1 / 2, eta), LossRow("dkd", "ss", "ws", 1 / 2, eta)]
+    return (*image_level, *from_teacher, *from_assistants)
+
+
+def drawn_rows(table: Sequence[LossRow], count: int, rng: np.random.Generator) -> tuple[LossRow, ...]:
+    """The rows of ``count`` students drawn from ``table``, weighted such that their mean over the draws is the table.
+
+    A student is drawn with probability count / all, so its rows weigh all / count as much.
+    """
+    students = list(dict.fromkeys(row.student for row in table))
+    if count >= len(students):
+        return tuple(table)
+    drawn = {students[i] for i in rng.choice(len(students), count, replace=False)}
+    scale = len(students) / count
+    return tuple(replace(row, weight=scale * row.weight) for row in table if row.student in drawn)
+
+
+class MaskedSums(torch.autograd.Function):
+    """(sum p y, sum p^2, sum y) over the valid voxels, (3, number of ``classes``), differentiable in p.
+
+    Autograd would hold each channel's masked copies and products until the backward pass; the gradient needs none of
+    them: it is valid * (y dL/d(sum p y) + 2 p dL/d(sum p^2)).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, probability: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, classes: tuple[int, ...]
+    ) -> torch.Tensor:
+        """Sums of ``probability`` (N, C, S); ``labels`` and ``valid`` as in ``pseudo_labels``."""
+        ctx.save_for_backward(probability, labels, valid)
+        ctx.classes = classes
+        sums = []
+        for channel in classes:
+            y, counts = _of_channel(labels, valid, probability, channel)
+            p = probability[:, channel] * counts
+            sums += [(p * y).sum(), p.square_().sum(), (y & counts).sum().to(p.dtype)]
+        return torch.stack(sums).unflatten(0, (-1, 3)).T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gradient in ``probability``; classes that are not summed have none."""
+        probability, labels, valid = ctx.saved_tensors
+        result = torch.zeros_like(probability)
+        for channel, (overlap, squares, _) in zip(ctx.classes, gradient.T, strict=True):
+            y, counts = _of_channel(labels, valid, probability, channel)
+            torch.mul(torch.addcmul(overlap * y, probability[:, channel], 2 * squares), counts, out=result[:, channel])
+        return result, None, None, None
+
+
+def _of_channel(
+    labels: torch.Tensor, valid: torch.Tensor, probability: torch.Tensor, channel: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which voxels (N, S) have the class or region of ``channel``, and which count for it."""
+    by_region = labels.ndim == probability.ndim
+    return (labels[:, channel], valid[:, channel]) if by_region else (labels == channel, valid)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """H of the loss table: masked soft Dice, optionally plus cross-entropy on the valid voxels.
+
+    Attributes:
+        regions: sigmoid per channel instead of softmax over channels.
+        classes: channels that the Dice averages over.
+        absent: "count" or "skip" a class without valid pseudo-labels.
+        cross_entropy: add the mean cross-entropy of the valid voxels.
+        temperature: logits are divided by it.
+        distributed: sums run over all processes, as if their batches were one.
+    """
+
+    regions: bool
+    classes: tuple[int, ...]
+    absent: str = "count"
+    cross_entropy: bool = False
+    temperature: float = 1.0
+    distributed: bool = False
+
+    def __call__(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
+        """Loss (scalar, float32 or better) of ``logits`` (N, C, S) against ``target``."""
+        return self.each(logits, [target])[0]
+
+    def each(self, logits: torch.Tensor, targets: Sequence[PseudoLabel]) -> list[torch.Tensor]:
+        """Losses against each of ``targets``; the probabilities are computed once."""
+        logits = (logits if logits.dtype == torch.float64 else logits.float()) / self.temperature
+        probability = torch.sigmoid(logits) if self.regions else torch.softmax(logits, dim=1)
+        losses = [self.dice(probability, target) for target in targets]
+        if not self.cross_entropy:
+            return losses
+        return [loss + self.masked_cross_entropy(logits, target) for loss, target in zip(losses, targets, strict=True)]
+
+    def dice(self, probability: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
+        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes."""
+        sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
+        overlap, squares, volume = self._total(sums)
+        loss_per_class = 1 - (2 * overlap + SMOOTH) / (squares + volume + SMOOTH)
+        if self.absent == "count":
+            return loss_per_class.mean()
+        present = volume > 0
+        return (loss_per_class * present).sum() / present.sum().clamp(min=1)
+
+    def masked_cross_entropy(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
+        """Mean cross-entropy over the valid voxels (regions: binary, over those of all regions); 0 without any."""
+        if self.regions:
+            per_voxel = functional.binary_cross_entropy_with_logits(
+                logits, target.labels.to(logits.dtype), reduction="none"
+            )
+        else:
+            per_voxel = functional.cross_entropy(logits, target.labels, reduction="none")
+        total = self._total(torch.stack([(per_voxel * target.valid).sum(), target.valid.sum().to(per_voxel.dtype)]))
+        return total[0] / total[1].clamp(min=1)
+
+    def _total(self, sums: torch.Tensor) -> torch.Tensor:
+        # DDP averages gradients; all_reduce sums both the values and, backwards, the gradients, so that the average is
+        # the gradient of the loss on the joined batch.
+        return all_reduce(sums) if self.distributed and dist.is_initialized() else sums
+
+
+def dice_classes(choice: str, channels: int, regions: bool) -> tuple[int, ...]:
+    """Channels of the Dice: every region; with softmax the foreground, all, or ("auto") all if there are several."""
+    if regions or choice == "all" or (choice == "auto" and channels > 2):
+        return tuple(range(channels))
+    return tuple(range(1, channels))

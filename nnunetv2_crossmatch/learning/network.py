@@ -1,0 +1,152 @@
+"""The host's U-Net, its encoder and decoder callable apart, behind one ``forward`` with a mode.
+
+DistributedDataParallel and torch.compile see only ``forward``, so every way through the network is a mode of it. The
+state dict is the host's, key for key. Limit: knows features and rows of a batch, no labels and no losses.
+Shapes: N rows, C channels, S spatial axes; features are lists of (N, C_l, S_l), bottleneck last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from nnunetv2_crossmatch.errors import Problem, UnsupportedError
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, Perturbation
+from nnunetv2_crossmatch.learning.streams import LABELED, STREAMS
+
+Features = list[torch.Tensor]
+
+
+class StackedOutput(NamedTuple):
+    """Logits of one step: ``labeled`` as the host's loss wants them, the rest by stream, teachers without gradient."""
+
+    labeled: torch.Tensor | list[torch.Tensor]
+    streams: dict[str, torch.Tensor]
+
+
+class CrossMatchNetwork(nn.Module):
+    """Adopts ``encoder`` and ``decoder`` of a plain-convolution or residual-encoder U-Net of the host.
+
+    Args:
+        network: of the host.
+        perturbations: of the features, by name.
+        recompute: activation checkpointing: of the encoder only the features are held, and it runs once more in the
+            backward pass. Not in mode ``predict``.
+
+    Raises:
+        UnsupportedError: the network has no encoder and decoder of that form (Primus).
+    """
+
+    def __init__(
+        self, network: nn.Module, perturbations: Mapping[str, FeatureDropout], recompute: bool = False
+    ) -> None:
+        super().__init__()
+        needed = ("stages", "transpconvs", "seg_layers")
+        if not all(hasattr(getattr(network, "decoder", None), name) for name in needed):
+            fix = "use a plans file with PlainConvUNet or ResidualEncoderUNet"
+            detail = f"{type(network).__name__} has no U-Net encoder and decoder to perturb the features between"
+            raise UnsupportedError(Problem("network not supported", "the plans", detail, fix))
+        # The host registers the encoder first; the decoder holds it too. Same order, same keys.
+        self.encoder: Any = network.encoder
+        self.decoder: Any = network.decoder
+        self.perturbations: Any = nn.ModuleDict(perturbations)
+        self.recompute = recompute
+
+    def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
+        """``predict``: the host's forward. ``encode``, ``decode``, ``stacked``: see the methods of these names."""
+        if mode == "predict":
+            return self.decoder(self.encoder(inputs))
+        if mode == "encode":
+            return self.encode(inputs)
+        if mode == "decode":
+            return self.decode(list(inputs), **options)
+        if mode == "stacked":
+            return self.stacked(inputs, **options)
+        raise ValueError(f"mode must be predict, encode, decode or stacked, got {mode}")
+
+    def encode(self, images: torch.Tensor) -> Features:
+        """Features of ``images`` (N, C, S)."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.encoder, images, use_reentrant=False, preserve_rng_state=False)
+        return self.encoder(images)
+
+    def decode(
+        self,
+        features: Features,
+        labeled_rows: int = 0,
+        perturbation: str | None = None,
+        drawn: Sequence[Perturbation | None] | None = None,
+    ) -> list[torch.Tensor]:
+        """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
+
+        ``features`` is emptied on the way: no level is held longer than it is needed.
+        """
+        features = self.perturbed(features, perturbation, drawn)
+        x, heads, decoder = features.pop(), [], self.decoder
+        for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
+            x = stage(torch.cat((up(x), features.pop()), dim=1))
+            if head is decoder.seg_layers[-1]:
+                heads.append(head(x))
+            elif labeled_rows and decoder.deep_supervision:
+                heads.append(head(x[:labeled_rows]))
+        return heads[::-1]
+
+    def stacked(
+        self,
+        images: Mapping[str, torch.Tensor],
+        drawn: Mapping[str, Sequence[Perturbation | None]],
+        teachers: Sequence[str],
+        students: Sequence[str],
+    ) -> StackedOutput:
+        """One encoder call for all views, one decoder call for all that learn (III-F); teachers without gradient.
+
+        Args:
+            images: rows by view, ``labeled`` first, each (B or U, C, S).
+            drawn: perturbations by stream.
+            teachers: streams without gradient.
+            students: streams with gradient.
+        """
+        features = split_views(self.encode(torch.cat(list(images.values()))), images)
+
+        def entrance(name: str) -> Features:
+            return self.perturbed(list(features[STREAMS[name].view]), STREAMS[name].perturbation, drawn.get(name))
+
+        with torch.no_grad():
+            logits = {name: self.decode(entrance(name))[0] for name in teachers}
+        parts = [features[LABELED], *map(entrance, students)]
+        sizes = [len(part[0]) for part in parts]
+        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
+        del parts
+        heads = self.decode(levels, labeled_rows=len(images[LABELED]))
+        labeled, *rest = heads[0].split(sizes)
+        logits |= dict(zip(students, rest, strict=True))
+        return StackedOutput(self.for_host([labeled, *heads[1:]]), logits)
+
+    def perturbed(
+        self, features: Features, perturbation: str | None, drawn: Sequence[Perturbation | None] | None
+    ) -> Features:
+        """``features`` with the drawn perturbation ("weak", "strong"), or as they are with None."""
+        return features if perturbation is None else self.perturbations[perturbation](features, drawn)
+
+    def for_host(self, heads: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Heads in the form in which the host's loss expects them."""
+        return heads if self.decoder.deep_supervision else heads[0]
+
+    def feature_shapes(self, rows: int, patch_size: Sequence[int]) -> list[tuple[int, ...]]:
+        """Shapes (N, C_l, S_l) of the features of ``rows`` images of ``patch_size``."""
+        size, shapes = tuple(patch_size), []
+        for channels, stride in zip(self.encoder.output_channels, self.encoder.strides, strict=True):
+            size = tuple(-(-edge // step) for edge, step in zip(size, stride, strict=True))
+            shapes.append((rows, channels, *size))
+        return shapes
+
+
+def split_views(features: Features, images: Mapping[str, torch.Tensor]) -> dict[str, Features]:
+    """Features of the stacked views, by view."""
+    sizes = [len(view) for view in images.values()]
+    levels = [level.split(sizes) for level in features]
+    return {view: list(parts) for view, parts in zip(images, zip(*levels, strict=True), strict=True)}

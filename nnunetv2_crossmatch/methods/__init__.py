@@ -1,0 +1,1 @@
+"""What is learned from an unlabeled image, a file per published method: may import errors, folders and learning."""

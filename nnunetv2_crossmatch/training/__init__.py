@@ -1,0 +1,1 @@
+"""nnU-Net's trainer, semi-supervised, durable and parallel: may import learning, methods, data and below."""

@@ -1,0 +1,245 @@
+"""The host's trainer made durable: alone in its folder, saved in time and whole, continued exactly where it was.
+
+Limit: knows nothing of unlabeled data. What is left to subclasses: call :meth:`DurableTrainer.step_done` after each
+step, and say what the run is made of.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
+from filelock import BaseFileLock
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.training import lock as run_lock
+from nnunetv2_crossmatch.training.checkpoints import (
+    LATEST,
+    checkpoint_written_whole,
+    full_disk_told,
+    keep_previous,
+    load_checkpoint,
+    newest_checkpoint,
+    refuse_nonfinite,
+    remove_leftovers,
+    tensor_bytes,
+)
+from nnunetv2_crossmatch.training.distributed import same_everywhere
+from nnunetv2_crossmatch.training.finite import TOO_MANY, FiniteWatch
+from nnunetv2_crossmatch.training.interruption import Interruption
+from nnunetv2_crossmatch.training.record import RunRecord, new_record, read_record, refuse_differences, write_record
+from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
+
+SAVE_EPOCHS, SAVE_SECONDS = 10, 600.0
+
+
+class DurableTrainer(nnUNetTrainer):
+    """Host hooks around lock, record, checkpoints, signals and the place within an epoch.
+
+    Attributes:
+        seed: of all draws; restored when a run is continued.
+        steps: the steps of the current epoch that are done.
+    """
+
+    seed: int
+    num_iterations_per_epoch: int
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        self.choosing = bool(plans["continue_training"])  # --c: until a checkpoint is loaded, or there is none
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.folder = Path(self.output_folder)
+        self.record = read_record(self.folder) if self.choosing and self.local_rank == 0 else None
+        self.resumed = False
+        self.lock: BaseFileLock | None = None
+        self.interruption = Interruption()
+        self.finite = FiniteWatch(self.print_to_log_file, expect_overflow=self.grad_scaler is not None)
+        self.steps = StepLog()
+        self.saved_at = time.monotonic()
+        self.save_every = sys.maxsize  # by us: the host would save before it has noted the epoch's best score
+
+    # The run and its folder
+
+    def run_training(self) -> None:
+        """The host's; SIGTERM and SIGINT end it after the step, saved."""
+        with self.interruption.caught():
+            try:
+                with full_disk_told(self.folder / LATEST):
+                    super().run_training()
+            finally:
+                self._stop_loaders()
+
+    def claim_folder(self) -> None:
+        """Refuse to go on if another process trains in the output folder; clear away what a killed one left."""
+        if self.local_rank == 0 and self.lock is None:
+            self.lock = run_lock.claim(self.folder)
+            remove_leftovers(self.folder)
+
+    def on_train_start(self) -> None:
+        """The host's, alone in the folder."""
+        self.claim_folder()
+        self.choosing = False
+        super().on_train_start()
+        self.steps_per_epoch = self.num_iterations_per_epoch
+        self.saved_at = time.monotonic()
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """The host's, once it is certain that the run is continued with what it began with."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.local_rank == 0:
+            self.keep_record(new_record(self.seed, self.made_of(training.identifiers, validation.identifiers)))
+        return training, validation
+
+    def made_of(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
+        """Nested plain values that must not change while the run lasts."""
+        raise NotImplementedError
+
+    def keep_record(self, now: RunRecord) -> None:
+        """Write the record of this run: of a continued one the same as before; a new one begins without checkpoints."""
+        if not self.resumed:
+            keep_previous(self.folder, self.print_to_log_file)
+        elif self.record is not None:
+            refuse_differences(self.folder, self.record, now)
+            if self.record.versions != now.versions:
+                self.print_to_log_file(f"Versions were {self.record.versions}, now {now.versions}.")
+        write_record(self.folder, now)
+
+    # Epochs and steps
+
+    def on_epoch_start(self) -> None:
+        """The host's; from now on a signal waits for the end of the step."""
+        self.interruption.deferring = True
+        super().on_epoch_start()
+
+    def on_train_epoch_start(self) -> None:
+        """The host's, with the steps that are left."""
+        super().on_train_epoch_start()
+        self.num_iterations_per_epoch = self.steps_per_epoch - len(self.steps)
+
+    def step_done(self, values: dict, gradient_norm: torch.Tensor | None = None) -> dict:
+        """To be called after each training step with its scalars, ``loss`` among them; returns them."""
+        loss = torch.as_tensor(values["loss"])
+        in_a_row = self.finite.note(loss, loss if gradient_norm is None else gradient_norm)
+        if in_a_row >= TOO_MANY:
+            raise self._not_finite(in_a_row)
+        self.steps.add(values)
+        self._between_steps()
+        return values
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        """The host's; the epoch has its full length again."""
+        self.num_iterations_per_epoch = self.steps_per_epoch
+        super().on_train_epoch_end(train_outputs)
+
+    def validation_step(self, batch: dict) -> dict:
+        """The host's."""
+        result = super().validation_step(batch)
+        self._between_steps()
+        return result
+
+    def on_epoch_end(self) -> None:
+        """The host's, then ``checkpoint_latest`` if it is time."""
+        self.steps = StepLog()
+        super().on_epoch_end()
+        if self.current_epoch < self.num_epochs and (self.current_epoch % SAVE_EPOCHS == 0 or self._is_time()):
+            self.save_latest()
+
+    def on_train_end(self) -> None:
+        """The host's; a signal that came meanwhile ends the process now that all is saved."""
+        super().on_train_end()
+        if self.interruption.wish is not None:
+            raise SystemExit(self.interruption.exit_code)
+        self.interruption.deferring = False
+
+    def _between_steps(self) -> None:
+        self._leave_if_asked()
+        if self._is_time():
+            self.save_latest()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self.saved_at >= SAVE_SECONDS
+
+    def _leave_if_asked(self) -> None:
+        """Save and end the process if a signal came; processes beside the first give it the time to save."""
+        if self.interruption.wish is None:
+            return
+        if self.local_rank != 0:
+            return self.interruption.leave_soon()
+        self.save_latest()
+        place = f"epoch {self.current_epoch}, {len(self.steps)} of {self.steps_per_epoch} steps"
+        fate = "nothing is saved (--disable_checkpointing)" if self.disable_checkpointing else "continue with --c"
+        self.print_to_log_file(f"{self.interruption.wish.name}: stopped at {place}; {fate}.")
+        raise SystemExit(self.interruption.exit_code)
+
+    def _stop_loaders(self) -> None:
+        for loader in (self.dataloader_train, self.dataloader_val):
+            if isinstance(loader, MultiThreadedAugmenter):
+                loader._finish()
+
+    def _not_finite(self, in_a_row: int) -> InputError:
+        last = newest_checkpoint(self.folder, self.print_to_log_file)
+        good = f"{last.file.name}, epoch {last.next_epoch}" if last else "none"
+        detail = f"{in_a_row} steps in a row in epoch {self.current_epoch}; last good checkpoint: {good}"
+        fix = "continue with --c; if it happens again, train anew with a smaller learning rate (token lr)"
+        return InputError(Problem("loss or gradient not finite", self.folder, detail, fix))
+
+    # Checkpoints
+
+    def save_latest(self) -> None:
+        """Save the state between two steps, or between two epochs, as ``checkpoint_latest.pth``."""
+        self.current_epoch -= 1  # the host stores the number of the epoch after the current one
+        try:
+            self.save_checkpoint(str(self.folder / LATEST))
+        finally:
+            self.current_epoch += 1
+        self.saved_at = time.monotonic()
+
+    def save_checkpoint(self, filename: str) -> None:
+        """The host's checkpoint, written whole or not at all, never with weights that are not finite."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            return super().save_checkpoint(filename)
+        file, weights, log = Path(filename), self.network.state_dict(), self.logger.get_checkpoint()
+        refuse_nonfinite(weights, file)
+        needed = tensor_bytes([weights, self.optimizer.state_dict()])
+        if len(self.steps):
+            log[UNFINISHED] = self.steps.fetched()
+        try:
+            with checkpoint_written_whole(file, needed) as temporary, temporary.open("wb") as stream:
+                super().save_checkpoint(stream)  # by name torch.save would not tell why it failed
+        finally:
+            log.pop(UNFINISHED, None)
+
+    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
+        """The host's, of a file without foreign code; with --c of the newest readable one, whichever the host chose."""
+        file = Path(filename_or_checkpoint)
+        if self.choosing:
+            self.claim_folder()
+            file = Path(same_everywhere(str(self._newest()) if self.local_rank == 0 else ""))
+            self.choosing, self.resumed = False, True
+        else:
+            load_checkpoint(file)
+        super().load_checkpoint(str(file))
+        log = self.logger.get_checkpoint()
+        self.steps = StepLog(log.pop(UNFINISHED, ()))
+        for curve in log.values():
+            del curve[self.current_epoch :]
+
+    def _newest(self) -> Path:
+        found = newest_checkpoint(self.folder, self.print_to_log_file)
+        if found is None:
+            detail = "none can be read; what was there is kept as *.corrupt"
+            raise InputError(Problem("no checkpoint", self.folder, detail, "train anew without --c"))
+        self.print_to_log_file(f"Continuing from {found.file.name}, epoch {found.next_epoch}: the newest readable one.")
+        return found.file

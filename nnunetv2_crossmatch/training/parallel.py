@@ -1,0 +1,89 @@
+"""The host's trainer in several processes: batches shared out, each process on its own device, CPUs too.
+
+Limit: host hooks around process groups; knows nothing of unlabeled data. What processes exchange is in ``distributed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_crossmatch.training.distributed import join_torchrun, own_device, share
+from nnunetv2_crossmatch.training.durable import DurableTrainer
+
+
+class ParallelTrainer(DurableTrainer):
+    """Joins torchrun's process group and corrects what the host takes for granted: one node, CUDA.
+
+    Attributes:
+        distributed: whether there are several processes.
+    """
+
+    is_ddp: bool
+    network: Any
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008
+    ) -> None:
+        join_torchrun(device)
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if device.type == "cpu":  # with several processes the host takes CUDA for granted
+            self.device, self.grad_scaler = device, None
+        self.device, self.distributed = own_device(self.device), self.is_ddp
+
+    def initialize(self) -> None:
+        """The host's, with DistributedDataParallel on this process's own device."""
+        with self._seen_as_distributed(False):  # the host would give DDP the global rank as its device
+            super().initialize()
+        if self.is_ddp:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return dist.get_world_size() if self.distributed else 1
+
+    def share_of(self, total: int) -> int:
+        """Samples of this process out of ``total``."""
+        return share(total, self.local_rank, self.processes) if self.distributed else total
+
+    @property
+    def local_network(self) -> Any:
+        """The network without DistributedDataParallel, compiled if it is."""
+        return self.network.module if self.is_ddp else self.network
+
+    def _set_batch_size_and_oversample(self) -> None:
+        with self._seen_as_distributed(self.distributed):
+            super()._set_batch_size_and_oversample()
+
+    def _build_loss(self) -> torch.nn.Module:
+        with self._seen_as_distributed(self.distributed):
+            return super()._build_loss()
+
+    def local_loss(self) -> torch.nn.Module:
+        """The host's loss without exchange between processes."""
+        if not self.distributed:
+            return self.loss
+        with self._seen_as_distributed(False):
+            return nnUNetTrainer._build_loss(self)
+
+    @contextmanager
+    def _seen_as_distributed(self, flag: bool) -> Iterator[None]:
+        """What the host takes for the answer to "several processes?" inside the block."""
+        before, self.is_ddp = self.is_ddp, flag
+        try:
+            yield
+        finally:
+            self.is_ddp = before

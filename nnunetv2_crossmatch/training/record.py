@@ -1,0 +1,92 @@
+"""What a run was made of, kept beside its checkpoints as JSON, so that it is continued with the same or not at all.
+
+Limit: compares what it is given; knows no plans, labels or settings itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_crossmatch.data.manifest import file_crc32
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import written_whole
+
+FILE = "crossmatch_run.json"
+PACKAGES = ("nnunetv2_crossmatch", "nnunetv2", "torch", "batchgeneratorsv2", "numpy")
+SHOWN, SHORT = 8, 60
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The seed of all draws, installed versions by package, and nested plain values that must not change."""
+
+    seed: int
+    versions: dict[str, str]
+    made_of: dict[str, Any]
+
+
+def new_record(seed: int, made_of: dict[str, Any]) -> RunRecord:
+    """A record of this moment, with ``made_of`` as JSON gives it back."""
+    return RunRecord(seed, {name: version(name) for name in PACKAGES}, json.loads(json.dumps(made_of)))
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write the record of the run in ``folder``, whole or not at all."""
+    with written_whole(folder / FILE) as temporary:
+        temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of the run in ``folder``, or None if it has none.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        record = RunRecord(**json.loads((folder / FILE).read_bytes()))
+        well_formed = [type(record.seed) is int, isinstance(record.versions, dict), isinstance(record.made_of, dict)]
+        if not all(well_formed):
+            raise TypeError("number, versions and contents expected")
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, RecursionError) as error:
+        remedy = "remove it; the run continues with newly drawn random numbers"
+        raise InputError(Problem("record of the run damaged", folder / FILE, str(error), remedy)) from error
+    return record
+
+
+def refuse_differences(folder: Path, before: RunRecord, now: RunRecord) -> None:
+    """Do nothing if the run is made of the same as before.
+
+    Raises:
+        InputError: it is not; the differences are listed.
+    """
+    found = list(differences(before.made_of, now.made_of))
+    if found:
+        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        remedy = "undo the change, or train anew without --c; removing the file accepts the change"
+        raise InputError(Problem("run changed", folder / FILE, "; ".join([*found[:SHOWN], *more]), remedy))
+
+
+def checksums(folder: Path, names: Iterable[str], ending: str) -> dict[str, int | None]:
+    """CRC32 of the file of each name in ``folder``; None where there is none."""
+    files = {name: folder / f"{name}{ending}" for name in sorted(names)}
+    return {name: file_crc32(file) if file.is_file() else None for name, file in files.items()}
+
+
+def differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
+    """Where two nested plain values differ: ``path: value before, value now``; lists are compared as a whole."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*before, *now]):
+            yield from differences(before.get(key), now.get(key), f"{path}/{key}" if path else key)
+    elif (old := json.dumps(before)) != (new := json.dumps(now)):
+        yield f"{path}: {_short(old)} before, {_short(new)} now"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= SHORT else f"{text[: SHORT - 3]}..."

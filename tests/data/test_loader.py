@@ -1,0 +1,66 @@
+"""Batches are a function of seed and step: any number of workers, resumed or not, and no shared draws."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_crossmatch.data.loader import augmenter, seed_everything
+
+
+class Draws:
+    """Stands for the host's loader: a batch shows what numpy and torch drew for it."""
+
+    def __init__(self, views: bool) -> None:
+        self.views = views
+
+    def __next__(self) -> dict:
+        drawn = torch.cat([torch.from_numpy(np.random.rand(3)), torch.rand(3, dtype=torch.float64)])
+        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn}
+
+
+def batches(workers: int, count: int = 6, seed: tuple[int, ...] = (1, 0, 0), first: int = 0) -> list[dict]:
+    loader = augmenter(Draws(False), Draws(True), seed, first, workers, pin_memory=False)
+    try:
+        return [{name: torch.as_tensor(value).clone() for name, value in next(loader).items()} for _ in range(count)]
+    finally:
+        if workers:
+            loader._finish()
+
+
+def same(a: list[dict], b: list[dict]) -> bool:
+    return all(torch.equal(x[name], y[name]) for x, y in zip(a, b, strict=True) for name in x)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    assert same(batches(workers), batches(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_loader_continues_where_it_was(workers):
+    assert same(batches(workers, count=3, first=3), batches(0)[3:])
+
+
+def test_no_two_batches_loaders_or_ranks_share_draws():
+    seeds = [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]
+    drawn = [batch for seed in seeds for batch in batches(2, count=10, seed=seed)]
+    values = [v for batch in drawn for v in (*batch["data"][0, 0].tolist(), *batch["unlabeled"][0, 0, 0].tolist())]
+    assert len(set(values)) == len(values)
+
+
+def test_views_stand_in_an_axis_of_their_own():
+    batch = batches(0, count=1)[0]
+    assert batch["unlabeled"].shape == (2, 3, 1, 6)
+
+
+def test_seeding_reaches_numpy_and_torch():
+    states = []
+    for entropy in ((0, 1), (0, 1), (1, 0)):
+        seed_everything(entropy)
+        states.append((np.random.rand(), torch.rand(1).item()))
+    assert states[0] == states[1]
+    assert all(a != b for a, b in itertools.product(states[0], states[2]))

@@ -1,0 +1,98 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_crossmatch.methods.settings import PRESETS, Settings, settings_from_name
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def table_row(setting) -> str:
+    meta = setting.metadata
+    if setting.name == "epochs":
+        tokens = "`<n>epochs`"
+    elif meta["choices"]:
+        tokens = ", ".join(f"`{meta['token']}{choice}`" for choice in meta["choices"])
+    else:
+        tokens = f"`{meta['token']}{'<n>' if meta['kind'] is int else '<x>'}`"
+    default = "from the data" if setting.default is None else setting.default
+    return f"| {tokens} | {default} | {meta['meaning']} | {meta['source']} |"
+
+
+@pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
+def test_every_setting_stands_in_the_table(setting):
+    assert table_row(setting) in (ROOT / "docs" / "settings.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_trainer_names_in_documents_are_valid(document):
+    for name in set(re.findall(r"nnUNetTrainerCrossMatch(?:_[A-Za-z0-9]+)*", document.read_text())):
+        assert settings_from_name(name)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_between_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_commands_in_documents_exist(document):
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    ours = {
+        line.split("=")[0].strip() for line in setup["options.entry_points"]["console_scripts"].splitlines() if line
+    }
+    for command in set(re.findall(r"\bnnUNetv2_crossmatch_\w+", document.read_text())):
+        assert command in ours, command
+
+
+def test_presets_stand_in_the_table():
+    text = (ROOT / "docs" / "settings.md").read_text()
+    assert all(f"| `{name}` |" in text for name in PRESETS)
+
+
+def documented_flags(document: Path) -> list[tuple[str, list[str]]]:
+    """Our commands in the document's code blocks, with the flags that they are given."""
+    joined = document.read_text().replace("\\\n", " ")
+    lines = re.findall(r"^\s*(?:\$ )?(nnUNetv2_crossmatch_\w+)([^\n|`]*)$", joined, flags=re.MULTILINE)
+    return [(name, [w for w in shlex.split(rest, comments=True) if w.startswith("-")]) for name, rest in lines]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_flags_in_documents_are_known_to_their_command(document, help_of):
+    for name, flags in documented_flags(document):
+        for flag in flags:
+            assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(name)), f"{name} {flag}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_benchmarks_in_documents_know_their_flags(document):
+    """A benchmark takes minutes to hours; that its file and flags exist is read off its source."""
+    joined = document.read_text().replace("\\\n", " ")
+    for script, options in re.findall(
+        r"^    (?:[A-Z_]+=\S+ )*python (benchmarks/\w+\.py)([^\n|`]*)$", joined, re.MULTILINE
+    ):
+        source = (ROOT / script).read_text()
+        for flag in (word for word in shlex.split(options) if word.startswith("-")):
+            assert re.search(rf"add(?:_argument)?\(\s*\"{re.escape(flag)}\"", source), f"{script} {flag}"
+
+
+@pytest.fixture(scope="module")
+def help_of():
+    import subprocess
+    import sys
+    from functools import cache
+
+    folder = Path(sys.executable).parent
+    return cache(lambda name: subprocess.run([folder / name, "-h"], capture_output=True, text=True, check=True).stdout)

@@ -1,0 +1,263 @@
+"""The commands of the documents run, one after the other, as they are printed; only the training is shortened."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_data
+import pytest
+import torch
+
+from nnunetv2_crossmatch.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "benchmarks"))
+import many_cases  # noqa: E402
+
+SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
+# What a reader with a GPU and more than a minute would not need: the CPU, a small network, few workers.
+SHELL = f"""
+set -eo pipefail
+nnUNetv2_train() {{ command nnUNetv2_train "$@" -device cpu; }}
+nnUNetv2_predict() {{ command nnUNetv2_predict "$@" -device cpu --disable_tta -npp 0 -nps 0; }}
+nnUNetv2_plan_and_preprocess() {{
+    nnUNet_n_proc_DA=1 command nnUNetv2_plan_and_preprocess "$@" -c 3d_fullres -npfp 1 -np 1
+    "{sys.executable}" -c "from pathlib import Path; from conftest import shrink_network; \\
+shrink_network(Path('$nnUNet_preprocessed') / '$DATASET' / 'nnUNetPlans.json', ['3d_fullres'])"
+}}
+set -x
+"""
+# Printed benchmarks: what follows them here so that they take seconds (of two equal options the last one counts), and
+# the words that their output must hold.
+TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
+BENCHMARKS = {
+    "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
+    "step.py --small --more --profile": (
+        f"--ways stacked_half {TINY_PLANS} 2d",
+        "stacked_half         time: ",
+    ),
+    "loader.py -d 502 -c 2d --batch 8 --batches 25": (
+        "-d 998 --batch 2 --batches 2 --workers 0 1",
+        "an unlabeled sample costs",
+    ),
+    "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
+    "many_cases.py --dataset 998 --cases 200 2000": ("--cases 2 --processes 1", "2 cases  start, verify1"),
+    "many_cases.py --dataset 998 --cases 100000 --copied": ("--cases 6 --processes 1", "6 cases  start, verify0"),
+    'learning.py --seeds 0 1 2 --settings "" warmup0 tau0p5 --folder learning --json docs/results/phantom.json': (
+        "--quick --seeds 3 --settings warmup0",
+        "mean Dice over 3 cases",
+    ),
+}
+# For GPUs, but these run anywhere, the compiled one without compiling: that takes minutes on a CPU.
+BENCHMARKS |= {
+    "step.py --batch 2 4 8 16 32 64 128 --json fp32.json": (
+        f"--batch 2 --ways stacked {TINY_PLANS} 2d",
+        "amp False, compile False",
+    ),
+    "step.py --batch 2 4 8 16 32 64 128 --amp --profile --json amp.json": (
+        f"--batch 2 --ways sequential {TINY_PLANS} 2d",
+        "amp True, compile False",
+    ),
+    "step.py --plans nnUNetResEncUNetMPlans.json -c 3d_fullres --batch 2 4 8 16 --amp --profile": (
+        "--batch 2 --ways stacked --repeats 1",
+        "amp True, compile False",
+    ),
+    "step.py --amp --compile --profile --json compiled.json": (
+        f"--ways stacked {TINY_PLANS} 2d",
+        "amp True, compile True",
+    ),
+}
+COMPILER = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
+
+
+def commands(document: Path, heading: str | None = None) -> str:
+    """All indented code of ``document`` (or of the section ``heading``) that is shell, with a short training."""
+    text = document.read_text()
+    if heading is not None:
+        text = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
+    blocks = re.findall(r"(?:^    .*\n?)+", text, flags=re.MULTILINE)
+    lines = [line[4:] for block in blocks if not block.startswith("    $nnUNet_raw/") for line in block.splitlines()]
+    script = "\n".join(lines)
+    for tokens in ("_execsequential", ""):
+        script = re.sub(rf"nnUNetTrainerCrossMatch{tokens}(?!_?[A-Za-z0-9])", f"{SHORT}{tokens}", script)
+    return script.replace("nnUNetTrainer_250epochs", "nnUNetTrainer_1epochs_iters2_valiters1")
+
+
+def run(script: str, home: Path, dataset: str) -> str:
+    folder = Path(sys.executable).parent
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("nnUNet")},
+        "HOME": str(home), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "tests"),
+        "DATASET": dataset, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(["bash", "-c", SHELL + script], env=environment, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_getting_started(tiny_dataset, tmp_path):
+    """From folders to a shared model that is received, in a home of its own; the data set is the tiny one."""
+    script = commands(ROOT / "docs" / "getting_started.md")
+    data = f'cp -r "{tiny_dataset.raw}" "$nnUNet_raw/Dataset501_Heart"'
+    script = script.replace("nnUNetv2_plan_and_preprocess", f"{data}\nnnUNetv2_plan_and_preprocess", 1)
+    received = '\nmkdir received; cp -r "$nnUNet_results/Dataset501_Heart" received/Dataset501_LA\n'
+    received += commands(ROOT / "SECURITY.md")
+    output = run(script + received, tmp_path, "Dataset501_Heart")
+    assert all(words in output for words in ("Dice", "Jaccard", "95HD", "ASD", "blob", "Wilcoxon p"))
+    raw = tmp_path / "nnunet" / "raw" / "Dataset501_Heart"
+    assert (tmp_path / "predictions" / "scores.json").is_file()
+    for exported in ("shared_model", "checked"):
+        (stock,) = (raw / exported).rglob("checkpoint_final.pth")
+        assert torch.load(stock, weights_only=False)["trainer_name"] == "nnUNetTrainer"
+
+
+def test_readme_on_own_data_prints_commands_of_getting_started():
+    """Which run in the test above; only the three folders are the reader's."""
+    roots, *lines = commands(ROOT / "README.md", "### Your own data").splitlines()
+    assert roots == "export nnUNet_raw=... nnUNet_preprocessed=... nnUNet_results=..."
+    started = iter(commands(ROOT / "docs" / "getting_started.md").splitlines())
+    assert len(lines) == 7
+    assert all(line in started for line in lines)  # in this order
+
+
+@pytest.mark.slow
+def test_training_with_settings_in_its_name(tiny_copy):
+    """README and settings page print the same line; the unlabeled cases are left to the trainer, and it says so."""
+    printed = r"^    (nnUNetv2_train \S+ \S+ \S+ -tr \S+_100epochs_\S+)$"
+    documents = (ROOT / "README.md", ROOT / "docs" / "settings.md")
+    (line,) = {found for file in documents for found in re.findall(printed, file.read_text(), re.MULTILINE)}
+    _, _, configuration, fold, _, trainer = line.split()
+    short = trainer.replace("100epochs", "1epochs_iters2_valiters1")
+    cases = [f"train_{index:02d}" for index in range(4)]  # too few for the host's five folds
+    splits = [{"train": cases[:3], "val": cases[3:]}]
+    (tiny_copy.preprocessed / "splits_final.json").write_text(json.dumps(splits))
+    done = tiny_copy.run("nnUNetv2_train", str(tiny_copy.id), configuration, fold, "-tr", short, "-device", "cpu")
+    assert "not preprocessed yet" in done.stdout
+    (folder,) = tiny_copy.results.glob(f"{short}__*/fold_{fold}")
+    assert (folder / "checkpoint_final.pth").is_file()
+    assert (folder / "progress_crossmatch.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_torchrun_of_the_scaling_page(prepared_copy):
+    """Two processes on this machine's CPUs in place of two nodes with eight GPUs each."""
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    script = re.search(r"^    (torchrun .*\\\n +.*)$", text, re.MULTILINE).group(1)
+    here = {
+        "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
+        "HOST:29500": "127.0.0.1:0",
+        "501 3d_fullres all -tr nnUNetTrainerCrossMatch": f"{prepared_copy.id} 2d all -tr {SHORT}_batch4 -device cpu",
+    }
+    for printed, short in here.items():
+        assert printed in script
+        script = script.replace(printed, short)
+    result = prepared_copy.run("bash", "-c", script)
+    folder = next(prepared_copy.results.glob(f"{SHORT}*")) / "fold_all"
+    assert (folder / "checkpoint_final.pth").is_file()
+    assert (folder / "validation" / "summary.json").is_file()
+    assert "4 unlabeled cases" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("document", "number"),
+    [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(5))],
+)
+def test_protocols_are_planned_as_printed(document, number):
+    """With measured step times --plan needs no data: every option is read and every run is laid out."""
+    text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
+    line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
+    planned = subprocess.run(
+        [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "training time of" in planned
+    assert "nnUNetTrainerCrossMatch" in planned
+
+
+def test_readme_conversions_of_la_and_acdc(tmp_path):
+    """Both commands as printed, on folders that hold every published case as a tiny volume."""
+    data = ROOT / "dataset_conversion" / "data"
+    la, acdc = (json.loads((data / f"{name}_splits.json").read_text()) for name in ("la", "acdc"))
+    fake_data.la_h5(tmp_path / "2018LA_Seg_Training Set", [*la["train"], *la["test"]])
+    fake_data.acdc_h5(tmp_path / "ACDC", [*acdc["train"], *acdc["val"], *acdc["test"]])
+    for kind in ("raw", "preprocessed", "results"):
+        (tmp_path / kind).mkdir()
+    roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))
+    run(f"{roots}\n{commands(ROOT / 'README.md', '### LA and ACDC')}", tmp_path, "")
+    raw = tmp_path / "raw"
+    assert len(list((raw / "Dataset501_LA" / "imagesUn").iterdir())) == 72
+    assert len(list((raw / "Dataset502_ACDC" / "imagesUn").iterdir())) == 134
+
+
+def test_every_printed_benchmark_is_run():
+    """The protocol and the table of confidences have tests of their own."""
+    text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol|confidence)(.*)$", text, re.MULTILINE)
+    assert sorted(printed) == sorted(BENCHMARKS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("printed", BENCHMARKS, ids=lambda line: "_".join(re.findall(r"\w+", line)[:4]))
+def test_benchmarks(prepared_copy, printed, monkeypatch):
+    shorter, words = BENCHMARKS[printed]
+    assert words in run_benchmark(prepared_copy, f"{printed} {shorter}", monkeypatch)
+
+
+def test_many_cases_replace_nobodys_images(tmp_path):
+    """What an earlier call left is its own."""
+    (tmp_path / "case000001_0000.nii.gz").touch()
+    many_cases.refuse_foreign(tmp_path)
+    (tmp_path / "scan7_0000.nii.gz").touch()
+    with pytest.raises(InputError, match=r"would be lost in .*scan7_0000"):
+        many_cases.refuse_foreign(tmp_path)
+
+
+def test_the_line_of_the_gpu_tests_finds_them():
+    """Where there is no GPU they are skipped, each with that reason."""
+    (line,) = re.findall(r"^    pytest (-m gpu)$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE)
+    here = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_gpu.py")]
+    command = [sys.executable, "-m", "pytest", *line.split(), *here]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "deselected" not in done.stdout
+    assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
+
+
+def run_benchmark(tiny, line, monkeypatch):
+    """In an empty folder with the plans at hand, as the documents assume."""
+    folder = tiny.root / "here"
+    (folder / "docs" / "results").mkdir(parents=True)
+    for plans in ("nnUNetPlans.json", "nnUNetResEncUNetMPlans.json"):
+        shutil.copy(tiny.plans_file, folder / plans)
+    monkeypatch.chdir(folder)
+    if line.startswith("many_cases"):
+        shutil.rmtree(tiny.raw / "imagesUn")
+    # The host's planner takes the number of loader workers as a thread count and fails with 0.
+    output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", nnUNet_n_proc_DA="1", **COMPILER).stdout
+    written = re.search(r"--json (\S+)", line)
+    assert written is None or json.loads((folder / written[1]).read_text())
+    return output
+
+
+@pytest.mark.slow
+def test_installation_as_printed(tmp_path):
+    """From a copy of the sources, without what is there already: every module, list and template is in the package."""
+    (line,) = re.findall(r"^    (pip install \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    for file in filter(None, files):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    target = tmp_path / "target"
+    command = [sys.executable, "-m", *line.split(), "--no-deps", "--target", str(target)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    package = {f"nnunetv2_crossmatch/{file}".replace("nnunetv2_crossmatch/nnunetv2", "nnunetv2") for file in files
+               if file.startswith(("nnunetv2_crossmatch/", "dataset_conversion/"))}  # fmt: skip
+    assert all((target / file).is_file() for file in package)
+    assert (target / "bin" / "nnUNetv2_crossmatch_trainers").is_file()

@@ -1,0 +1,88 @@
+"""score_files: tables and files say what the scores say."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.evaluation.score_files import as_markdown, as_text, case_table, terminal, write_scores
+from nnunetv2_crossmatch.evaluation.scores import Scores
+
+NAN = float("nan")
+ORIGIN = {"reference": "labelsTs", "predictions": "predictions"}
+
+
+def example(**more: object) -> Scores:
+    values = np.array([[[0.91234, 5.0], [NAN, NAN]], [[0.5, 7.25], [0.0, NAN]]])
+    voxels = np.array([[[10, 11], [0, 0]], [[5, 6], [0, 4]]])
+    return Scores(("p1", "p2"), ("RV", "LV"), ("dice", "hd95_voxel"), values, voxels, **more)
+
+
+def test_the_table_is_aligned() -> None:
+    assert as_text(case_table(example())).splitlines()[2:] == [
+        "case  class    Dice  95HD voxel             empty",
+        "----  -----  ------  ----------  ----------------",
+        "p1    RV     0.9123        5.00",
+        "p1    LV          -           -        both empty",
+        "p2    RV     0.5000        7.25",
+        "p2    LV     0.0000           -  prediction empty",
+    ]
+
+
+def test_markdown_has_one_line_per_case_and_class() -> None:
+    rows = [line for line in as_markdown(case_table(example())).splitlines() if line.startswith("| p")]
+    assert len(rows) == 4
+    assert rows[0].startswith("| p1 | RV | 0.9123 | 5.00 |")
+
+
+def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
+    table = case_table(example(), limit=2)
+    assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
+    assert "scores.csv" in table.title
+
+
+def test_empty_masks_missing_and_extra_cases_stand_below_the_table() -> None:
+    text = terminal(example(missing=("p3",), extra=("p9",)))
+    assert "Empty masks of LV: 1 x prediction, 1 x both." in text
+    assert "no prediction (1): p3." in text
+    assert "no reference (1): p9." in text
+
+
+def test_the_published_convention_is_named() -> None:
+    assert "Published convention" in terminal(example(literature=True))
+
+
+def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:
+    write_scores(example(), tmp_path, ORIGIN)
+    with (tmp_path / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0]["dice"] == "0.91234"
+    assert (rows[1]["dice"], rows[1]["empty"]) == ("", "both")
+    assert (rows[3]["prediction_voxels"], rows[3]["reference_voxels"]) == ("0", "4")
+
+
+def test_the_json_is_strict_and_has_null_for_undefined(tmp_path: Path) -> None:
+    write_scores(example(), tmp_path, ORIGIN, example(), Path("other"))
+    content = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
+    assert content["cases"]["p1"]["LV"] == {
+        "dice": None, "hd95_voxel": None, "prediction_voxels": 0, "reference_voxels": 0, "empty": "both"
+    }  # fmt: skip
+    assert content["summary"]["RV"]["hd95_voxel"]["mean"] == 6.125
+    assert content["summary"]["LV"]["dice"] == {
+        "defined": 1, "undefined": 1, "mean": 0.0, "std": None, "low": None, "high": None
+    }  # fmt: skip
+    assert content["difference"]["minus"] == "other"
+    assert content["difference"]["RV"]["dice"]["mean"] == 0
+    assert content["reference"] == "labelsTs"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="scores not written") as caught:
+        write_scores(example(), tmp_path / "file", ORIGIN)
+    assert "-o" in str(caught.value)

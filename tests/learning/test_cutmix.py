@@ -1,0 +1,83 @@
+"""Boxes are whole, of the stated size and shape; pasting moves what it says and nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunetv2_crossmatch.learning.cutmix import ASPECT_RATIO, VOLUME_SHARE, draw_box, draw_boxes, paste
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
+
+
+def edges(box) -> np.ndarray:
+    return np.array([side.stop - side.start for side in box])
+
+
+@pytest.mark.parametrize("patch", [(256, 256), (320, 64), (112, 112, 80), (14, 256, 224), (8, 8, 8)])
+def test_2000_boxes_have_the_stated_volume_shape_and_spread(patch):
+    rng = np.random.default_rng(0)
+    boxes = [draw_box(rng, patch) for _ in range(2000)]
+    sizes = np.array([edges(box) for box in boxes])
+    shares = sizes.prod(1) / np.prod(patch)
+    assert VOLUME_SHARE[0] <= shares.min()
+    assert shares.max() <= VOLUME_SHARE[1]
+    assert all(0 <= side.start < side.stop <= edge for box in boxes for side, edge in zip(box, patch, strict=True))
+    relative = sizes / np.array(patch)
+    rounding = (1 + 0.5 / sizes.min(1)) / (1 - 0.5 / sizes.min(1))
+    assert (relative.max(1) / relative.min(1) <= ASPECT_RATIO[1] * rounding + 1e-9).all()
+    assert shares.mean() == pytest.approx(np.mean(VOLUME_SHARE), abs=0.03)
+    for axis in range(len(patch)):  # no axis is preferred, and boxes reach both ends of each
+        assert relative[:, axis].mean() == pytest.approx(relative.mean(), rel=0.1)
+        assert min(box[axis].start for box in boxes) == 0
+        assert max(box[axis].stop for box in boxes) == patch[axis]
+
+
+@given(st.lists(st.integers(4, 300), min_size=2, max_size=3), st.integers(0, 2**31))
+def test_boxes_fit_any_patch(patch, seed):
+    box = draw_box(np.random.default_rng(seed), patch)
+    assert VOLUME_SHARE[0] <= edges(box).prod() / np.prod(patch) <= VOLUME_SHARE[1]
+    assert all(0 <= side.start < side.stop <= edge for side, edge in zip(box, patch, strict=True))
+
+
+def test_a_patch_of_one_voxel_has_no_box():
+    with pytest.raises(ValueError, match="no CutMix box"):
+        draw_box(np.random.default_rng(0), (1, 1))
+
+
+def test_boxes_come_with_the_stated_probability():
+    drawn = draw_boxes(np.random.default_rng(0), 4000, (16, 16), 0.5)
+    assert np.mean([box is not None for box in drawn]) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_single_sample_has_no_partner():
+    assert draw_boxes(np.random.default_rng(0), 1, (16, 16), 1.0) == [None]
+
+
+@given(st.integers(2, 4), st.integers(0, 2**31), st.sampled_from([(9, 7), (5, 6, 8)]))
+def test_inside_the_box_stands_the_neighbour_outside_the_sample_itself(samples, seed, patch):
+    boxes = draw_boxes(np.random.default_rng(seed), samples, patch, 0.6)
+    tensor = torch.arange(samples * 2 * np.prod(patch)).view(samples, 2, *patch)
+    before, result = tensor.clone(), paste(tensor, boxes)
+    assert torch.equal(tensor, before)
+    for sample, box in enumerate(boxes):
+        inside = torch.zeros(patch, dtype=torch.bool)
+        if box is not None:
+            inside[box] = True
+        assert torch.equal(result[sample][:, inside], tensor[(sample + 1) % samples][:, inside])
+        assert torch.equal(result[sample][:, ~inside], tensor[sample][:, ~inside])
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_labels_confidence_and_valid_follow_their_image(regions):
+    patch, samples = (6, 8, 8), 3
+    boxes = draw_boxes(np.random.default_rng(3), samples, patch, 1.0)
+    shape = (samples, 2, *patch) if regions else (samples, *patch)
+    image = torch.rand(shape)  # every field is a function of the image, voxel by voxel
+    label = PseudoLabel((image * 7).long(), image, image > 0.5)
+    mixed, pasted = paste(image, boxes), label.cutmixed(boxes)
+    assert torch.equal(pasted.labels, (mixed * 7).long())
+    assert torch.equal(pasted.confidence, mixed)
+    assert torch.equal(pasted.valid, mixed > 0.5)

@@ -1,0 +1,229 @@
+"""The whole step against its slow statement, stacked against sequential, and single mistakes that must show."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import reference
+import torch
+from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
+
+from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes, drawn_rows, loss_table
+from nnunetv2_crossmatch.learning.step import Step, fits_in_memory, mixed
+from nnunetv2_crossmatch.learning.streams import STREAMS
+from nnunetv2_crossmatch.learning.unsupervised import Lesson
+
+ETA, U = 0.3, 0.5
+ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(1)
+
+
+def run(network, step, execution, criterion, tau=0.5, weight=U, table=loss_table(ETA)):  # noqa: B008
+    lesson = Lesson(table, criterion, tau, step.boxes)
+    network.zero_grad()
+    images = mixed(step.images, step.boxes)
+    supervised = getattr(Step(network, supervised_loss), execution)(images, None, step.drawn, lesson, weight)
+    return lesson.report(supervised, weight)
+
+
+def expected(network, step, criterion, tau=0.5, weight=U):
+    network.zero_grad()
+    total, parts = reference.step_loss(
+        network, step.images, step.boxes, step.drawn, supervised=supervised_loss, u=weight, eta=ETA, tau=tau,
+        classes=criterion.classes, regions=criterion.regions, absent=criterion.absent,
+        temperature=criterion.temperature, with_ce=criterion.cross_entropy,
+    )  # fmt: skip
+    total.backward()
+    return total.detach(), parts
+
+
+def network_for(dimensions, channels, **kwargs):
+    return crossmatch_network(host_network(dimensions, channels, **kwargs)).double()
+
+
+@pytest.mark.parametrize("execution", ["stacked", "sequential"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("regions", [False, True])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_loss_gradient_and_optimizer_step_equal_the_slow_statement(execution, dimensions, regions, batch):
+    network = network_for(dimensions, 3)
+    criterion = Criterion(regions, dice_classes("auto", 3, regions))
+    step = random_step(network, labeled=5 - batch, unlabeled=batch, seed=batch)
+    slow = copy.deepcopy(network)
+    report = run(network, step, execution, criterion)
+    total, parts = expected(slow, step, criterion)
+    assert report["loss"].item() == pytest.approx(total.item(), rel=1e-12)
+    for part in ("sup", "ip", "tkd", "dkd"):
+        assert report[f"loss_{part}"].item() == pytest.approx(parts[part].item(), rel=1e-12), part
+    difference = (gradient(network) - gradient(slow)).norm() / gradient(slow).norm()
+    assert difference < 1e-10
+    for each in (network, slow):
+        torch.optim.SGD(each.parameters(), 0.1, momentum=0.9, nesterov=True).step()
+    moved = zip(network.parameters(), slow.parameters(), strict=True)
+    assert all(torch.allclose(fast, right, rtol=0, atol=1e-10) for fast, right in moved)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"absent": "skip"}, {"cross_entropy": True}, {"temperature": 0.5}, {"regions": True, "cross_entropy": True}],
+)
+def test_every_criterion_setting_equals_the_slow_statement(options):
+    network = network_for(2, 3)
+    criterion = Criterion(**{"regions": False, "classes": (0, 1, 2), **options})
+    step = random_step(network, 2, 3)
+    slow = copy.deepcopy(network)
+    report = run(network, step, "stacked", criterion)
+    total, _ = expected(slow, step, criterion)
+    assert report["loss"].item() == pytest.approx(total.item(), rel=1e-12)
+    assert (gradient(network) - gradient(slow)).norm() / gradient(slow).norm() < 1e-10
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("kind", ["channel", "alpha", "featurealpha"])
+@pytest.mark.parametrize("levels", ["all", "bottleneck"])
+def test_stacked_and_sequential_give_the_same_gradient(residual, dimensions, kind, levels):
+    network = crossmatch_network(host_network(dimensions, 2, residual), kind, levels).double()
+    step = random_step(network, 2, 2)
+    criterion = Criterion(False, (1,))
+    reports = {
+        name: run(network, step, name, criterion) | {"g": gradient(network)} for name in ("stacked", "sequential")
+    }
+    stacked, sequential = reports["stacked"], reports["sequential"]
+    assert (stacked["g"] - sequential["g"]).norm() / stacked["g"].norm() < 1e-10
+    assert stacked["loss"].item() == pytest.approx(sequential["loss"].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_each_stream_of_the_stacked_decode_equals_its_own_decode(dimensions):
+    network = network_for(dimensions, 3)
+    step = random_step(network, 3, 2)
+    output = network(step.images, mode="stacked", drawn=step.drawn, **ROLES)
+    assert output.streams.keys() == STREAMS.keys()
+    for name, logits in output.streams.items():
+        stream = STREAMS[name]
+        features = network(step.images[stream.view], mode="encode")
+        own = network(features, mode="decode", perturbation=stream.perturbation, drawn=step.drawn.get(name))[0]
+        assert torch.allclose(logits, own, rtol=0, atol=1e-12), name
+    for head, own in zip(output.labeled, network(step.images["labeled"]), strict=True):
+        assert torch.allclose(head, own, rtol=0, atol=1e-12)
+
+
+def test_teacher_gets_no_gradient():
+    network = network_for(2, 2)
+    step = random_step(network, 2, 2)
+    streams = network(step.images, mode="stacked", drawn=step.drawn, **ROLES).streams
+    assert [name for name, logits in streams.items() if not logits.requires_grad] == ["wn"]
+
+
+def test_teacher_keeps_no_graph_in_the_sequential_execution(monkeypatch):
+    network, taught = network_for(2, 2), {}
+    teach = Lesson.teach
+
+    def remember(self, stream, logits):
+        taught[stream] = logits.requires_grad
+        teach(self, stream, logits)
+
+    monkeypatch.setattr(Lesson, "teach", remember)
+    run(network, random_step(network, 2, 2), "sequential", Criterion(False, (1,)))
+    assert [stream for stream, with_gradient in taught.items() if not with_gradient] == ["wn"]
+
+
+def test_without_a_valid_voxel_only_the_supervised_loss_moves_the_network():
+    network = network_for(2, 2)
+    step = random_step(network, 2, 2)
+    report = run(network, step, "stacked", Criterion(False, (1,)), tau=1.1)
+    alone = gradient(network).clone()
+    network.zero_grad()
+    supervised_loss(network(step.images["labeled"])).backward()
+    assert report["loss_ip"] == report["loss_tkd"] == report["loss_dkd"] == 0
+    assert torch.allclose(alone, gradient(network), rtol=0, atol=1e-14)
+
+
+def test_table_sums_to_the_weights_of_the_paper():
+    table = loss_table(0.3)
+    share = {part: sum(r.weight * r.factor for r in table if r.part == part) for part in ("ip", "tkd", "dkd")}
+    assert share == pytest.approx({"ip": 1, "tkd": 0.7, "dkd": 0.3})
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_a_subset_of_students_gives_the_same_gradient_stacked_and_sequential(count):
+    network, criterion = network_for(2, 3), Criterion(False, (0, 1, 2))
+    step, rng = random_step(network, 2, 2), np.random.default_rng(count)
+    for _ in range(4):
+        table = drawn_rows(loss_table(ETA), count, rng)
+        assert len({row.student for row in table}) == count
+        reports = {name: run(network, step, name, criterion, table=table)["loss"] for name in ("stacked",)}
+        stacked = gradient(network)
+        reports["sequential"] = run(network, step, "sequential", criterion, table=table)["loss"]
+        assert (stacked - gradient(network)).norm() / stacked.norm() < 1e-10
+        assert reports["stacked"].item() == pytest.approx(reports["sequential"].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_mean_gradient_over_all_subsets_of_students_is_the_whole_one(count):
+    """Unbiased: every subset once, as equally likely draws."""
+    network, criterion = network_for(2, 2), Criterion(False, (1,))
+    step, table = random_step(network, 2, 2), loss_table(ETA)
+    run(network, step, "stacked", criterion)
+    whole, gradients = gradient(network).clone(), []
+    for chosen in itertools.combinations(range(6), count):
+        rows = drawn_rows(table, count, SimpleNamespace(choice=lambda *_, chosen=chosen, **__: chosen))
+        run(network, step, "stacked", criterion, table=rows)
+        gradients.append(gradient(network).clone())
+    assert (torch.stack(gradients).mean(0) - whole).norm() / whole.norm() < 1e-10
+
+
+def test_a_step_without_assistants_reports_all_values_on_the_device_of_the_logits():
+    network, step = network_for(2, 2), random_step(network_for(2, 2), 2, 2)
+    table = [row for row in loss_table(ETA) if row.student == "s1"]
+    report = run(network, step, "stacked", Criterion(False, (1,)), table=table)
+    assert {name for name, value in report.items() if not isinstance(value, torch.Tensor)} == {"unsup_weight"}
+    assert report["loss_tkd"] == report["loss_dkd"] == 0
+    assert report["agreement"].isnan()
+
+
+def test_all_students_leave_the_table_as_it_is():
+    assert drawn_rows(loss_table(ETA), 6, np.random.default_rng(0)) == loss_table(ETA)
+
+
+@pytest.mark.parametrize("execution", ["stacked", "sequential"])
+@pytest.mark.parametrize("residual", [False, True])
+def test_recomputed_activations_give_the_same_gradient(execution, residual):
+    network = crossmatch_network(host_network(2, 2, residual)).double()
+    step, criterion = random_step(network, 2, 2), Criterion(False, (1,))
+    run(network, step, execution, criterion)
+    held, calls = gradient(network).clone(), []
+    network.recompute = True
+    network.encoder.stages[0].register_forward_hook(lambda *_: calls.append(1))
+    run(network, step, execution, criterion)
+    assert torch.allclose(gradient(network), held, rtol=0, atol=1e-14)
+    assert len(calls) == {"stacked": 2, "sequential": 1 + 3 * 2}[execution]
+
+
+def test_out_of_gpu_memory_is_told_and_leaves_no_gradient():
+    network = network_for(2, 2)
+
+    def exhausted():
+        network(torch.ones(1, 1, 16, 16, dtype=torch.float64))[0].sum().backward()
+        raise torch.cuda.OutOfMemoryError
+
+    assert not fits_in_memory(exhausted, network)
+    assert fits_in_memory(lambda: None, network)
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_other_errors_of_a_step_are_not_taken_for_lack_of_memory():
+    def broken():
+        raise RuntimeError("shape mismatch")
+
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        fits_in_memory(broken, network_for(2, 2))

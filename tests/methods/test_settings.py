@@ -1,0 +1,120 @@
+"""Settings and the trainer names that spell them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.methods.settings import PRESETS, Settings, settings_from_name
+
+
+def values(setting) -> st.SearchStrategy:
+    meta = setting.metadata
+    if meta["choices"]:
+        return st.sampled_from(meta["choices"])
+    low, high = meta["low"], meta["high"]
+    if meta["kind"] is int:
+        return st.integers(low, high if high is not None else 10**9)
+    return st.floats(low, high if high is not None else 1e6, allow_nan=False).map(abs)
+
+
+some_settings = st.fixed_dictionaries({}, optional={setting.name: values(setting) for setting in fields(Settings)}).map(
+    lambda changed: replace(Settings(), **changed)
+)
+
+
+@given(some_settings)
+def test_every_settings_object_round_trips_through_its_name(settings):
+    assert settings_from_name(settings.trainer_name) == settings
+
+
+@given(some_settings)
+def test_names_are_identifiers_without_double_underscore(settings):
+    name = settings.trainer_name
+    assert name.isidentifier()
+    assert "__" not in name
+
+
+def test_plain_name_is_the_default():
+    assert settings_from_name("nnUNetTrainerCrossMatch") == Settings()
+    assert Settings().trainer_name == "nnUNetTrainerCrossMatch"
+
+
+def test_tokens_of_the_readme():
+    read = settings_from_name("nnUNetTrainerCrossMatch_2epochs_iters10_valiters3_eta0p2_tau0p95_dropalpha_seed7")
+    expected = Settings(epochs=2, iterations=10, validation_iterations=3, eta=0.2, tau=0.95, dropout="alpha", seed=7)
+    assert read == expected
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_combine_with_tokens(preset):
+    read = settings_from_name(f"nnUNetTrainerCrossMatch_{preset}_eta0p1_5epochs")
+    assert read == replace(Settings(), **{**PRESETS[preset], "eta": 0.1, "epochs": 5})
+
+
+def test_presets_are_the_published_settings():
+    la, acdc = (settings_from_name(f"nnUNetTrainerCrossMatch_{preset}") for preset in ("LA", "ACDC"))
+    assert (la.tau, la.optimizer, la.learning_rate, la.epochs * la.iterations) == (0.85, "adamw", 1e-3, 9000)
+    assert (acdc.tau, acdc.optimizer, acdc.warmup) == (0.95, "sgd", 0)
+
+
+@pytest.mark.parametrize(
+    ("token", "why"),
+    [
+        ("foo", "unknown"),
+        ("eta", "unknown"),
+        ("eta0.3", "unknown"),
+        ("eta1p5", "must be from 0 to 1"),
+        ("eta-1", "unknown"),
+        ("epochs5", "unknown"),
+        ("0epochs", "must be from 1"),
+        ("dropbanana", "unknown"),
+        ("iters10p5", "unknown"),
+        ("", "unknown"),
+        ("eta٣", "unknown"),
+    ],
+)
+def test_a_wrong_token_is_one_line_that_lists_the_valid_ones(token, why):
+    with pytest.raises(InputError) as raised:
+        settings_from_name(f"nnUNetTrainerCrossMatch_eta0p3_{token}")
+    message = str(raised.value)
+    assert why in message
+    assert "\n" not in message
+    assert all(word in message for word in ("<n>epochs", "eta<x>", "channel|alpha|featurealpha", "LA (preset"))
+
+
+def test_a_token_given_twice_is_refused():
+    with pytest.raises(InputError, match="given twice"):
+        settings_from_name("nnUNetTrainerCrossMatch_eta0p3_eta0p4")
+
+
+@given(st.text(max_size=30))
+def test_any_text_gives_settings_or_a_clean_error(text):
+    with suppress(InputError):
+        assert isinstance(settings_from_name(f"nnUNetTrainerCrossMatch_{text}"), Settings)
+
+
+def test_every_setting_states_its_source_and_meaning():
+    assert all(setting.metadata["source"] and setting.metadata["meaning"] for setting in fields(Settings))
+
+
+@pytest.mark.parametrize(("classes", "tau"), [(1, 0.85), (3, 0.5)])
+def test_tau_follows_from_the_number_of_classes(classes, tau):
+    assert Settings().tau_at(0.3, classes) == tau
+    assert Settings(tau=0.6).tau_at(0.3, classes) == 0.6
+
+
+def test_threshold_is_constant_or_rises_linearly():
+    assert Settings(tau=0.5, tau_end=0.9).tau_at(0.5, 1) == pytest.approx(0.7)
+    assert Settings(tau_end=0.95).tau_at(0.5, 1) == pytest.approx(0.9)
+
+
+def test_unsupervised_weight_rises_linearly_and_stays():
+    settings = Settings(warmup=0.5, unsupervised=0.8)
+    assert [settings.unsupervised_at(x) for x in (0, 0.25, 0.5, 0.99)] == pytest.approx([0, 0.4, 0.8, 0.8])
+    assert Settings(warmup=0.0, unsupervised=0.8).unsupervised_at(0) == 0.8

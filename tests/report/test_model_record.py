@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.report.model_record import read_model
+from nnunetv2_crossmatch.training.step_log import UNFINISHED
+from tests.trained import write_model
+
+
+def test_the_final_checkpoint_speaks_for_a_fold(tmp_path):
+    model = write_model(tmp_path / "model")
+    (model / "fold_0" / "checkpoint_best.pth").write_bytes(b"not read")
+    assert read_model(model).folds[0].checkpoint == "checkpoint_final.pth"
+
+
+def test_all_folds_are_read(tmp_path):
+    assert [fold.name for fold in read_model(write_model(tmp_path / "model", folds=2)).folds] == ["fold_0", "fold_1"]
+
+
+def test_the_time_of_all_epochs_is_summed(tmp_path):
+    assert read_model(write_model(tmp_path / "model")).folds[0].hours == pytest.approx(1.5)
+
+
+def test_curves_are_single_numbers_per_epoch(tmp_path):
+    curves = read_model(write_model(tmp_path / "model")).folds[0].curves
+    assert set(curves) == {"training loss", "validation loss", "loss_ip"}
+
+
+def test_an_epoch_that_was_interrupted_is_no_curve(tmp_path):
+    """The latest checkpoint of a run that goes on, or was stopped, holds the values of its last steps."""
+    file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file)
+    checkpoint["logging"][UNFINISHED] = [{"loss": 0.1, "loss_ip": 0.2}]
+    torch.save(checkpoint, file)
+    assert set(read_model(tmp_path / "model").folds[0].curves) == {"training loss", "validation loss", "loss_ip"}
+
+
+def test_only_settings_in_the_name_differ_from_the_default(tmp_path):
+    rows = read_model(write_model(tmp_path / "model")).settings
+    assert {row.token: row.value for row in rows if not row.is_default} == {"epochs": "3", "eta": "0.2"}
+
+
+def test_a_trainer_of_someone_else_has_no_settings(tmp_path):
+    assert read_model(write_model(tmp_path / "model", "nnUNetTrainer")).settings == ()
+
+
+def test_a_folder_without_checkpoints_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no trained model"):
+        read_model(tmp_path)
+
+
+def test_every_damaged_checkpoint_is_named(tmp_path):
+    model = write_model(tmp_path / "model", folds=2)
+    for fold in range(2):
+        (model / f"fold_{fold}" / "checkpoint_final.pth").write_bytes(b"cut off")
+    with pytest.raises(InputError) as error:
+        read_model(model)
+    assert len(error.value.problems) == 2

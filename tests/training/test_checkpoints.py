@@ -1,0 +1,292 @@
+"""Checkpoints: nothing half-written, nothing broken, nothing foreign; and models that stock nnU-Net reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TinyDataset
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_crossmatch.cli.exporting import export_model, missing_for_zip
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.folders import partial_path
+from nnunetv2_crossmatch.training.checkpoints import (
+    DamagedCheckpointError,
+    checkpoint_written_whole,
+    load_checkpoint,
+    newest_checkpoint,
+    nonfinite,
+    tensor_bytes,
+    write_checkpoint,
+)
+
+TRAINER = "nnUNetTrainerCrossMatch_2epochs"
+
+
+def checkpoint(epoch: int = 1, **more: object) -> dict:
+    weights = {"encoder.weight": torch.arange(6.0), "steps": torch.tensor(3)}
+    return {"network_weights": weights, "current_epoch": epoch, "trainer_name": TRAINER, "init_args": {}, **more}
+
+
+def written(folder: Path, **epochs: int) -> None:
+    for name, epoch in epochs.items():
+        write_checkpoint(checkpoint(epoch), folder / f"checkpoint_{name}.pth")
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def empty(file: Path) -> None:
+    os.truncate(file, 0)
+
+
+def flip(file: Path) -> None:
+    """Alter one bit of the first weight, which ``torch.load`` does not notice."""
+    content = bytearray(file.read_bytes())
+    content[content.index(np.arange(6, dtype=np.float32).tobytes())] ^= 1
+    file.write_bytes(content)
+
+
+def scribble(file: Path) -> None:
+    file.write_text("no checkpoint")
+
+
+def test_what_was_written_is_read_again(tmp_path: Path) -> None:
+    write_checkpoint(checkpoint(7), tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 7
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_checkpoint(checkpoint(1), tmp_path / "c.pth")
+    with pytest.raises(TypeError), checkpoint_written_whole(tmp_path / "c.pth", 0) as temporary:
+        temporary.write_bytes("half")
+    assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 1
+    assert os.listdir(tmp_path) == ["c.pth"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path, value: float) -> None:
+    write_checkpoint(checkpoint(1), tmp_path / "c.pth")
+    broken = checkpoint(2)
+    broken["network_weights"]["encoder.weight"][3] = value
+    with pytest.raises(InputError, match=r"weights not finite.*encoder\.weight"):
+        write_checkpoint(broken, tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 1
+
+
+def test_the_tensors_that_are_not_finite_are_named() -> None:
+    weights = {"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")]), "c": torch.tensor(1)}
+    assert nonfinite(weights) == ["b"]
+
+
+def test_size_counts_tensors_at_any_depth() -> None:
+    assert tensor_bytes({"a": [torch.zeros(3), (torch.zeros(2, dtype=torch.int8),)], "b": "text"}) == 14
+
+
+def write_with_little_room(folder: str) -> None:
+    """Run in a process of its own: files may not become larger than 100 kB."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    weights = {"w": torch.zeros(1_000_000)}
+    write_checkpoint({**checkpoint(2), "network_weights": weights}, Path(folder) / "c.pth")
+
+
+def test_34_a_full_disk_keeps_the_old_checkpoint_and_tells_the_bytes(tmp_path: Path) -> None:
+    write_checkpoint(checkpoint(1), tmp_path / "c.pth")
+    code = f"from test_checkpoints import *; write_with_little_room({str(tmp_path)!r})"
+    program = (sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + code)
+    done = subprocess.run(program, cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert "error: disk full in" in done.stderr
+    assert "4000000 are needed" in done.stderr
+    assert os.listdir(tmp_path) == ["c.pth"]
+    assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 1
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip, scribble])
+def test_a_damaged_checkpoint_is_not_loaded(tmp_path: Path, harm) -> None:
+    write_checkpoint(checkpoint(), tmp_path / "c.pth")
+    harm(tmp_path / "c.pth")
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(tmp_path / "c.pth")
+
+
+def test_a_file_of_tensors_that_is_no_training_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": torch.ones(1)}, tmp_path / "c.pth")
+    with pytest.raises(DamagedCheckpointError, match="network_weights, current_epoch"):
+        load_checkpoint(tmp_path / "c.pth")
+
+
+def test_numbers_arrays_and_random_states_of_numpy_are_allowed(tmp_path: Path) -> None:
+    numbers = [np.float64(1.5), np.float32(2), np.int64(3), np.bool_(True)]
+    content = {"logging": {"x": numbers}, "rng": np.random.get_state(), "device": torch.device("cpu")}
+    write_checkpoint(checkpoint(**content), tmp_path / "c.pth")
+    assert load_checkpoint(tmp_path / "c.pth")["logging"]["x"] == numbers
+
+
+class Foreign:
+    def __reduce__(self):
+        return os.system, ("touch was_here",)
+
+
+def test_39_a_checkpoint_with_foreign_code_is_refused_and_its_code_not_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(checkpoint(extra=Foreign()), tmp_path / "c.pth")
+    with pytest.raises(InputError, match=r"foreign code.*system"):
+        load_checkpoint(tmp_path / "c.pth")
+    assert not (tmp_path / "was_here").exists()
+    assert pickle.dumps(Foreign())  # the pickle itself is a working one
+
+
+@pytest.mark.parametrize(
+    ("epochs", "chosen"),
+    [
+        ({"final": 10, "latest": 10, "best": 4}, "final"),
+        ({"final": 5, "latest": 8, "best": 4}, "latest"),
+        ({"latest": 6, "best": 7}, "best"),
+        ({"best": 3}, "best"),
+    ],
+)
+def test_36_the_checkpoint_that_came_furthest_is_taken(tmp_path: Path, epochs: dict[str, int], chosen: str) -> None:
+    written(tmp_path, **epochs)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.file.name, found.next_epoch) == (f"checkpoint_{chosen}.pth", epochs[chosen])
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip, scribble])
+def test_36_an_unreadable_checkpoint_is_set_aside_and_the_next_one_taken(tmp_path: Path, harm) -> None:
+    written(tmp_path, final=10, latest=8)
+    harm(tmp_path / "checkpoint_final.pth")
+    said: list[str] = []
+    found = newest_checkpoint(tmp_path, said.append)
+    assert found is not None
+    assert found.file.name == "checkpoint_latest.pth"
+    assert "kept as checkpoint_final.pth.corrupt" in said[0]
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint_final.pth.corrupt", "checkpoint_latest.pth"]
+
+
+def test_36_without_a_readable_checkpoint_there_is_none(tmp_path: Path) -> None:
+    written(tmp_path, latest=8)
+    empty(tmp_path / "checkpoint_latest.pth")
+    assert newest_checkpoint(tmp_path, lambda line: None) is None
+
+
+def test_36_foreign_code_is_an_error_and_stays_where_it_is(tmp_path: Path) -> None:
+    torch.save(checkpoint(extra=Foreign()), tmp_path / "checkpoint_latest.pth")
+    with pytest.raises(InputError, match="foreign code"):
+        newest_checkpoint(tmp_path)
+    assert (tmp_path / "checkpoint_latest.pth").exists()
+
+
+@pytest.fixture
+def model(tiny_copy: TinyDataset) -> Path:
+    """A model folder as a training of one fold leaves it, with an untrained stock network and entries of our own."""
+    plans = {**json.loads(tiny_copy.plans_file.read_text()), "continue_training": False}
+    dataset_json = json.loads((tiny_copy.preprocessed / "dataset.json").read_text())
+    trainer = nnUNetTrainer(plans, "2d", "all", dataset_json, torch.device("cpu"))
+    trainer.initialize()
+    fold = tiny_copy.results / f"{TRAINER}__nnUNetPlans__2d" / "fold_all"
+    (fold / "validation").mkdir(parents=True)
+    trainer.save_checkpoint(str(fold / "host.pth"))
+    theirs = torch.load(fold / "host.pth", weights_only=False)
+    write_checkpoint({**theirs, "trainer_name": TRAINER, "our_random_state": 1}, fold / "checkpoint_final.pth")
+    (fold / "host.pth").unlink()
+    (fold / "progress.png").touch()
+    (fold / "validation" / "summary.json").write_text("{}")
+    for name in ("dataset.json", "dataset_fingerprint.json"):
+        shutil.copy(tiny_copy.preprocessed / name, fold.parent / name)
+    shutil.copy(tiny_copy.plans_file, fold.parent / "plans.json")
+    return fold.parent
+
+
+def logits(model_folder: Path, image: torch.Tensor, weights: dict | None = None) -> torch.Tensor:
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model_folder), ("all",))
+    predictor.network.load_state_dict(weights or predictor.list_of_parameters[0])
+    with torch.no_grad():
+        return predictor.network(image)
+
+
+def test_39_an_exported_model_predicts_in_stock_nnunet(model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.delenv("nnUNet_extTrainer")
+    exported = export_model(model, tmp_path / "shared")
+    image = torch.rand(1, 1, 16, 16)
+    weights = load_checkpoint(model / "fold_all" / "checkpoint_final.pth")["network_weights"]
+    assert torch.equal(logits(exported, image), logits(exported, image, weights))
+
+
+def test_an_exported_model_is_named_as_a_stock_one_and_tells_its_origin(model: Path, tmp_path: Path) -> None:
+    exported = export_model(model, tmp_path / "shared")
+    assert exported == tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
+    content = load_checkpoint(exported / "fold_all" / "checkpoint_final.pth")
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["crossmatch_origin"] == json.loads((exported / "crossmatch_origin.json").read_text())
+    assert content["crossmatch_origin"]["trainer"] == TRAINER
+    assert "our_random_state" not in content
+
+
+def test_an_exported_model_travels_in_the_hosts_zip_file(model: Path, tiny_copy: TinyDataset, tmp_path: Path) -> None:
+    exported = export_model(model, tmp_path / "shared")
+    assert missing_for_zip(exported) == []
+    (tmp_path / "elsewhere").mkdir()
+    pack = ("nnUNetv2_export_model_to_zip", "-d", "998", "-o", str(tmp_path / "m.zip"), "-c", "2d", "-f", "all")
+    tiny_copy.run(*pack, nnUNet_results=str(tmp_path / "shared"))
+    unpack = ("nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "m.zip"))
+    tiny_copy.run(*unpack, nnUNet_results=str(tmp_path / "elsewhere"))
+    name = exported.relative_to(tmp_path / "shared") / "fold_all" / "checkpoint_final.pth"
+    assert (tmp_path / "elsewhere" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
+
+
+def test_the_command_exports_and_tells_how_to_predict(model: Path, tiny_copy: TinyDataset, tmp_path: Path) -> None:
+    (model / "fold_all" / "progress.png").unlink()
+    command = (sys.executable, "-c", "from nnunetv2_crossmatch.cli.export import main; main()")
+    done = tiny_copy.run(*command, "-m", str(model), "-o", str(tmp_path / "shared"))
+    assert "nnUNetv2_predict_from_modelfolder -m " in done.stdout
+    assert "will ask for fold_all/progress.png" in done.stdout
+
+
+def test_nothing_is_exported_twice_to_one_place(model: Path, tmp_path: Path) -> None:
+    exported = export_model(model, tmp_path / "shared")
+    before = {file: file.stat().st_mtime_ns for file in exported.rglob("*")}
+    with pytest.raises(InputError, match="already there"):
+        export_model(model, tmp_path / "shared")
+    assert {file: file.stat().st_mtime_ns for file in exported.rglob("*")} == before
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip, scribble])
+def test_a_damaged_model_is_not_exported_and_leaves_nothing(model: Path, tmp_path: Path, harm) -> None:
+    harm_weights = flip_any if harm is flip else harm
+    harm_weights(model / "fold_all" / "checkpoint_final.pth")
+    with pytest.raises(InputError, match="checkpoint damaged"):
+        export_model(model, tmp_path / "shared")
+    target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
+    assert not target.exists()
+    assert not partial_path(target).exists()
+
+
+def flip_any(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_fold_without_checkpoint_is_named(model: Path, tmp_path: Path) -> None:
+    (model / "fold_3").mkdir()
+    with pytest.raises(InputError, match=r"no checkpoint in .*fold_3"):
+        export_model(model, tmp_path / "shared")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model folder"):
+        export_model(tmp_path, tmp_path / "shared")

@@ -1,0 +1,92 @@
+"""What only a CUDA device can show; not measured yet where none was at hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import small
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
+
+from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
+from nnunetv2_crossmatch.learning.losses import Criterion, loss_table
+from nnunetv2_crossmatch.learning.step import Step, fits_in_memory, mixed
+from nnunetv2_crossmatch.learning.unsupervised import Lesson
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
+    network = crossmatch_network(host_network(dimensions, 3)).cuda()
+    step = random_step(network, 2, 2).to("cuda")
+    gradients = {}
+    for way in ("stacked", "sequential"):
+        network.zero_grad()
+        lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
+        run = Step(network, supervised_loss, autocast=lambda: torch.autocast("cuda"))
+        getattr(run, way)(mixed(step.images, step.boxes), None, step.drawn, lesson, 0.5)
+        assert all(part.dtype == torch.float32 for part in lesson.parts.values())
+        gradients[way] = gradient(network)
+    difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
+    assert difference < 0.02
+
+
+def test_a_memory_that_only_holds_sequential_streams_is_noticed_and_given_back(monkeypatch):
+    monkeypatch.setitem(small.PATCH, 2, (256, 256))
+    network = crossmatch_network(host_network(2, 3)).cuda()
+    step = random_step(network, 4, 4).to("cuda")
+    lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
+    images, way = mixed(step.images, step.boxes), Step(network, supervised_loss)
+
+    def fits(execution: str) -> bool:
+        return fits_in_memory(lambda: getattr(way, execution)(images, None, step.drawn, lesson, 0.5), network)
+
+    peaks = {}
+    for execution in ("sequential", "stacked"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        assert fits(execution)
+        peaks[execution] = torch.cuda.max_memory_reserved()
+    assert peaks["stacked"] > 1.5 * peaks["sequential"]
+    held = torch.cuda.memory_allocated()
+    cap = sum(peaks.values()) / 2 / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(cap)
+    try:
+        assert not fits("stacked")
+        assert torch.cuda.memory_allocated() == pytest.approx(held, abs=2**20)
+        assert fits("sequential")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_several_gpus_as_the_scaling_page_prints_it(prepared_copy):
+    text = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+    (line,) = re.findall(r"^    (nnUNetv2_train .* -num_gpus \d+)$", text, re.MULTILINE)
+    short = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1_batch4"
+    line = line.replace("501 3d_fullres", f"{prepared_copy.id} 2d").replace("nnUNetTrainerCrossMatch", short)
+    prepared_copy.run(*re.sub(r"-num_gpus \d+", "-num_gpus 2", line).split())
+    assert list(prepared_copy.results.glob(f"{short}__*/fold_all/checkpoint_final.pth"))
+
+
+@pytest.mark.parametrize("recipe", ["host", "authors"])
+@pytest.mark.parametrize("patch", [(24, 24), (12, 16, 16)])
+def test_strong_views_are_made_where_the_crop_is(recipe, patch):
+    """Drawn on the CPU's generator or the GPU's, with the host's transforms; only that they run and differ is shown."""
+    transforms = nnUNetTrainer.get_training_transforms(
+        patch, (-0.5, 0.5), None, tuple(range(len(patch))), False, use_mask_for_norm=[True]
+    )
+    views = Views(repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, later=True)
+    segmentation = torch.zeros(1, *patch, dtype=torch.int16, device="cuda")
+    for _ in range(20):
+        weak, first, second = views.seen(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
+        assert weak.is_cuda
+        assert not torch.equal(weak, first)
+        assert not torch.equal(first, second)

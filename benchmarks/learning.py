@@ -19,7 +19,8 @@ import torch
 
 from nnunetv2_crossmatch.demo import run as demo
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.methods.settings import Settings, settings_from_name
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
+from nnunetv2_crossmatch.methods.names import settings_from_name
 
 SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1
@@ -27,7 +28,7 @@ DATA_SEED = 1
 
 def variants(size: demo.Size, seed: int, tokens: list[str]) -> dict[str, str]:
     """Name to trainer: the supervised control (the host's step, same seed), CrossMatch with each of the token lists."""
-    run = Settings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
+    run = CrossMatchSettings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
     changed = {f"CrossMatch {t}".strip(): f"{run.trainer_name}_{t}".rstrip("_") for t in tokens}
     return {"supervised": replace(run, unsupervised=0.0).trainer_name, **changed}
 

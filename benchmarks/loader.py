@@ -21,8 +21,8 @@ import torch
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.loader import BatchWorkers, augmenter
-from nnunetv2_crossmatch.methods.settings import Settings
-from nnunetv2_crossmatch.training.trainer import trainer_class
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
+from nnunetv2_crossmatch.training.named import trainer_class
 
 
 def batches_of(arguments: argparse.Namespace) -> Any:
@@ -31,7 +31,7 @@ def batches_of(arguments: argparse.Namespace) -> Any:
     folder = folders.preprocessed_folder() / folders.dataset_name(arguments.dataset)
     plans = {**json.loads((folder / f"{arguments.plans}.json").read_text()), "continue_training": False}
     description = json.loads((folder / "dataset.json").read_text())
-    name = Settings(seed=0, verify=0, views=arguments.views, batch=arguments.batch).trainer_name
+    name = CrossMatchSettings(seed=0, verify=0, views=arguments.views, batch=arguments.batch).trainer_name
     trainer = trainer_class(name)(plans, arguments.configuration, "all", description, torch.device("cpu"))
     trainer.initialize()
     trainer.unlabeled_cases = trainer._ready_unlabeled_cases()

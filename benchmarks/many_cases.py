@@ -29,7 +29,7 @@ from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_m
 from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
 from nnunetv2_crossmatch.data.unlabeled_folder import describe
 from nnunetv2_crossmatch.errors import InputError, Problem, command
-from nnunetv2_crossmatch.training.trainer import trainer_class
+from nnunetv2_crossmatch.training.named import trainer_class
 
 STEPS = 20
 NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from nnunetv2_crossmatch.methods.settings import TRAINER_NAME, Settings, settings_from_name
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
+from nnunetv2_crossmatch.methods.names import settings_from_name
 
 ROWS = ("supervised_steps", "supervised_compute", "crossmatch", "upper_bound")
 TITLES = {
@@ -70,45 +71,45 @@ class Run:
         return f"{self.group}_seed{self.seed}"
 
 
-def settings_of(trainer: str) -> Settings:
+def settings_of(trainer: str) -> CrossMatchSettings:
     """The settings in a trainer's name; validation is short unless the name says how long."""
     settings = settings_from_name(trainer)
-    if settings.validation_iterations != Settings().validation_iterations:
+    if settings.validation_iterations != CrossMatchSettings().validation_iterations:
         return settings
     return replace(settings, validation_iterations=VALIDATION_ITERATIONS)
 
 
-def control_of(settings: Settings) -> Settings:
+def control_of(settings: CrossMatchSettings) -> CrossMatchSettings:
     """The supervised training beside ``settings``: the host's step, same batch, optimizer and learning rate."""
     kept = {name: getattr(settings, name) for name in (*SUPERVISED, "validation_iterations")}
-    return Settings(unsupervised=0.0, **kept)
+    return CrossMatchSettings(unsupervised=0.0, **kept)
 
 
-def variant_of(settings: Settings) -> str:
+def variant_of(settings: CrossMatchSettings) -> str:
     """The tokens in which ``settings`` differ from the default, without those that every run of a protocol sets."""
-    default = Settings()
+    default = CrossMatchSettings()
     lengths = {name: getattr(default, name) for name in ("epochs", "iterations", "validation_iterations")}
     unsupervised = settings.unsupervised or default.unsupervised
     shown = replace(settings, seed=None, diagnose=0, unsupervised=unsupervised, **lengths)
-    return shown.trainer_name.removeprefix(TRAINER_NAME).removeprefix("_")
+    return shown.trainer_name.removeprefix(CrossMatchSettings.trainer).removeprefix("_")
 
 
-def with_length(settings: Settings, steps: int) -> Settings:
+def with_length(settings: CrossMatchSettings, steps: int) -> CrossMatchSettings:
     """``settings`` for a run of about ``steps`` steps: whole epochs, so that the learning rate ends at zero."""
     iterations = min(settings.iterations, steps)
     return replace(settings, iterations=iterations, epochs=steps // iterations)
 
 
-def leaders(trainers: Sequence[str]) -> dict[str, Settings]:
+def leaders(trainers: Sequence[str]) -> dict[str, CrossMatchSettings]:
     """Per distinct control the first trainer that needs it: the pace of this one counts for all that share it."""
-    found: dict[str, Settings] = {}
+    found: dict[str, CrossMatchSettings] = {}
     for trainer in trainers:
         settings = settings_of(trainer)
         found.setdefault(control_of(settings).trainer_name, settings)
     return found
 
 
-def measuring(leader: Settings, length: Length) -> dict[str, str]:
+def measuring(leader: CrossMatchSettings, length: Length) -> dict[str, str]:
     """Trainers that measure a :class:`Pace`, by its fields."""
     short = {
         "epochs": MEASURED_EPOCHS,
@@ -147,7 +148,7 @@ def plan_runs(
     return list(chosen.values())
 
 
-def _run(row: str, settings: Settings, seed: int, length: Length, pace: Pace) -> Run:
+def _run(row: str, settings: CrossMatchSettings, seed: int, length: Length, pace: Pace) -> Run:
     steps = length.steps_at(pace)
     own = settings if row == "crossmatch" else control_of(settings)
     seconds = pace.crossmatch if row == "crossmatch" else pace.supervised

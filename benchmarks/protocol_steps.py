@@ -17,7 +17,7 @@ from protocol_rows import Pace, Run
 
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.methods.settings import settings_from_name
+from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
 HERE = Path(__file__).parent

@@ -33,7 +33,7 @@ from step_ways import GENERIC, MORE, SMALL, WAYS, Bench, Case, planned
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_crossmatch.learning.step import fits_in_memory
+from nnunetv2_crossmatch.learning.execution import fits_in_memory
 
 DRAWS = 12  # steps over which the FLOPs of drawn students are averaged
 

@@ -20,15 +20,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_crossmatch.learning.cutmix import draw_boxes
-from nnunetv2_crossmatch.learning.losses import Criterion, drawn_rows, loss_table
-from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
-from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning import execution
+from nnunetv2_crossmatch.learning.losses import Criterion
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, perturbed
 from nnunetv2_crossmatch.learning.pseudo_labels import pseudo_label
-from nnunetv2_crossmatch.learning.step import Step, mixed
-from nnunetv2_crossmatch.learning.streams import STREAMS, STRONG_VIEWS, VIEWS
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
+from nnunetv2_crossmatch.methods.crossmatch import STREAMS, CrossMatch, loss_table
 
 CHANNELS = 4  # output classes
+DROPOUTS = {"weak": FeatureDropout(0.25), "strong": FeatureDropout(0.75)}
 WAYS = ("supervised", "stacked", "sequential", "released")
 MORE = (
     "stacked_recompute", "sequential_recompute", "stacked_students1", "stacked_students2", "stacked_students3",
@@ -65,7 +67,7 @@ class Case:
                 1, stages, self.features, conv, 3, [1] + [2] * (stages - 1), 2, CHANNELS, 2, True, norm,
                 {"eps": 1e-5, "affine": True}, None, None, nn.LeakyReLU, {"inplace": True}, deep_supervision=True,
             )  # fmt: skip
-        return CrossMatchNetwork(host, {"weak": FeatureDropout(0.25), "strong": FeatureDropout(0.75)})
+        return EncoderDecoder(host)
 
 
 GENERIC = (
@@ -99,7 +101,7 @@ class Bench:
         self.optimizer = torch.optim.SGD(self.bare.parameters(), 0.01, momentum=0.99, nesterov=True)
         self.scaler = torch.GradScaler(device.type, enabled=amp)
         self.autocast = partial(torch.autocast, device.type) if amp else nullcontext
-        self.images = {v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *VIEWS)}
+        self.images = {v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *CrossMatch.unlabeled_views)}
         with torch.no_grad():
             heads = self.bare(self.images["labeled"])
         self.target = [torch.randint(0, CHANNELS, (h.shape[0], 1, *h.shape[2:]), device=device) for h in heads]
@@ -109,10 +111,10 @@ class Bench:
     def draw(self, unlabeled: int) -> tuple[dict, dict]:
         self.count += 1
         rng, generator = np.random.default_rng(self.count), torch.Generator(self.device).manual_seed(self.count)
-        boxes = {view: draw_boxes(rng, unlabeled, self.case.patch, 0.5) for view in STRONG_VIEWS}
+        boxes = {view: draw_boxes(rng, unlabeled, self.case.patch, 0.5) for view in CrossMatch.unlabeled_views[1:]}
         shapes = self.bare.feature_shapes(unlabeled, self.case.patch)
         kinds = {name: s.perturbation for name, s in STREAMS.items() if s.perturbation}
-        drawn = {n: self.bare.perturbations[k].draw(shapes, generator, self.device) for n, k in kinds.items()}
+        drawn = {name: DROPOUTS[kind].draw(shapes, generator, self.device) for name, kind in kinds.items()}
         return boxes, drawn
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -137,17 +139,20 @@ class Bench:
             loss = self.loss(self.network(self.images["labeled"]), self.target)
         self.backward(loss)
 
-    def crossmatch(self, execution: str, setting: str = "") -> None:
+    def crossmatch(self, way: str, setting: str = "") -> None:
         """One step stacked or sequential, with ``recompute``, ``students<k>`` or ``half`` as many unlabeled samples."""
         self.bare.recompute = setting == "recompute"
         count = int(setting.removeprefix("students")) if setting.startswith("students") else len(STREAMS)
         unlabeled = max(1, self.case.batch // (2 if setting == "half" else 1))
         boxes, drawn = self.draw(unlabeled)
         images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
-        rows = drawn_rows(loss_table(0.3), count, np.random.default_rng(self.count))
-        lesson = Lesson(rows, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
-        step = Step(self.network, self.loss, self.backward, self.autocast)
-        getattr(step, execution)(mixed(images, boxes), self.target, drawn, lesson, 0.5)
+        table = loss_table(0.3).drawn(count, np.random.default_rng(self.count))
+        loss = UnsupervisedLoss(table, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
+        step = Step(
+            self.network, execution.with_boxes(images, boxes), self.target, Task(CHANNELS), self.loss, weight=0.5,
+            scale=self.scaler.scale, autocast=self.autocast,
+        )  # fmt: skip
+        getattr(execution, f"run_{way}")(step, drawn, loss)
 
     def released(self) -> None:
         """The passes of the authors' released training loop, on this network, with our losses.
@@ -173,7 +178,7 @@ class Bench:
     def two_halves(self, a: torch.Tensor, b: torch.Tensor, drawn: dict, weak: str, strong: str) -> tuple:
         features = self.bare.encoder(torch.cat((a, b)))
         half = [level[len(a) :] for level in features]
-        streams = [features] + [self.bare.perturbed(half, STREAMS[n].perturbation, drawn[n]) for n in (weak, strong)]
+        streams = [features] + [perturbed(half, drawn[name]) for name in (weak, strong)]
         heads = self.bare.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
         full = heads[0].split(len(a))
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]

@@ -9,10 +9,15 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
 
+from nnunetv2_crossmatch.learning import execution
 from nnunetv2_crossmatch.learning.cutmix import draw_boxes
-from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
+from nnunetv2_crossmatch.learning.losses import Criterion
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
-from nnunetv2_crossmatch.learning.streams import STREAMS
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.learning.streams import StreamTable
+from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
+from nnunetv2_crossmatch.methods.crossmatch import STREAMS, loss_table
 
 STRIDES = {2: [(1, 1), (2, 2), (2, 2)], 3: [(1, 1, 1), (1, 2, 2), (2, 2, 2)]}
 PATCH = {2: (16, 16), 3: (6, 12, 12)}
@@ -30,11 +35,6 @@ def host_network(dimensions: int, channels: int, residual: bool = False, deep_su
     )  # fmt: skip
     network.apply(network.initialize)
     return network
-
-
-def crossmatch_network(host: nn.Module, kind: str = "channel", levels: str = "all") -> CrossMatchNetwork:
-    dropouts = {"weak": FeatureDropout(0.25, kind, levels), "strong": FeatureDropout(0.75, kind, levels)}
-    return CrossMatchNetwork(host, dropouts)
 
 
 @dataclass
@@ -55,7 +55,9 @@ class RandomStep:
         return RandomStep(images, self.boxes, drawn)
 
 
-def random_step(network: CrossMatchNetwork, labeled: int, unlabeled: int, seed: int = 0) -> RandomStep:
+def random_step(
+    network: EncoderDecoder, labeled: int, unlabeled: int, seed: int = 0, kind: str = "channel", levels: str = "all"
+) -> RandomStep:
     dimensions = (
         2 if isinstance(next(m for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)), nn.Conv2d) else 3
     )
@@ -64,13 +66,30 @@ def random_step(network: CrossMatchNetwork, labeled: int, unlabeled: int, seed: 
     images = {view: torch.randn(n, 1, *patch, generator=generator, dtype=torch.float64) for view, n in rows.items()}
     boxes = {view: draw_boxes(rng, unlabeled, patch, 0.7) for view in ("strong1", "strong2")}
     shapes = network.feature_shapes(unlabeled, patch)
+    dropouts = {name: FeatureDropout(rate, kind, levels) for name, rate in (("weak", 0.25), ("strong", 0.75))}
     drawn = {
         name: [p and type(p)(p.scale.double(), None if p.shift is None else p.shift.double()) for p in perturbation]
         for name, stream in STREAMS.items()
         if stream.perturbation is not None
-        for perturbation in [network.perturbations[stream.perturbation].draw(shapes, generator, torch.device("cpu"))]
+        for perturbation in [dropouts[stream.perturbation].draw(shapes, generator, torch.device("cpu"))]
     }
     return RandomStep(images, boxes, drawn)
+
+
+def run_step(
+    network: nn.Module, drawn: RandomStep, way: str, loss: UnsupervisedLoss, weight: float = 0.5, **options: object
+) -> torch.Tensor:
+    """Gradients of one step ``stacked`` or ``sequential``; returns the supervised loss."""
+    task = Task(len(loss.criterion.classes))
+    images = execution.with_boxes(drawn.images, drawn.boxes)
+    step = Step(network, images, None, task, supervised_loss, weight=weight, **options)
+    return getattr(execution, f"run_{way}")(step, drawn.drawn, loss)
+
+
+def unsupervised_loss(
+    step: RandomStep, criterion: Criterion, tau: float = 0.5, table: StreamTable | None = None
+) -> UnsupervisedLoss:
+    return UnsupervisedLoss(table or loss_table(0.3), criterion, tau, step.boxes)
 
 
 def supervised_loss(output: torch.Tensor | list[torch.Tensor], target: object = None) -> torch.Tensor:

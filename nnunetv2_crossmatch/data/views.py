@@ -1,8 +1,8 @@
-"""One weak and two strong views of an unlabeled crop, out of the host's own augmentation.
+"""One weak and several strong views of an unlabeled crop, out of the host's own augmentation.
 
 The host's transforms are sorted into geometry (shared by the views), intensity (drawn anew for each strong view) and
 finish. Limit: CutMix needs the whole batch and happens later; labels that come along are moved, never looked at.
-Shapes: image (C, S), segmentation (1, S); the views come out as (3 C, S): weak, strong1, strong2.
+Shapes: image (C, S), segmentation (1, S); n views come out as (n C, S): weak, strong1, strong2, ...
 """
 
 from __future__ import annotations
@@ -54,32 +54,39 @@ def sort_transforms(transforms: ComposeTransforms) -> Sorted:
 
 
 class Views(BasicTransform):
-    """Host-style transform from one crop to its three views, stacked along the channels: weak, strong1, strong2.
+    """Host-style transform from one crop to its views, stacked along the channels: weak, strong1, strong2, ...
 
     Args:
         transforms: the host's training transforms without deep supervision, regions and cascade.
         intensity: what makes a view strong instead of the host's own intensity changes.
-        later: move the crop only; the views are made of it elsewhere, by :meth:`seen`.
+        strong_views: how many strong views.
+        on_device: move the crop only; the trainer makes the views of it on its device, by :meth:`of_crop`.
     """
 
     def __init__(
-        self, transforms: ComposeTransforms, intensity: Sequence[RandomTransform] | None = None, later: bool = False
+        self,
+        transforms: ComposeTransforms,
+        intensity: Sequence[RandomTransform] | None = None,
+        strong_views: int = 2,
+        on_device: bool = False,
     ) -> None:
         super().__init__()
-        self.later = later
+        self.strong_views, self.on_device = strong_views, on_device
         self.geometry, host_intensity, self.finish = sort_transforms(transforms)
         self.intensity = list(host_intensity if intensity is None else intensity)
 
     def apply(self, data_dict: dict, **params: object) -> dict:
-        """Replace ``image`` (C, S) by its views (3 C, S); ``segmentation`` follows the geometry."""
+        """Replace ``image`` (C, S) by its views (views * C, S); ``segmentation`` follows the geometry."""
         for transform in self.geometry:
             data_dict = transform(**data_dict)
-        return data_dict if self.later else self.seen(data_dict["image"], data_dict["segmentation"])
+        return data_dict if self.on_device else self.of_crop(data_dict["image"], data_dict["segmentation"])
 
-    def seen(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
-        """The three views of a moved crop, on its device."""
-        first = self._strong(weak, ())
-        strong = [self._finished(view, segmentation) for view in (first, self._strong(weak, (first,)))]
+    def of_crop(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
+        """The views of a moved crop, on its device."""
+        changed: list[torch.Tensor] = []
+        for _ in range(self.strong_views):
+            changed.append(self._strong(weak, changed))
+        strong = [self._finished(view, segmentation) for view in changed]
         sample = {"image": weak, "segmentation": segmentation}
         for transform in self.finish:
             sample = transform(**sample)

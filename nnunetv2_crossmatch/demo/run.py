@@ -22,7 +22,7 @@ from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.demo.phantom import write_dataset
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.methods.settings import TRAINER_NAME
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.report.contours import CasePicture, draw_cases
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
 
@@ -50,7 +50,7 @@ class Size:
     def trainers(self) -> dict[str, str]:
         """Both trainers, name in the table to name for ``-tr``: the host's own, and CrossMatch for as many steps."""
         length = f"{self.epochs}epochs_iters{self.iterations}_valiters2"
-        return {"supervised": f"{HOST_NAME}_{length}", "CrossMatch": f"{TRAINER_NAME}_{length}"}
+        return {"supervised": f"{HOST_NAME}_{length}", "CrossMatch": f"{CrossMatchSettings.trainer}_{length}"}
 
 
 FULL = Size(labeled=2, unlabeled=12, test=6, shape=(40, 40, 16), epochs=12, iterations=50)

@@ -1,18 +1,17 @@
-"""The unsupervised losses: a table of (part, student, teacher, weight), and the masked soft Dice that a row computes.
+"""The distance of a student from a pseudo-label: masked soft Dice, optionally plus cross-entropy.
 
-Source: CrossMatch (JBHI 2024), Eq. 3, 10 to 12 and Algorithm 1. What differs from the paper: the Dice is masked by the
-teacher's confidence voxel by voxel, and a step without any valid voxel is exactly 0.
-Limit: compares given logits with given labels; where they come from is the business of ``streams``.
+Source: CrossMatch (JBHI 2024), Eq. 3. What differs from the paper: the Dice is masked by the teacher's confidence voxel
+by voxel, and a step without any valid voxel is exactly 0.
+Limit: compares given logits with given labels; ``unsupervised`` says which are compared.
 Shapes: N samples, C output channels, S spatial axes; labels and ``valid`` as in ``pseudo_labels``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
@@ -22,45 +21,6 @@ from torch.nn import functional
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 
 SMOOTH = 1e-5
-PARTS = ("ip", "tkd", "dkd")
-
-
-@dataclass(frozen=True)
-class LossRow:
-    """One comparison: ``student`` learns from the labels of ``teacher``.
-
-    Attributes:
-        part: the loss that the row belongs to and is reported under.
-        weight: of the row within its part.
-        factor: of the part within the unsupervised loss.
-    """
-
-    part: str
-    student: str
-    teacher: str
-    weight: float
-    factor: float
-
-
-def loss_table(eta: float) -> tuple[LossRow, ...]:
-    """The rows of CrossMatch: their sum is L_ip + (1 - eta) L_tkd + eta L_dkd (Eq. 12)."""
-    image_level = [LossRow("ip", student, "wn", 1 / 2, 1) for student in ("s1", "s2")]
-    from_teacher = [LossRow("tkd", student, "wn", 1 / 4, 1 - eta) for student in ("ww", "ws", "sw", "ss")]
-    from_assistants = [LossRow("dkd", "sw", "ww", 1 / 2, eta), LossRow("dkd", "ss", "ws", 1 / 2, eta)]
-    return (*image_level, *from_teacher, *from_assistants)
-
-
-def drawn_rows(table: Sequence[LossRow], count: int, rng: np.random.Generator) -> tuple[LossRow, ...]:
-    """The rows of ``count`` students drawn from ``table``, weighted such that their mean over the draws is the table.
-
-    A student is drawn with probability count / all, so its rows weigh all / count as much.
-    """
-    students = list(dict.fromkeys(row.student for row in table))
-    if count >= len(students):
-        return tuple(table)
-    drawn = {students[i] for i in rng.choice(len(students), count, replace=False)}
-    scale = len(students) / count
-    return tuple(replace(row, weight=scale * row.weight) for row in table if row.student in drawn)
 
 
 class MaskedSums(torch.autograd.Function):
@@ -106,7 +66,7 @@ def _of_channel(
 
 @dataclass(frozen=True)
 class Criterion:
-    """H of the loss table: masked soft Dice, optionally plus cross-entropy on the valid voxels.
+    """H of a loss row: masked soft Dice, optionally plus cross-entropy on the valid voxels.
 
     Attributes:
         regions: sigmoid per channel instead of softmax over channels.

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_crossmatch.errors import Problem, UnsupportedError
-from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, Perturbation
-from nnunetv2_crossmatch.learning.streams import LABELED, STREAMS
+from nnunetv2_crossmatch.learning.perturbation import Perturbation, perturbed
+from nnunetv2_crossmatch.learning.streams import LABELED
 
 Features = list[torch.Tensor]
 
@@ -28,12 +28,11 @@ class StackedOutput(NamedTuple):
     streams: dict[str, torch.Tensor]
 
 
-class CrossMatchNetwork(nn.Module):
+class EncoderDecoder(nn.Module):
     """Adopts ``encoder`` and ``decoder`` of a plain-convolution or residual-encoder U-Net of the host.
 
     Args:
         network: of the host.
-        perturbations: of the features, by name.
         recompute: activation checkpointing: of the encoder only the features are held, and it runs once more in the
             backward pass. Not in mode ``predict``.
 
@@ -41,9 +40,7 @@ class CrossMatchNetwork(nn.Module):
         UnsupportedError: the network has no encoder and decoder of that form (Primus).
     """
 
-    def __init__(
-        self, network: nn.Module, perturbations: Mapping[str, FeatureDropout], recompute: bool = False
-    ) -> None:
+    def __init__(self, network: nn.Module, recompute: bool = False) -> None:
         super().__init__()
         needed = ("stages", "transpconvs", "seg_layers")
         if not all(hasattr(getattr(network, "decoder", None), name) for name in needed):
@@ -53,7 +50,6 @@ class CrossMatchNetwork(nn.Module):
         # The host registers the encoder first; the decoder holds it too. Same order, same keys.
         self.encoder: Any = network.encoder
         self.decoder: Any = network.decoder
-        self.perturbations: Any = nn.ModuleDict(perturbations)
         self.recompute = recompute
 
     def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
@@ -75,17 +71,14 @@ class CrossMatchNetwork(nn.Module):
         return self.encoder(images)
 
     def decode(
-        self,
-        features: Features,
-        labeled_rows: int = 0,
-        perturbation: str | None = None,
-        drawn: Sequence[Perturbation | None] | None = None,
+        self, features: Features, labeled_rows: int = 0, drawn: Sequence[Perturbation | None] | None = None
     ) -> list[torch.Tensor]:
         """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
 
-        ``features`` is emptied on the way: no level is held longer than it is needed.
+        ``drawn`` is the perturbation of each level, or None. ``features`` is emptied on the way: no level is held
+        longer than it is needed.
         """
-        features = self.perturbed(features, perturbation, drawn)
+        features = perturbed(features, drawn)
         x, heads, decoder = features.pop(), [], self.decoder
         for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
             x = stage(torch.cat((up(x), features.pop()), dim=1))
@@ -99,6 +92,7 @@ class CrossMatchNetwork(nn.Module):
         self,
         images: Mapping[str, torch.Tensor],
         drawn: Mapping[str, Sequence[Perturbation | None]],
+        views: Mapping[str, str],
         teachers: Sequence[str],
         students: Sequence[str],
     ) -> StackedOutput:
@@ -106,18 +100,19 @@ class CrossMatchNetwork(nn.Module):
 
         Args:
             images: rows by view, ``labeled`` first, each (B or U, C, S).
-            drawn: perturbations by stream.
+            drawn: perturbations by stream; a stream without one is not perturbed.
+            views: view of the unlabeled images by stream.
             teachers: streams without gradient.
             students: streams with gradient.
         """
         features = split_views(self.encode(torch.cat(list(images.values()))), images)
 
-        def entrance(name: str) -> Features:
-            return self.perturbed(list(features[STREAMS[name].view]), STREAMS[name].perturbation, drawn.get(name))
+        def stream_features(name: str) -> Features:
+            return perturbed(list(features[views[name]]), drawn.get(name))
 
         with torch.no_grad():
-            logits = {name: self.decode(entrance(name))[0] for name in teachers}
-        parts = [features[LABELED], *map(entrance, students)]
+            logits = {name: self.decode(stream_features(name))[0] for name in teachers}
+        parts = [features[LABELED], *map(stream_features, students)]
         sizes = [len(part[0]) for part in parts]
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         del parts
@@ -125,12 +120,6 @@ class CrossMatchNetwork(nn.Module):
         labeled, *rest = heads[0].split(sizes)
         logits |= dict(zip(students, rest, strict=True))
         return StackedOutput(self.for_host([labeled, *heads[1:]]), logits)
-
-    def perturbed(
-        self, features: Features, perturbation: str | None, drawn: Sequence[Perturbation | None] | None
-    ) -> Features:
-        """``features`` with the drawn perturbation ("weak", "strong"), or as they are with None."""
-        return features if perturbation is None else self.perturbations[perturbation](features, drawn)
 
     def for_host(self, heads: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Heads in the form in which the host's loss expects them."""

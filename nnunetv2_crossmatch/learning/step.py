@@ -1,116 +1,117 @@
-"""Forward and backward of one training step, all streams stacked or one after the other; the same gradients.
+"""What a method is given of one training step: images, target, network, progress, and the random numbers to draw from.
 
-Limit: leaves gradients in ``.grad``; drawing, CutMix of the images and the optimizer are the trainer's.
+Limit: facts and small operations; the losses are the method's, the optimizer step is the trainer's.
 Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
 """
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
-from nnunetv2_crossmatch.learning.cutmix import Box, paste
-from nnunetv2_crossmatch.learning.perturbation import Perturbation
-from nnunetv2_crossmatch.learning.streams import LABELED, STREAMS, STRONG_VIEWS
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
+from nnunetv2_crossmatch.learning.streams import WEAK
 
-Drawn = Mapping[str, Sequence[Perturbation | None]]
+PROCESS_DRAWS, SHARED_DRAWS = 2, 3  # the loaders draw from 0 (training) and 1 (validation), views on a GPU from 4
 
 
 @dataclass(frozen=True)
-class Step:
-    """Runs forward and backward of L = L_sup + weight * L_unsup.
+class Task:
+    """The labels of a data set, as far as a method needs them.
 
     Attributes:
-        network: a :class:`CrossMatchNetwork`, compiled or not; for ``stacked`` also under DistributedDataParallel.
-        supervised: the host's loss of (labeled output, target).
-        backward: backpropagates a scalar (through the gradient scaler, if there is one).
-        autocast: context of the forward passes.
+        channels: outputs of the network.
+        regions: one sigmoid per channel (a region) instead of a softmax over classes.
+        dimensions: spatial axes, 2 or 3.
+        ignore: whether some voxels of labeled images carry the ignore label.
+    """
+
+    channels: int
+    regions: bool = False
+    dimensions: int = 3
+    ignore: bool = False
+
+    @property
+    def foreground(self) -> int:
+        """How many foreground classes or regions there are."""
+        return self.channels if self.regions else self.channels - 1
+
+
+@dataclass
+class Step:
+    """One training step.
+
+    Attributes:
+        network: an ``EncoderDecoder``, compiled or not, never wrapped for several processes.
+        images: by view, ``labeled`` (B, C, S) first, then the unlabeled views (U, C, S). A method may replace them.
+        target: of the labeled images, as the host's loss takes it.
+        task: the labels of the data set.
+        supervised_loss: the host's loss of (output, target).
+        local_supervised_loss: the same without exchange between processes.
+        weight: of the unsupervised losses (u).
+        progress: share of the run that is done, 0 to 1.
+        index: number of the step in the run.
+        seed: of the run, equal in all processes.
+        rank: of this process.
+        distributed: whether losses that are sums over the batch have to be summed over processes.
+        scale: applied to each loss before it is backpropagated (a gradient scaler's).
+        autocast: context of forward passes.
+        log: prints a line to the training log.
+        pseudo_labels: the unlabeled images' labels (weak view), set by the method; compared with references in
+            diagnosis.
     """
 
     network: Any
-    supervised: Callable[[Any, Any], torch.Tensor]
-    backward: Callable[[torch.Tensor], None] = torch.Tensor.backward
+    images: dict[str, torch.Tensor]
+    target: Any
+    task: Task
+    supervised_loss: Callable[[Any, Any], torch.Tensor]
+    local_supervised_loss: Callable[[Any, Any], torch.Tensor] | None = None
+    weight: float = 1.0
+    progress: float = 0.0
+    index: int = 0
+    seed: int = 0
+    rank: int = 0
+    distributed: bool = False
+    scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
     autocast: Callable[[], AbstractContextManager] = nullcontext
+    log: Callable[[str], None] = print
+    pseudo_labels: PseudoLabel | None = None
 
-    def stacked(
-        self, images: Mapping[str, torch.Tensor], target: Any, drawn: Drawn, lesson: Lesson, weight: float
-    ) -> torch.Tensor:
-        """All streams in one decoder call (III-F); returns L_sup without gradient."""
-        needed = {view: images[view] for view in (LABELED, *lesson.views)}
-        with self.autocast():
-            output = self.network(
-                needed, mode="stacked", drawn=drawn, teachers=lesson.teachers, students=lesson.students
-            )
-            supervised = self.supervised(output.labeled, target)
-            for stream, logits in output.streams.items():
-                lesson.teach(stream, logits)
-            unsupervised = torch.stack([lesson.loss(name, output.streams[name]) for name in lesson.students]).sum()
-        self.backward(supervised + weight * unsupervised)
-        return supervised.detach()
+    def supervised(self, output: Any) -> torch.Tensor:
+        """The host's loss of the network's ``output`` for the labeled images."""
+        return self.supervised_loss(output, self.target)
 
-    def sequential(
-        self, images: Mapping[str, torch.Tensor], target: Any, drawn: Drawn, lesson: Lesson, weight: float
-    ) -> torch.Tensor:
-        """The labeled images, then one view and one of its streams after the other; returns L_sup without gradient.
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of ``loss`` to ``.grad`` of every parameter that it depends on."""
+        self.scale(loss).backward()
 
-        With instance norm the gradients are those of ``stacked``. The activations of one encoder and one decoder call
-        are held at a time.
-        """
-        with self.autocast():
-            supervised = self.supervised(self.network(images[LABELED]), target)
-        self.backward(supervised)
-        for view in lesson.views:
-            self._view(view, images[view], drawn, lesson, weight)
-        return supervised.detach()
+    def without_exchange(self) -> Step:
+        """The same step with losses of this process alone."""
+        return replace(self, supervised_loss=self.local_supervised_loss or self.supervised_loss, distributed=False)
 
-    def _view(self, view: str, image: torch.Tensor, drawn: Drawn, lesson: Lesson, weight: float) -> None:
-        """Encode a view once; backpropagate its students into detached features, then those through the encoder."""
-        names = [name for name in (*lesson.teachers, *lesson.students) if STREAMS[name].view == view]
-        learning = any(name in lesson.students for name in names)
-        with self.autocast(), torch.set_grad_enabled(learning):
-            features = self.network(image, mode="encode")
-        leaves = [level.detach().requires_grad_(learning) for level in features]
-        for name in names:
-            self._stream(name, leaves, drawn.get(name), lesson, weight)
-        if learning:
-            torch.autograd.backward(features, [leaf.grad for leaf in leaves])
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """Numbers of this process and step."""
+        return np.random.default_rng(self._entropy)
 
-    def _stream(self, name: str, leaves: list[torch.Tensor], drawn: Any, lesson: Lesson, weight: float) -> None:
-        learns = name in lesson.students
-        with self.autocast(), torch.set_grad_enabled(learns):
-            logits = self.network(leaves, mode="decode", perturbation=STREAMS[name].perturbation, drawn=drawn)[0]
-            lesson.teach(name, logits)
-            loss = weight * lesson.loss(name, logits) if learns else None
-        if loss is not None:
-            self.backward(loss)
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """Numbers of this process and step on the device of the images."""
+        device = self.images[WEAK].device
+        return torch.Generator(device).manual_seed(int(self._entropy.generate_state(1)[0]))
 
+    @cached_property
+    def shared_rng(self) -> np.random.Generator:
+        """Numbers of this step, equal in all processes."""
+        return np.random.default_rng((self.seed, 0, SHARED_DRAWS, self.index))
 
-def mixed(images: Mapping[str, torch.Tensor], boxes: Mapping[str, Sequence[Box | None]]) -> dict[str, torch.Tensor]:
-    """``images`` with their boxes pasted into the strong views."""
-    return {view: paste(image, boxes[view]) if view in STRONG_VIEWS else image for view, image in images.items()}
-
-
-def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool:
-    """Whether ``step`` (forward and backward) runs without exhausting the GPU's memory; frees what it held.
-
-    The optimizer's state, which the first real step will add, is held in reserve meanwhile: at most two values per
-    parameter (AdamW).
-    """
-    try:
-        reserve = [torch.empty_like(p) for p in network.parameters() for _ in range(2)]
-        step()
-        del reserve
-        return True
-    except torch.cuda.OutOfMemoryError:
-        return False
-    finally:
-        network.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    @property
+    def _entropy(self) -> np.random.SeedSequence:
+        return np.random.SeedSequence((self.seed, self.rank, PROCESS_DRAWS, self.index))

@@ -1,39 +1,91 @@
-"""The ways from an image to a prediction (streams), by view of the image and perturbation of its features.
+"""Streams, the ways from an unlabeled image to a prediction, and the loss rows that compare their predictions.
 
-Limit: a table. ``network`` walks it, ``losses`` compares its ends, ``step`` runs both.
-
-    stream  view     features   role
-    wn      weak     clean      teacher, without gradient
-    ww, ws  weak     weak, strong dropout    students of wn, assistants of sw and ss
-    s1, s2  strong1, strong2  clean          students of wn
-    sw, ss  strong2  weak, strong dropout    students of wn and of their assistants
+Limit: records. A method lists its own streams and rows; ``execution`` computes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 LABELED = "labeled"
-TEACHER = "wn"
-STRONG_VIEWS = ("strong1", "strong2")
-VIEWS = ("weak", *STRONG_VIEWS)
+WEAK = "weak"
 
 
 @dataclass(frozen=True)
 class Stream:
-    """``view`` of the unlabeled image, and ``perturbation`` ("weak", "strong") of its features or None."""
+    """``view`` of the unlabeled image, and the name of the ``perturbation`` of its features, or None."""
 
     view: str
-    perturbation: str | None
+    perturbation: str | None = None
 
 
-# Assistants stand before their students: the sequential execution needs their labels first.
-STREAMS = {
-    "wn": Stream("weak", None),
-    "s1": Stream("strong1", None),
-    "s2": Stream("strong2", None),
-    "ww": Stream("weak", "weak"),
-    "ws": Stream("weak", "strong"),
-    "sw": Stream("strong2", "weak"),
-    "ss": Stream("strong2", "strong"),
-}
+@dataclass(frozen=True)
+class LossRow:
+    """One comparison: ``student`` learns from the pseudo-labels of ``teacher``.
+
+    Attributes:
+        part: the loss that the row belongs to and is logged under.
+        student: stream that gets the gradient.
+        teacher: stream whose labels are the target.
+        weight: of the row within its part.
+        factor: of the part within the unsupervised loss.
+    """
+
+    part: str
+    student: str
+    teacher: str
+    weight: float
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class StreamTable:
+    """The unsupervised part of a method.
+
+    Attributes:
+        streams: by name. A stream stands before its students: the sequential execution needs its labels first.
+        rows: of the loss.
+        parts: names of the logged losses; those of ``rows`` if not given.
+    """
+
+    streams: Mapping[str, Stream]
+    rows: tuple[LossRow, ...]
+    parts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            object.__setattr__(self, "parts", tuple(dict.fromkeys(row.part for row in self.rows)))
+
+    @property
+    def students(self) -> tuple[str, ...]:
+        """Streams with gradient, in the order of ``streams``."""
+        learning = {row.student for row in self.rows}
+        return tuple(name for name in self.streams if name in learning)
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Streams without gradient whose labels a row needs."""
+        teaching = {row.teacher for row in self.rows} - set(self.students)
+        return tuple(name for name in self.streams if name in teaching)
+
+    @property
+    def views(self) -> dict[str, str]:
+        """View of each stream that is computed."""
+        used = {*self.students, *self.teachers}
+        return {name: stream.view for name, stream in self.streams.items() if name in used}
+
+    def drawn(self, count: int, rng: np.random.Generator) -> StreamTable:
+        """The table of ``count`` students drawn from this one; the mean over all draws is this table.
+
+        A student is drawn with probability count / all, so its rows weigh all / count as much.
+        """
+        students = list(dict.fromkeys(row.student for row in self.rows))
+        if count >= len(students):
+            return self
+        drawn = {students[i] for i in rng.choice(len(students), count, replace=False)}
+        scale = len(students) / count
+        rows = tuple(replace(row, weight=scale * row.weight) for row in self.rows if row.student in drawn)
+        return replace(self, rows=rows)

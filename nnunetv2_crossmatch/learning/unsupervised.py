@@ -1,6 +1,6 @@
-"""One step's pseudo-labels and losses: streams teach in turn, students are compared with what they saw.
+"""The unsupervised loss of one step: pseudo-labels of its teachers, compared with the predictions of its students.
 
-Limit: given logits only; which network they come from, and in which order, is the business of ``step``.
+Limit: given logits only; ``execution`` decides which network they come from and in which order.
 Shapes: U unlabeled images, C channels, S spatial axes.
 """
 
@@ -12,95 +12,82 @@ from dataclasses import dataclass, field
 import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box
-from nnunetv2_crossmatch.learning.losses import PARTS, Criterion, LossRow
+from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, pseudo_label
-from nnunetv2_crossmatch.learning.streams import STREAMS, TEACHER, VIEWS
+from nnunetv2_crossmatch.learning.streams import StreamTable
 
 
 @dataclass
-class Lesson:
-    """The unsupervised loss of one step, as far as the step has come.
+class UnsupervisedLoss:
+    """Sum of the rows of a table, computed stream by stream.
 
     Attributes:
-        table: the rows of the loss.
+        table: streams and rows.
         criterion: H of the rows.
         tau: confidence from which a pseudo-label counts.
-        boxes: CutMix boxes by strong view; a label gets the boxes of its student's view.
+        boxes: CutMix boxes by strong view; a pseudo-label gets the boxes of its student's view.
         parts: losses by name, without gradient.
-        unsupervised: their sum with the table's factors.
+        total: their sum with the table's factors, without gradient.
         labels: pseudo-labels by teaching stream, before CutMix.
     """
 
-    table: Sequence[LossRow]
+    table: StreamTable
     criterion: Criterion
     tau: float
     boxes: Mapping[str, Sequence[Box | None]] = field(default_factory=dict)
     parts: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
-    unsupervised: torch.Tensor | float = field(default=0.0, init=False)
+    total: torch.Tensor | float = field(default=0.0, init=False)
     labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
     _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict, init=False)
 
     @property
-    def students(self) -> tuple[str, ...]:
-        """Streams that learn, teachers before their students."""
-        learning = {row.student for row in self.table}
-        return tuple(name for name in STREAMS if name in learning)
+    def teacher_labels(self) -> PseudoLabel:
+        """Pseudo-labels of the first teacher."""
+        return self.labels[self.table.teachers[0]]
 
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """Streams that teach without learning: they need no gradient."""
-        teaching = {row.teacher for row in self.table} - set(self.students)
-        return tuple(name for name in STREAMS if name in teaching)
-
-    @property
-    def views(self) -> tuple[str, ...]:
-        """Views of the unlabeled images that a stream starts from."""
-        seen = {STREAMS[name].view for name in (*self.teachers, *self.students)}
-        return tuple(view for view in VIEWS if view in seen)
-
-    def teach(self, stream: str, logits: torch.Tensor) -> None:
-        """Take the pseudo-labels of ``stream`` (U, C, S) if any row learns from them."""
-        if any(row.teacher == stream for row in self.table):
+    def add_pseudo_labels(self, stream: str, logits: torch.Tensor) -> None:
+        """Store the pseudo-labels of ``stream`` (U, C, S) if a row needs them."""
+        if any(row.teacher == stream for row in self.table.rows):
             self.labels[stream] = pseudo_label(logits, self.tau, self.criterion.regions)
 
-    def loss(self, student: str, logits: torch.Tensor) -> torch.Tensor:
-        """Sum of the student's rows; its teachers must have taught."""
-        rows = [row for row in self.table if row.student == student]
-        targets = [self._seen_by(student, row.teacher) for row in rows]
+    def of_student(self, student: str, logits: torch.Tensor) -> torch.Tensor:
+        """Sum of the student's rows, with gradient; needs the pseudo-labels of its teachers."""
+        rows = [row for row in self.table.rows if row.student == student]
+        targets = [self._target(student, row.teacher) for row in rows]
         losses = [row.weight * loss for row, loss in zip(rows, self.criterion.each(logits, targets), strict=True)]
         for row, loss in zip(rows, losses, strict=True):
             self.parts[row.part] = self.parts.get(row.part, 0) + loss.detach()
         total = torch.stack([row.factor * loss for row, loss in zip(rows, losses, strict=True)]).sum()
-        self.unsupervised = self.unsupervised + total.detach()
+        self.total = self.total + total.detach()
         return total
 
-    def _seen_by(self, student: str, teacher: str) -> PseudoLabel:
-        """The teacher's labels of the image that ``student`` saw; students of one view share them."""
-        view = STREAMS[student].view
+    def _target(self, student: str, teacher: str) -> PseudoLabel:
+        """The teacher's labels with the CutMix boxes of the student's view; students of one view share them."""
+        view = self.table.streams[student].view
         if view not in self.boxes:
             return self.labels[teacher]
         if (teacher, view) not in self._mixed:
             self._mixed[teacher, view] = self.labels[teacher].cutmixed(self.boxes[view])
         return self._mixed[teacher, view]
 
-    def report(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:
-        """The step's values to log, still on the device; a part whose students were not drawn is 0."""
+    def values(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:
+        """The step's values to log, still on the device; a part without drawn students is 0."""
         return {
-            "loss": supervised + weight * self.unsupervised,
+            "loss": supervised + weight * self.total,
             "loss_sup": supervised,
-            **{f"loss_{part}": self.parts.get(part, supervised.new_zeros(())) for part in PARTS},
+            **{f"loss_{part}": self.parts.get(part, supervised.new_zeros(())) for part in self.table.parts},
             "unsup_weight": weight,
             "confident_share": self.confident_share(),
             "agreement": self.agreement(),
         }
 
     def confident_share(self) -> torch.Tensor:
-        """Share of the teacher's voxels whose label counts."""
-        return self.labels[TEACHER].valid.float().mean()
+        """Share of voxels whose label by the first teacher counts."""
+        return self.teacher_labels.valid.float().mean()
 
     def agreement(self) -> torch.Tensor:
-        """Share of voxels on which the assistants' labels equal the teacher's, their mean; NaN if none taught."""
-        reference = self.labels[TEACHER].labels
-        others = [label.labels for stream, label in self.labels.items() if stream != TEACHER]
-        shares = [(labels == reference).float().mean() for labels in others]
-        return torch.stack(shares).mean() if shares else self.labels[TEACHER].confidence.new_full((), torch.nan)
+        """Share of voxels on which other teaching streams agree with the first, their mean; NaN without others."""
+        first = self.teacher_labels
+        others = [label.labels for label in self.labels.values() if label is not first]
+        shares = [(labels == first.labels).float().mean() for labels in others]
+        return torch.stack(shares).mean() if shares else first.confidence.new_full((), torch.nan)

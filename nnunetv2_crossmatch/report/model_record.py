@@ -6,7 +6,7 @@ Limit: reads; changes nothing, not even a damaged checkpoint.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch.errors import InputError, Problem, collected
-from nnunetv2_crossmatch.methods.settings import TRAINER_NAME, Settings, settings_from_name
+from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
+from nnunetv2_crossmatch.methods.tokens import ordered_fields
 from nnunetv2_crossmatch.training.checkpoints import CANDIDATES, load_checkpoint
 from nnunetv2_crossmatch.training.step_log import UNFINISHED
 
@@ -124,7 +125,7 @@ def by(sizes: Any) -> str:
 
 def setting_rows(trainer: str) -> tuple[SettingRow, ...]:
     """Every setting of the method with its meaning and source; nothing for a trainer that is not ours."""
-    if not trainer.startswith(TRAINER_NAME):
+    if method_of(trainer) is None:
         return ()
     settings = settings_from_name(trainer)
 
@@ -133,4 +134,4 @@ def setting_rows(trainer: str) -> tuple[SettingRow, ...]:
         shown = "automatic" if value is None else str(value)
         return SettingRow(meta["token"], shown, meta["meaning"], meta["source"], value == field.default)
 
-    return tuple(row(field) for field in fields(Settings))
+    return tuple(row(field) for field in ordered_fields(settings))

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -45,12 +46,18 @@ def nonfinite(weights: Mapping[str, torch.Tensor]) -> list[str]:
     return [name for name, good in zip(floating, finite, strict=True) if not good]
 
 
-def tensor_bytes(value: Any) -> int:
-    """Bytes that the tensors inside nested dicts, lists and tuples take: nearly the size of their checkpoint."""
+def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors inside nested dicts, lists and tuples, each with its keys joined by dots."""
     if isinstance(value, torch.Tensor):
-        return value.numel() * value.element_size()
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
-    return sum(tensor_bytes(part) for part in parts)
+        yield name, value
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, part in parts:
+        yield from named_tensors(part, f"{name}.{key}" if name else str(key))
+
+
+def tensor_bytes(value: Any) -> int:
+    """Bytes that the tensors inside ``value`` take: nearly the size of their checkpoint."""
+    return sum(tensor.numel() * tensor.element_size() for _, tensor in named_tensors(value))
 
 
 @contextmanager
@@ -64,6 +71,18 @@ def checkpoint_written_whole(file: Path, needed_bytes: int) -> Iterator[Path]:
     """
     with full_disk_told(file, needed_bytes), written_whole(file) as temporary:
         yield temporary
+
+
+@contextmanager
+def entries_added(entries: Mapping[str, Any]) -> Iterator[None]:
+    """Let the host save ``entries`` beside its own: it collects and writes a checkpoint in one method."""
+    save = torch.save
+
+    def save_with_entries(checkpoint: dict[str, Any], *arguments: Any) -> None:
+        save({**checkpoint, **entries}, *arguments)
+
+    with patch.object(torch, "save", save_with_entries):
+        yield
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What several processes need beyond the host's own support: torchrun, the right device, averaged gradients.
+"""What several processes need beyond the host's own support: torchrun, the right device, equal values.
 
 Limit: does nothing in a run of one process.
 """
@@ -6,7 +6,7 @@ Limit: does nothing in a run of one process.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -42,25 +42,6 @@ def own_device(device: torch.device) -> torch.device:
 def share(total: int, rank: int, world_size: int) -> int:
     """Samples of this process out of ``total``, as even as possible, the first ranks taking the rest."""
     return total // world_size + (rank < total % world_size)
-
-
-def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Replace each gradient by its mean over the processes, in one exchange."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def any_process(condition: bool, device: torch.device) -> bool:
-    """Whether ``condition`` holds in at least one process."""
-    if not dist.is_initialized():
-        return condition
-    flag = torch.tensor([float(condition)], device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag.item())
 
 
 def same_everywhere(value: Value) -> Value:

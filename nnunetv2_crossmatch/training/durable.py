@@ -1,7 +1,7 @@
 """The host's trainer made durable: alone in its folder, saved in time and whole, continued exactly where it was.
 
-Limit: knows nothing of unlabeled data. What is left to subclasses: call :meth:`DurableTrainer.step_done` after each
-step, and say what the run is made of.
+Limit: knows nothing of unlabeled data. A subclass calls :meth:`DurableTrainer.step_done` after each step, and says what
+the run must be continued with (:meth:`DurableTrainer.run_inputs`) and what else a checkpoint holds.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.training import lock as run_lock
 from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
     checkpoint_written_whole,
+    entries_added,
     full_disk_told,
     keep_previous,
     load_checkpoint,
+    named_tensors,
     newest_checkpoint,
     refuse_nonfinite,
     remove_leftovers,
@@ -33,6 +34,7 @@ from nnunetv2_crossmatch.training.checkpoints import (
 from nnunetv2_crossmatch.training.distributed import same_everywhere
 from nnunetv2_crossmatch.training.finite import TOO_MANY, FiniteWatch
 from nnunetv2_crossmatch.training.interruption import Interruption
+from nnunetv2_crossmatch.training.lock import lock_folder
 from nnunetv2_crossmatch.training.record import RunRecord, new_record, read_record, refuse_differences, write_record
 from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
 
@@ -81,15 +83,15 @@ class DurableTrainer(nnUNetTrainer):
             finally:
                 self._stop_loaders()
 
-    def claim_folder(self) -> None:
+    def lock_folder(self) -> None:
         """Refuse to go on if another process trains in the output folder; clear away what a killed one left."""
         if self.local_rank == 0 and self.lock is None:
-            self.lock = run_lock.claim(self.folder)
+            self.lock = lock_folder(self.folder)
             remove_leftovers(self.folder)
 
     def on_train_start(self) -> None:
         """The host's, alone in the folder."""
-        self.claim_folder()
+        self.lock_folder()
         self.choosing = False
         super().on_train_start()
         self.steps_per_epoch = self.num_iterations_per_epoch
@@ -99,14 +101,14 @@ class DurableTrainer(nnUNetTrainer):
         """The host's, once it is certain that the run is continued with what it began with."""
         training, validation = super().get_tr_and_val_datasets()
         if self.local_rank == 0:
-            self.keep_record(new_record(self.seed, self.made_of(training.identifiers, validation.identifiers)))
+            self.write_run_record(new_record(self.seed, self.run_inputs(training.identifiers, validation.identifiers)))
         return training, validation
 
-    def made_of(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
+    def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
         """Nested plain values that must not change while the run lasts."""
-        raise NotImplementedError
+        return {}
 
-    def keep_record(self, now: RunRecord) -> None:
+    def write_run_record(self, now: RunRecord) -> None:
         """Write the record of this run: of a continued one the same as before; a new one begins without checkpoints."""
         if not self.resumed:
             keep_previous(self.folder, self.print_to_log_file)
@@ -211,26 +213,37 @@ class DurableTrainer(nnUNetTrainer):
         if self.local_rank != 0 or self.disable_checkpointing:
             return super().save_checkpoint(filename)
         file, weights, log = Path(filename), self.network.state_dict(), self.logger.get_checkpoint()
-        refuse_nonfinite(weights, file)
-        needed = tensor_bytes([weights, self.optimizer.state_dict()])
+        extra = self.extra_entries()
+        for tensors in (weights, dict(named_tensors(extra))):
+            refuse_nonfinite(tensors, file)
+        needed = tensor_bytes([weights, self.optimizer.state_dict(), extra])
         if len(self.steps):
             log[UNFINISHED] = self.steps.fetched()
         try:
             with checkpoint_written_whole(file, needed) as temporary, temporary.open("wb") as stream:
-                super().save_checkpoint(stream)  # by name torch.save would not tell why it failed
+                with entries_added(extra):
+                    super().save_checkpoint(stream)  # by name torch.save would not tell why it failed
         finally:
             log.pop(UNFINISHED, None)
+
+    def extra_entries(self) -> dict[str, Any]:
+        """Entries of a checkpoint beside the host's."""
+        return {}
+
+    def restore_extra_entries(self, file: Path) -> None:
+        """Restore what :meth:`extra_entries` saved into ``file``."""
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
         """The host's, of a file without foreign code; with --c of the newest readable one, whichever the host chose."""
         file = Path(filename_or_checkpoint)
         if self.choosing:
-            self.claim_folder()
+            self.lock_folder()
             file = Path(same_everywhere(str(self._newest()) if self.local_rank == 0 else ""))
             self.choosing, self.resumed = False, True
         else:
             load_checkpoint(file)
         super().load_checkpoint(str(file))
+        self.restore_extra_entries(file)
         log = self.logger.get_checkpoint()
         self.steps = StepLog(log.pop(UNFINISHED, ()))
         for curve in log.values():

@@ -20,7 +20,7 @@ from nnunetv2_crossmatch.folders import written_whole
 ORPHANS_END = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
 
 
-def claim(folder: Path) -> BaseFileLock:
+def lock_folder(folder: Path) -> BaseFileLock:
     """Lock ``folder`` for this process until the result is released or the process ends, however it does.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a run was made of, kept beside its checkpoints as JSON, so that it is continued with the same or not at all.
+"""Record of a run: its inputs, kept beside its checkpoints as JSON, so that it is continued with the same or not at all.
 
 Limit: compares what it is given; knows no plans, labels or settings itself.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import written_whole
 
 FILE = "crossmatch_run.json"
+INPUTS = "made_of"  # in the file
 PACKAGES = ("nnunetv2_crossmatch", "nnunetv2", "torch", "batchgeneratorsv2", "numpy")
 SHOWN, SHORT = 8, 60
 
@@ -27,18 +28,19 @@ class RunRecord:
 
     seed: int
     versions: dict[str, str]
-    made_of: dict[str, Any]
+    inputs: dict[str, Any]
 
 
-def new_record(seed: int, made_of: dict[str, Any]) -> RunRecord:
-    """A record of this moment, with ``made_of`` as JSON gives it back."""
-    return RunRecord(seed, {name: version(name) for name in PACKAGES}, json.loads(json.dumps(made_of)))
+def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
+    """A record of this moment, with ``inputs`` as JSON gives them back."""
+    return RunRecord(seed, {name: version(name) for name in PACKAGES}, json.loads(json.dumps(inputs)))
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of the run in ``folder``, whole or not at all."""
     with written_whole(folder / FILE) as temporary:
-        temporary.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+        content = {"seed": record.seed, "versions": record.versions, INPUTS: record.inputs}
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def read_record(folder: Path) -> RunRecord | None:
@@ -48,25 +50,26 @@ def read_record(folder: Path) -> RunRecord | None:
         InputError: it is damaged.
     """
     try:
-        record = RunRecord(**json.loads((folder / FILE).read_bytes()))
-        well_formed = [type(record.seed) is int, isinstance(record.versions, dict), isinstance(record.made_of, dict)]
+        content = json.loads((folder / FILE).read_bytes())
+        record = RunRecord(content.pop("seed"), content.pop("versions"), content.pop(INPUTS), **content)
+        well_formed = [type(record.seed) is int, isinstance(record.versions, dict), isinstance(record.inputs, dict)]
         if not all(well_formed):
             raise TypeError("number, versions and contents expected")
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         remedy = "remove it; the run continues with newly drawn random numbers"
         raise InputError(Problem("record of the run damaged", folder / FILE, str(error), remedy)) from error
     return record
 
 
 def refuse_differences(folder: Path, before: RunRecord, now: RunRecord) -> None:
-    """Do nothing if the run is made of the same as before.
+    """Compare the inputs of a run with those that it began with.
 
     Raises:
-        InputError: it is not; the differences are listed.
+        InputError: they differ; the differences are listed.
     """
-    found = list(differences(before.made_of, now.made_of))
+    found = list(differences(before.inputs, now.inputs))
     if found:
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         remedy = "undo the change, or train anew without --c; removing the file accepts the change"

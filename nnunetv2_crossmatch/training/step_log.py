@@ -1,11 +1,12 @@
 """Values of an epoch's steps, left on the device until somebody asks for them.
 
-Limit: scalars by name, the same names in every step.
+Limit: scalars by name; steps of different kinds may have different names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -30,9 +31,12 @@ class StepLog:
 
     def fetched(self) -> list[dict[str, float]]:
         """All steps as plain numbers, float32 rounded; those on the device come in one transfer per name."""
-        if self._waiting:
-            names = self._waiting[0].keys()
-            columns = [torch.stack([torch.as_tensor(step[name]) for step in self._waiting]).tolist() for name in names]
-            self._fetched += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-            self._waiting = []
+        for names, steps in groupby(self._waiting, key=lambda step: tuple(step)):
+            self._fetched += _as_numbers(names, list(steps))
+        self._waiting = []
         return self._fetched
+
+
+def _as_numbers(names: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    columns = [torch.stack([torch.as_tensor(step[name]) for step in steps]).tolist() for name in names]
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]

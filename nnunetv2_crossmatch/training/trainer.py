@@ -1,25 +1,25 @@
-"""``nnUNetTrainerCrossMatch``: the host's trainer, learning from labeled and unlabeled images together.
+"""``nnUNetTrainerSemiSupervised``: the host's trainer, learning from labeled and unlabeled images together.
 
-Only host hooks are overridden; the method is in the modules that they call. Limit: U-Nets without cascade.
+Only host hooks are overridden; what is learned from the unlabeled images is the method's. Limit: U-Nets without cascade.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -31,21 +31,15 @@ from nnunetv2_crossmatch.data.loader import augmenter, host_in_this_process, see
 from nnunetv2_crossmatch.data.npz_cases import safe_to_augment
 from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
-from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes
-from nnunetv2_crossmatch.learning.losses import Criterion, LossRow, dice_classes, drawn_rows, loss_table
-from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
-from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
-from nnunetv2_crossmatch.learning.step import Drawn, Step, fits_in_memory, mixed
-from nnunetv2_crossmatch.learning.streams import LABELED, STREAMS, STRONG_VIEWS, TEACHER, VIEWS
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
-from nnunetv2_crossmatch.methods.settings import TRAINER_NAME, Settings, settings_from_name
-from nnunetv2_crossmatch.training.distributed import (
-    any_process,
-    average_gradients,
-    mean_over_processes,
-    same_everywhere,
-    wait_for_first,
-)
+from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
+from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.learning.streams import LABELED
+from nnunetv2_crossmatch.methods.method import Method, Optimizer
+from nnunetv2_crossmatch.methods.settings import CommonSettings
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
+from nnunetv2_crossmatch.training.distributed import mean_over_processes, same_everywhere, wait_for_first
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.progress import draw_curves
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
@@ -56,18 +50,28 @@ from nnunetv2_crossmatch.training.requirements import (
     refuse_unmet,
 )
 
-CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
-PSEUDO_DICE = "pseudo_dice"
-SOMETIMES = (PSEUDO_DICE, "agreement")
 GRADIENT_NORM = 12  # the host's
 COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
+HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
+METHOD_STATE = "method_state"
+"""Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
 
-class nnUNetTrainerCrossMatch(ParallelTrainer):
-    """Trainer for ``nnUNetv2_train -tr``; a name with tokens makes a subclass with other settings."""
+class nnUNetTrainerSemiSupervised(ParallelTrainer):
+    """Base of the trainers for ``nnUNetv2_train -tr``, which ``named`` makes of a method and settings.
 
-    settings = Settings()
+    Attributes:
+        method_class: what is learned from unlabeled images.
+        settings: of the run.
+        method: of this run.
+        steps_done: number of the next step in the run.
+        unlabeled_cases: names of the preprocessed unlabeled cases.
+        method_optimizers: of the method's own parameters.
+    """
+
+    method_class: ClassVar[type[Method]] = Method
+    settings: ClassVar[CommonSettings] = CommonSettings()
     initial_lr: float
     dataset_class: type[nnUNetBaseDataset]
 
@@ -80,6 +84,9 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         refuse_unmet(plans, configuration, device)
+        task = task_of(PlansManager(plans), configuration, dataset_json)
+        if problems := self.method_class.problems(self.settings, task):
+            raise UnsupportedError(*problems)
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.settings
         self.num_epochs = settings.epochs
@@ -89,9 +96,9 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         drawn = secrets.randbits(32) if self.record is None else self.record.seed
         self.seed = same_everywhere(drawn if settings.seed is None else settings.seed)
         self.steps_done = 0
-        self.stacked: bool | None = {"stacked": True, "sequential": False}.get(settings.execution)
         self.unlabeled_cases: list[str] = []
-        self._register_curves()
+        self.method = self.method_class(settings, task)
+        self.method_optimizers: list[Optimizer] = []
 
     # Set-up
 
@@ -104,14 +111,11 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        """The host's network behind the streams of CrossMatch, with the host's state dict."""
+        """The host's network with encoder and decoder callable apart, and with the host's state dict."""
         host = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        rates = {"weak": cls.settings.weak_dropout, "strong": cls.settings.strong_dropout}
-        kind, levels = cls.settings.dropout, cls.settings.levels
-        perturbations = {name: FeatureDropout(rate, kind, levels) for name, rate in rates.items()}
-        return CrossMatchNetwork(host, perturbations, recompute=bool(cls.settings.recompute))
+        return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     @staticmethod
     def get_training_transforms(*arguments: Any, **options: Any) -> BasicTransform:
@@ -119,7 +123,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         return repeatable(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     def initialize(self) -> None:
-        """The host's, with seeded weights and cases that may be augmented in place."""
+        """The host's, with seeded weights, cases that may be augmented in place, and the method's modules."""
         if self._do_i_compile():
             refuse_missing_compiler()
             torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
@@ -127,6 +131,35 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             seed_everything((self.seed,))
         super().initialize()
         self.dataset_class = safe_to_augment(self.dataset_class)
+        self._build_method()
+
+    def _build_method(self) -> None:
+        self.method.build(self.local_network, self._another_network)
+        self.method.to(self.device)
+        copy_from_first(self.method)
+        self.method_optimizers = self.method.optimizers(self._optimizer_like_main)
+        self.optimizer.register_step_post_hook(self._note_main_step)
+
+    def _another_network(self) -> torch.nn.Module:
+        """A network of the same form with weights of its own; compiled in place, which leaves its keys as they are."""
+        network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        )
+        if self._do_i_compile():
+            network.compile()
+        return network
+
+    def _optimizer_like_main(self, module: torch.nn.Module) -> Optimizer:
+        """Optimizer and schedule of ``module`` as the network has them."""
+        network, self.network = self.network, module
+        try:
+            return self.configure_optimizers()
+        finally:
+            self.network = network
 
     def _set_batch_size_and_oversample(self) -> None:
         planned = self.configuration_manager.configuration
@@ -139,7 +172,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+    def configure_optimizers(self) -> Optimizer:
         """The host's SGD, or AdamW under the host's schedule."""
         if self.settings.optimizer == "sgd":
             return super().configure_optimizers()
@@ -147,7 +180,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def run_training(self) -> None:
-        """As it is; with a token ``seed`` cuDNN takes kernels that repeat themselves, not the ones that time best."""
+        """The host's; with a token ``seed`` cuDNN takes kernels that repeat themselves, not the ones that time best."""
         with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
             super().run_training()
 
@@ -156,7 +189,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
     def on_train_start(self) -> None:
         """Make sure of the unlabeled cases, then start as the host does."""
         refuse_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
-        self.claim_folder()
+        self.lock_folder()
         if self.settings.unsupervised:
             self.unlabeled_cases = self._ready_unlabeled_cases()
         super().on_train_start()
@@ -195,7 +228,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
 
-    def made_of(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
+    def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
         """Settings, plans, labels and cases."""
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
         labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
@@ -208,11 +241,12 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
         }
 
-    def keep_record(self, now: RunRecord) -> None:
-        """As it is; settings that the package did not have when the run began are meant at their defaults."""
+    def write_run_record(self, now: RunRecord) -> None:
+        """As inherited; settings that the package did not have when the run began had their default values."""
         if self.record is not None:
-            self.record.made_of["settings"] = asdict(Settings()) | self.record.made_of.get("settings", {})
-        super().keep_record(now)
+            defaults = asdict(type(self.settings)())
+            self.record.inputs["settings"] = defaults | self.record.inputs.get("settings", {})
+        super().write_run_record(now)
 
     def _unlabeled_loader(self) -> nnUNetDataLoader:
         patch_size = self.configuration_manager.patch_size
@@ -224,7 +258,8 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
             patch_size, rotation, None, mirror_axes, dummy_2d, use_mask_for_norm=masks
         )
         strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
-        self.views = Views(transforms, strong, later=bool(self.settings.gpu_views))
+        count = len(self.method.unlabeled_views) - 1
+        self.views = Views(transforms, strong, count, on_device=bool(self.settings.gpu_views))
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
         cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # whatever the labeled ones are kept in
         if self.settings.diagnose:
@@ -243,32 +278,45 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
     # One step
 
     def train_step(self, batch: dict) -> dict:
-        """One step of ``method.md``'s five; with ``unsup0`` the host's own."""
+        """The gradients of the method, averaged over the processes, and the optimizers' step; ``unsup0``: the host's."""
         if not self.settings.unsupervised:
             return self.step_done(super().train_step(batch))
-        lesson = Lesson(self._rows(), self._criterion(), self._tau())
-        images, target = self._on_device(batch)
-        lesson.boxes, drawn = self._draw(images, lesson)
-        images = mixed(images, lesson.boxes)
-        weight = self.settings.unsupervised_at(self._progress())
-        if self.stacked is None:
-            self.stacked = self._stacked_fits(images, target, drawn, lesson)
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.stacked:
-            supervised = self._step(self.network).stacked(images, target, drawn, lesson, weight)
-        else:
-            supervised = self._step(self.local_network).sequential(images, target, drawn, lesson, weight)
-            if self.is_ddp:
-                average_gradients(self.network.parameters())
-        gradient_norm = self._descend()
+        step = self._step(batch)
+        if step.index == 0:
+            self.method.start(self.local_network)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        values = self.method.backward(step)
+        if self.is_ddp:
+            self._average_gradients()
+        gradient_norm = self._optimizer_step()
+        if self.main_stepped:
+            self.method.after_step(step)
         self.steps_done += 1
-        return self.step_done(lesson.report(supervised, weight) | self._diagnosis(batch, lesson), gradient_norm)
+        return self.step_done(values | self._diagnosis(batch, step), gradient_norm)
 
-    def _diagnosis(self, batch: dict, lesson: Lesson) -> dict[str, torch.Tensor]:
-        if not self.settings.diagnose:
-            return {}
-        truth = batch["unlabeled_segmentation"].to(self.device, non_blocking=True)
-        return {PSEUDO_DICE: mean_dice(lesson.labels[TEACHER].labels, truth, self.label_manager)}
+    def _step(self, batch: dict) -> Step:
+        images, target = self._on_device(batch)
+        progress = self.steps_done / (self.num_epochs * self.settings.iterations)
+        # Older torch would keep the casts that the teacher made without gradient, and the students would learn nothing.
+        amp = partial(torch.autocast, "cuda", cache_enabled=False) if self.device.type == "cuda" else nullcontext
+        return Step(
+            network=self.local_network,
+            images=images,
+            target=target,
+            task=self.method.task,
+            supervised_loss=self.loss,
+            local_supervised_loss=lambda *arguments: self.local_loss()(*arguments),
+            weight=self.settings.unsupervised_at(progress),
+            progress=progress,
+            index=self.steps_done,
+            seed=self.seed,
+            rank=self.local_rank,
+            distributed=self.distributed,
+            scale=self.grad_scaler.scale if self.grad_scaler is not None else lambda loss: loss,
+            autocast=amp,
+            log=self.print_to_log_file,
+        )
 
     def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
         """Images by view, labeled first, and the target, on the device."""
@@ -278,151 +326,144 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
 
         unlabeled = move(batch["unlabeled"])  # whole: a slice of pinned memory would have to be waited for
         if self.settings.gpu_views:
-            unlabeled = self._seen(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
-        images = {LABELED: move(batch["data"]), **dict(zip(VIEWS, unlabeled.unbind(1), strict=True))}
+            unlabeled = self._views_of(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
+        views = zip(self.method.unlabeled_views, unlabeled.unbind(1), strict=True)
         target = batch["target"]
-        return images, [move(scale) for scale in target] if isinstance(target, list) else move(target)
+        target = [move(scale) for scale in target] if isinstance(target, list) else move(target)
+        return {LABELED: move(batch["data"]), **dict(views)}, target
 
-    def _seen(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
-        """Views (U, 3, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
+    def _views_of(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
+        """Views (U, views, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
         seed_everything((self.seed, self.local_rank, 4, self.steps_done))
-        views = [self.views.seen(*sample)["image"] for sample in zip(crops, segmentations, strict=True)]
-        return torch.stack(views).unflatten(1, (len(VIEWS), -1))
-
-    def _rows(self) -> tuple[LossRow, ...]:
-        """The loss table of this step; equal in all processes, which sum its losses."""
-        table = loss_table(self.settings.eta)
-        return drawn_rows(table, self.settings.students, np.random.default_rng((self.seed, 0, 3, self.steps_done)))
-
-    def _draw(self, images: dict[str, torch.Tensor], lesson: Lesson) -> tuple[dict[str, list[Box | None]], Drawn]:
-        """Boxes of the strong views and feature perturbations of the streams: plain values, made of seed and step."""
-        entropy = np.random.SeedSequence((self.seed, self.local_rank, 2, self.steps_done))
-        rng = np.random.default_rng(entropy)
-        generator = torch.Generator(self.device).manual_seed(int(entropy.generate_state(1)[0]))
-        rows, _, *patch_size = images[lesson.views[0]].shape
-        boxes = {view: draw_boxes(rng, rows, patch_size, self.settings.cutmix) for view in STRONG_VIEWS}
-        network = self._bare_network
-        shapes = network.feature_shapes(rows, patch_size)
-        streams = {name: STREAMS[name].perturbation for name in (*lesson.teachers, *lesson.students)}
-        drawn = {
-            name: network.perturbations[kind].draw(shapes, generator, self.device)
-            for name, kind in streams.items()
-            if kind is not None
-        }
-        return boxes, drawn
-
-    def _progress(self) -> float:
-        return self.steps_done / (self.num_epochs * self.settings.iterations)
-
-    def _tau(self) -> float:
-        """The confidence threshold of this step."""
-        heads = self.label_manager.num_segmentation_heads
-        return self.settings.tau_at(self._progress(), heads if self.label_manager.has_regions else heads - 1)
-
-    def _criterion(self, distributed: bool | None = None) -> Criterion:
-        regions = self.label_manager.has_regions
-        return Criterion(
-            regions,
-            dice_classes(self.settings.classes, self.label_manager.num_segmentation_heads, regions),
-            self.settings.absent,
-            self.settings.criterion == "dicece",
-            self.settings.temperature,
-            self.distributed if distributed is None else distributed,
-        )
-
-    def _step(self, network: Any, supervised: Any = None) -> Step:
-        scale = self.grad_scaler.scale if self.grad_scaler is not None else lambda loss: loss
-        # Older torch would keep the casts that the teacher made without gradient, and the students would learn nothing.
-        amp = partial(torch.autocast, "cuda", cache_enabled=False) if self.device.type == "cuda" else nullcontext
-        return Step(network, supervised or self.loss, lambda loss: scale(loss).backward(), amp)
-
-    def _descend(self) -> torch.Tensor:
-        """Clip and step, as the host does, but never along a gradient that is not finite; its norm."""
-        scaler = self.grad_scaler
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM)
-        if scaler is not None:  # looks for itself whether the gradient is finite
-            scaler.step(self.optimizer)
-            scaler.update()
-        elif norm.isfinite():
-            self.optimizer.step()
-        return norm
+        samples = zip(crops, segmentations, strict=True)
+        views = [self.views.of_crop(*sample)["image"] for sample in samples]
+        return torch.stack(views).unflatten(1, (len(self.method.unlabeled_views), -1))
 
     @property
-    def _bare_network(self) -> CrossMatchNetwork:
-        return getattr(self.local_network, "_orig_mod", self.local_network)
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The network's optimizer, then the method's."""
+        return [self.optimizer, *(optimizer for optimizer, _ in self.method_optimizers)]
 
-    def _stacked_fits(self, images: dict[str, torch.Tensor], target: Any, drawn: Drawn, lesson: Lesson) -> bool:
-        """Try one stacked step, without exchange between processes, and see whether the memory suffices in all."""
-        lesson = Lesson(lesson.table, self._criterion(distributed=False), lesson.tau, lesson.boxes)
-        trial = self._step(self.local_network, supervised=self.local_loss())
-        fits = fits_in_memory(lambda: trial.stacked(images, target, drawn, lesson, 1.0), self.network)
-        stacked = not any_process(not fits, self.device)
-        if not stacked:
-            self.print_to_log_file("Not enough GPU memory for all streams at once: they run one after the other.")
-        return stacked
+    def _average_gradients(self) -> None:
+        """Average over the processes; the method's parameters count as 0 where a process has no gradient."""
+        own = [p for optimizer, _ in self.method_optimizers for p in parameters_of(optimizer)]
+        if any(p.grad is not None for p in own):
+            for p in own:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        average_gradients([*self.network.parameters(), *own])
+
+    def _optimizer_step(self) -> torch.Tensor:
+        """Clip and step each optimizer that has gradients, as the host does; returns the largest gradient norm."""
+        self.main_stepped = False
+        with_gradient = [each for each in self.optimizers if any(p.grad is not None for p in parameters_of(each))]
+        norms = [self._clip_and_step(optimizer) for optimizer in with_gradient]
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
+        return torch.stack(norms).max()
+
+    def _clip_and_step(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        """One optimizer's step, never along a gradient that is not finite; the norm before clipping."""
+        scaler = self.grad_scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), GRADIENT_NORM)
+        if scaler is not None:  # looks for itself whether the gradient is finite
+            scaler.step(optimizer)
+        elif norm.isfinite():
+            optimizer.step()
+        return norm
+
+    def _note_main_step(self, *_: Any) -> None:
+        # A gradient scaler does not say whether it skipped the step; the optimizer's own hook does, without a look at
+        # the device.
+        self.main_stepped = True
+
+    def _diagnosis(self, batch: dict, step: Step) -> dict[str, torch.Tensor]:
+        if not self.settings.diagnose or step.pseudo_labels is None:
+            return {}
+        truth = batch["unlabeled_segmentation"].to(self.device, non_blocking=True)
+        return {"pseudo_dice": mean_dice(step.pseudo_labels.labels, truth, self.label_manager)}
 
     # Curves, checkpoints
 
     @property
-    def curves(self) -> tuple[str, ...]:
-        """Names of what an epoch logs beside the host's values."""
-        if not self.settings.unsupervised:
-            return ()
-        return (*CURVES, PSEUDO_DICE) if self.settings.diagnose else CURVES
-
-    def _register_curves(self) -> None:
-        """The host's logger takes known keys only, one value per epoch; a resumed checkpoint brings its own dict."""
-        curves = self.logger.local_logger.my_fantastic_logging
-        for name in self.curves:
-            curves.setdefault(name, [float("nan")] * self.current_epoch)
+    def curves(self) -> dict[str, list[float]]:
+        """The curves beside the host's: a value per epoch by name."""
+        logged = self.logger.local_logger.my_fantastic_logging
+        return {name: values for name, values in logged.items() if name not in HOST_CURVES}
 
     def on_train_epoch_start(self) -> None:
         """The host's; draws follow from the number of steps."""
         super().on_train_epoch_start()
+        for _, schedule in self.method_optimizers:
+            schedule.step(self.current_epoch)
         self.steps_done = self.current_epoch * self.settings.iterations + len(self.steps)
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         """Log the means of the epoch's steps, those from before an interruption among them."""
         steps = self.steps.fetched()
         if self.settings.unsupervised:
-            means = {name: mean_over_processes(values_of(steps, name)) for name in ("loss", *self.curves)}
+            means = {name: mean_over_processes(values) for name, values in curve_values(steps).items()}
             steps = [{"loss": means.pop("loss")}]
-            for name, value in means.items():
-                self.logger.log(name, value, self.current_epoch)
-            self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
+            self._log_curves(means)
         super().on_train_epoch_end(steps)
+
+    def _log_curves(self, means: Mapping[str, float]) -> None:
+        """Log every curve; the host's logger takes known names only, and one value per epoch."""
+        logged = self.logger.local_logger.my_fantastic_logging
+        for name in dict.fromkeys((*self.curves, *means)):
+            logged.setdefault(name, [math.nan] * self.current_epoch)
+            self.logger.log(name, means.get(name, math.nan), self.current_epoch)
+        self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
 
     def on_epoch_end(self) -> None:
         """The host's, and our curves beside its own."""
         super().on_epoch_end()
         if self.settings.unsupervised and self.local_rank == 0:
-            logged = self.logger.local_logger.my_fantastic_logging
-            draw_curves(
-                {name: logged[name] for name in self.curves}, Path(self.output_folder) / "progress_crossmatch.png"
-            )
+            draw_curves(self.curves, Path(self.output_folder) / "progress_crossmatch.png")
 
-    def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As it is; adds the curves that the checkpoint lacks."""
-        super().load_checkpoint(filename_or_checkpoint)
-        self._register_curves()
+    def extra_entries(self) -> dict[str, Any]:
+        """Modules and optimizers of the method, if it has any."""
+        modules, optimizers = self.method.state_dict(), [each.state_dict() for each, _ in self.method_optimizers]
+        return {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
+
+    def restore_extra_entries(self, file: Path) -> None:
+        """Restore what the method remembers.
+
+        Raises:
+            InputError: the checkpoint is of a run that did not have it.
+        """
+        if not self.extra_entries():
+            return
+        saved = load_checkpoint(file, self.device).get(METHOD_STATE)
+        if saved is None:
+            detail = f"it holds no state of {type(self.method).__name__}, whose training goes on from more than weights"
+            fix = "continue with the trainer that wrote it, or train anew without --c"
+            raise InputError(Problem("checkpoint of another method", file, detail, fix))
+        self.method.load_state_dict(saved["modules"])
+        for (optimizer, _), state in zip(self.method_optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
 
 
-def values_of(steps: list[dict], name: str) -> list[float]:
-    """An epoch's values of one curve; steps that have none (no foreground, no assistant drawn) are left out."""
-    values = [step[name] for step in steps]
-    return [value for value in values if not math.isnan(value)] or [math.nan] if name in SOMETIMES else values
+def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
+    """What a method needs to know of the labels."""
+    labels = plans_manager.get_label_manager(dataset_json)
+    dimensions = len(plans_manager.get_configuration(configuration).patch_size)
+    return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label)
 
 
-@cache
-def trainer_class(name: str) -> type[nnUNetTrainerCrossMatch]:
-    """The trainer of that name: its settings are in the name. One class per name, so that pickling finds it again."""
-    namespace = {"settings": settings_from_name(name), "__module__": __name__, "__qualname__": name}
-    return cast(type[nnUNetTrainerCrossMatch], type(name, (nnUNetTrainerCrossMatch,), namespace))
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """All parameters that ``optimizer`` changes."""
+    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def __getattr__(name: str) -> Any:
-    if name.startswith(f"{TRAINER_NAME}_"):
-        return trainer_class(name)
-    raise AttributeError(f"module {__name__} has no attribute {name}")
+def curve_values(steps: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """An epoch's values by curve. Values that are not losses may be NaN in steps without one; these are left out."""
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {name: _known([step[name] for step in steps if name in step], name) for name in names}
+
+
+def _known(values: list[float], name: str) -> list[float]:
+    if name.startswith("loss"):
+        return values
+    return [value for value in values if not math.isnan(value)] or [math.nan]

@@ -14,7 +14,7 @@ from real_volumes import DATA, thinned
 
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.methods.settings import settings_from_name
+from nnunetv2_crossmatch.methods.names import settings_from_name
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 sys.path.append(str(BENCHMARKS))

@@ -118,16 +118,18 @@ def test_views_keep_all_channels_in_order():
 
 
 @pytest.mark.parametrize("recipe", ["host", "authors"])
-def test_views_made_later_are_the_views_made_at_once(recipe):
+def test_views_made_later_are_the_views_made_in_loader(recipe):
     intensity = authors_intensity(2) if recipe == "authors" else None
-    at_once, later = (Views(repeatable(host_transforms(masks=(True,))), intensity, when) for when in (False, True))
+    in_loader, on_device = (
+        Views(repeatable(host_transforms(masks=(True,))), intensity, on_device=where) for where in (False, True)
+    )
     for value in range(10):
         seed(value)
-        expected = at_once(**crop())
+        expected = in_loader(**crop())
         seed(value)
-        moved = later(**crop())
+        moved = on_device(**crop())
         assert moved["image"].shape == crop()["image"].shape
-        assert torch.equal(later.seen(moved["image"], moved["segmentation"])["image"], expected["image"])
+        assert torch.equal(on_device.of_crop(moved["image"], moved["segmentation"])["image"], expected["image"])
 
 
 def test_the_blur_is_always_computed_the_same_way():

@@ -10,7 +10,8 @@ from matplotlib.image import imread
 from nnunetv2_crossmatch.cli.demo import checked_folder
 from nnunetv2_crossmatch.demo.run import FULL, PLANS, chosen_cases, small_plans, table
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.methods.settings import Settings, settings_from_name
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
+from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training import supervised
 
 
@@ -40,7 +41,7 @@ def test_both_trainers_make_equally_many_steps():
 
 
 def test_crossmatch_runs_with_its_default_settings():
-    assert settings_from_name(FULL.trainers["CrossMatch"]) == Settings(FULL.epochs, FULL.iterations, 2)
+    assert settings_from_name(FULL.trainers["CrossMatch"]) == CrossMatchSettings(FULL.epochs, FULL.iterations, 2)
 
 
 @pytest.mark.parametrize("stages", [3, 4, 6])

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_crossmatch.methods.settings import PRESETS, Settings, settings_from_name
+from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 ROOT = Path(__file__).parents[2]
+OURS = "|".join(method.Settings.trainer for method in METHODS)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"]
 
 
@@ -28,14 +29,15 @@ def table_row(setting) -> str:
     return f"| {tokens} | {default} | {meta['meaning']} | {meta['source']} |"
 
 
-@pytest.mark.parametrize("setting", fields(Settings), ids=lambda setting: setting.name)
-def test_every_setting_stands_in_the_table(setting):
-    assert table_row(setting) in (ROOT / "docs" / "settings.md").read_text().splitlines()
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_every_setting_of_a_method_stands_in_a_table(method):
+    rows = (ROOT / "docs" / "settings.md").read_text().splitlines()
+    assert not [row for row in map(table_row, fields(method.Settings)) if row not in rows]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_trainer_names_in_documents_are_valid(document):
-    for name in set(re.findall(r"nnUNetTrainerCrossMatch(?:_[A-Za-z0-9]+)*", document.read_text())):
+    for name in set(re.findall(rf"(?:{OURS})(?:_[A-Za-z0-9]+)*", document.read_text())):
         assert settings_from_name(name)
 
 
@@ -59,7 +61,9 @@ def test_commands_in_documents_exist(document):
 
 def test_presets_stand_in_the_table():
     text = (ROOT / "docs" / "settings.md").read_text()
-    assert all(f"| `{name}` |" in text for name in PRESETS)
+    rows = re.findall(r"^\| `(\w+)` \(([\w, ]+)\) \|", text, re.MULTILINE)
+    listed = {(preset, method) for preset, methods in rows for method in methods.split(", ")}
+    assert listed == {(preset, method.__name__) for method in METHODS for preset in method.presets}
 
 
 def documented_flags(document: Path) -> list[tuple[str, list[str]]]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small import crossmatch_network, host_network, random_step
+from small import host_network, random_step
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunetv2_crossmatch.errors import UnsupportedError
-from nnunetv2_crossmatch.learning.network import CrossMatchNetwork
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.methods.crossmatch import loss_table
 
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
+TABLE = loss_table(0.3)
+ROLES = {"views": TABLE.views, "teachers": TABLE.teachers, "students": TABLE.students}
 
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_state_dict_and_prediction_are_the_hosts(residual, dimensions):
     host = host_network(dimensions, 3, residual)
-    ours = crossmatch_network(host)
+    ours = EncoderDecoder(host)
     assert list(ours.state_dict()) == list(host.state_dict())
     image = random_step(ours, 1, 2).images["labeled"].float()
     assert all(torch.equal(a, b) for a, b in zip(ours(image), host(image), strict=True))
@@ -28,14 +30,14 @@ def test_state_dict_and_prediction_are_the_hosts(residual, dimensions):
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_feature_shapes_are_those_of_the_encoder(residual, dimensions):
-    network = crossmatch_network(host_network(dimensions, 2, residual))
+    network = EncoderDecoder(host_network(dimensions, 2, residual))
     image = random_step(network, 3, 2).images["labeled"].float()
     assert network.feature_shapes(3, image.shape[2:]) == [tuple(f.shape) for f in network.encoder(image)]
 
 
 @pytest.mark.parametrize("deep_supervision", [False, True])
 def test_labeled_output_has_the_form_that_the_hosts_loss_expects(deep_supervision):
-    network = crossmatch_network(host_network(2, 2, deep_supervision=deep_supervision)).double()
+    network = EncoderDecoder(host_network(2, 2, deep_supervision=deep_supervision)).double()
     step = random_step(network, 3, 2)
     labeled = network(step.images, mode="stacked", drawn=step.drawn, **ROLES).labeled
     own = network(step.images["labeled"])
@@ -47,7 +49,7 @@ def test_labeled_output_has_the_form_that_the_hosts_loss_expects(deep_supervisio
 
 
 def test_lower_heads_see_labeled_rows_only():
-    network = crossmatch_network(host_network(2, 2)).double()
+    network = EncoderDecoder(host_network(2, 2)).double()
     step, seen = random_step(network, 3, 2), []
     for head in network.decoder.seg_layers[:-1]:
         head.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
@@ -57,13 +59,13 @@ def test_lower_heads_see_labeled_rows_only():
 
 def test_a_network_without_encoder_and_decoder_is_refused_in_one_line():
     with pytest.raises(UnsupportedError, match=r"Linear has no U-Net encoder and decoder.*Fix: ") as raised:
-        CrossMatchNetwork(nn.Linear(2, 2), {})
+        EncoderDecoder(nn.Linear(2, 2))
     assert "\n" not in str(raised.value)
 
 
 def test_an_unknown_mode_is_an_error():
     with pytest.raises(ValueError, match="mode must be"):
-        crossmatch_network(host_network(2, 2))(torch.zeros(1, 1, 16, 16), mode="stack")
+        EncoderDecoder(host_network(2, 2))(torch.zeros(1, 1, 16, 16), mode="stack")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_an_unknown_mode_is_an_error():
 def test_compiled_steps_equal_eager_ones_and_are_compiled_once(backend, device, tolerance):
     """Fresh masks every step must not recompile; aot_eager is the compiler's front end without its code generator."""
     torch.manual_seed(0)
-    network = crossmatch_network(host_network(2, 2)).to(device)
+    network = EncoderDecoder(host_network(2, 2)).to(device)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(network, backend=counter)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_crossmatch.learning.perturbation import SELU_NEGATIVE_SATURATION, FeatureDropout
+from nnunetv2_crossmatch.learning.perturbation import SELU_NEGATIVE_SATURATION, FeatureDropout, perturbed
 
 SHAPES = [(64, 32, 8, 8), (64, 16, 4, 4)]
 
@@ -22,7 +22,7 @@ def normal_features() -> list[torch.Tensor]:
 @pytest.mark.parametrize("rate", [0.25, 0.75])
 def test_channel_dropout_zeroes_whole_channels_and_scales_the_rest(rate):
     dropout, features = FeatureDropout(rate), normal_features()
-    for before, after in zip(features, dropout(features, draw(dropout)), strict=True):
+    for before, after in zip(features, perturbed(features, draw(dropout)), strict=True):
         dropped = (after == 0).flatten(2).all(2)
         assert dropped.float().mean().item() == pytest.approx(rate, abs=0.05)
         assert torch.allclose(after[~dropped], before[~dropped] / (1 - rate))
@@ -31,7 +31,7 @@ def test_channel_dropout_zeroes_whole_channels_and_scales_the_rest(rate):
 @pytest.mark.parametrize("kind", ["alpha", "featurealpha"])
 def test_alpha_dropout_keeps_mean_and_variance(kind):
     dropout = FeatureDropout(0.25, kind)
-    for after in dropout(normal_features(), draw(dropout)):
+    for after in perturbed(normal_features(), draw(dropout)):
         assert after.mean().item() == pytest.approx(0, abs=0.1)
         assert after.var().item() == pytest.approx(1, abs=0.1)
 
@@ -42,7 +42,7 @@ def test_alpha_dropout_keeps_mean_and_variance(kind):
 def test_alpha_dropout_maps_values_as_torch_does(kind, torch_kind):
     rate, value = 0.25, 0.7
     ours = FeatureDropout(rate, kind)
-    mine = ours([torch.full(shape, value) for shape in SHAPES], draw(ours))[0].unique()
+    mine = perturbed([torch.full(shape, value) for shape in SHAPES], draw(ours))[0].unique()
     theirs = torch_kind(rate)(torch.full(SHAPES[0], value)).unique()
     assert torch.allclose(mine, theirs, atol=1e-6)
     assert len(mine) == 2
@@ -60,20 +60,20 @@ def test_saturation_constant_is_that_of_selu():
 
 def test_bottleneck_only_leaves_the_skips_alone():
     dropout, features = FeatureDropout(0.5, levels="bottleneck"), normal_features()
-    after = dropout(features, draw(dropout))
+    after = perturbed(features, draw(dropout))
     assert after[0] is features[0]
     assert not torch.equal(after[1], features[1])
 
 
-def test_evaluation_mode_is_the_identity():
-    dropout, features = FeatureDropout(0.5).eval(), normal_features()
-    assert all(torch.equal(a, b) for a, b in zip(dropout(features, draw(dropout)), features, strict=True))
+def test_without_a_perturbation_the_features_stay_the_same_list():
+    features = normal_features()
+    assert perturbed(features, None) is features
 
 
 def test_same_draw_gives_same_features_and_another_seed_others():
     dropout, features = FeatureDropout(0.5, "alpha"), normal_features()
     drawn = draw(dropout)
-    assert all(torch.equal(a, b) for a, b in zip(dropout(features, drawn), dropout(features, drawn), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(perturbed(features, drawn), perturbed(features, drawn), strict=True))
     assert torch.equal(draw(dropout)[0].scale, drawn[0].scale)
     assert not torch.equal(draw(dropout, seed=1)[0].scale, drawn[0].scale)
 
@@ -81,8 +81,4 @@ def test_same_draw_gives_same_features_and_another_seed_others():
 def test_half_precision_stays_half():
     dropout = FeatureDropout(0.5, "alpha")
     halves = [level.half() for level in normal_features()]
-    assert {level.dtype for level in dropout(halves, draw(dropout))} == {torch.float16}
-
-
-def test_dropout_adds_nothing_to_the_state_dict():
-    assert not FeatureDropout(0.5).state_dict()
+    assert {level.dtype for level in perturbed(halves, draw(dropout))} == {torch.float16}

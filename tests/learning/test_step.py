@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import reference
 import torch
-from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
+from small import gradient, host_network, random_step, run_step, supervised_loss, unsupervised_loss
 
-from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes, drawn_rows, loss_table
-from nnunetv2_crossmatch.learning.step import Step, fits_in_memory, mixed
-from nnunetv2_crossmatch.learning.streams import STREAMS
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
+from nnunetv2_crossmatch.learning.execution import fits_in_memory
+from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
+from nnunetv2_crossmatch.methods.crossmatch import STREAMS, loss_table
 
 ETA, U = 0.3, 0.5
-ROLES = {"teachers": ("wn",), "students": ("s1", "s2", "ww", "ws", "sw", "ss")}
+TABLE = loss_table(ETA)
+ROLES = {"views": TABLE.views, "teachers": TABLE.teachers, "students": TABLE.students}
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +29,10 @@ def _seeded() -> None:
     torch.manual_seed(1)
 
 
-def run(network, step, execution, criterion, tau=0.5, weight=U, table=loss_table(ETA)):  # noqa: B008
-    lesson = Lesson(table, criterion, tau, step.boxes)
+def run(network, step, execution, criterion, tau=0.5, weight=U, table=TABLE):
+    loss = unsupervised_loss(step, criterion, tau, table)
     network.zero_grad()
-    images = mixed(step.images, step.boxes)
-    supervised = getattr(Step(network, supervised_loss), execution)(images, None, step.drawn, lesson, weight)
-    return lesson.report(supervised, weight)
+    return loss.values(run_step(network, step, execution, loss, weight), weight)
 
 
 def expected(network, step, criterion, tau=0.5, weight=U):
@@ -46,7 +47,7 @@ def expected(network, step, criterion, tau=0.5, weight=U):
 
 
 def network_for(dimensions, channels, **kwargs):
-    return crossmatch_network(host_network(dimensions, channels, **kwargs)).double()
+    return EncoderDecoder(host_network(dimensions, channels, **kwargs)).double()
 
 
 @pytest.mark.parametrize("execution", ["stacked", "sequential"])
@@ -91,8 +92,8 @@ def test_every_criterion_setting_equals_the_slow_statement(options):
 @pytest.mark.parametrize("kind", ["channel", "alpha", "featurealpha"])
 @pytest.mark.parametrize("levels", ["all", "bottleneck"])
 def test_stacked_and_sequential_give_the_same_gradient(residual, dimensions, kind, levels):
-    network = crossmatch_network(host_network(dimensions, 2, residual), kind, levels).double()
-    step = random_step(network, 2, 2)
+    network = EncoderDecoder(host_network(dimensions, 2, residual)).double()
+    step = random_step(network, 2, 2, kind=kind, levels=levels)
     criterion = Criterion(False, (1,))
     reports = {
         name: run(network, step, name, criterion) | {"g": gradient(network)} for name in ("stacked", "sequential")
@@ -111,7 +112,7 @@ def test_each_stream_of_the_stacked_decode_equals_its_own_decode(dimensions):
     for name, logits in output.streams.items():
         stream = STREAMS[name]
         features = network(step.images[stream.view], mode="encode")
-        own = network(features, mode="decode", perturbation=stream.perturbation, drawn=step.drawn.get(name))[0]
+        own = network(features, mode="decode", drawn=step.drawn.get(name))[0]
         assert torch.allclose(logits, own, rtol=0, atol=1e-12), name
     for head, own in zip(output.labeled, network(step.images["labeled"]), strict=True):
         assert torch.allclose(head, own, rtol=0, atol=1e-12)
@@ -125,16 +126,16 @@ def test_teacher_gets_no_gradient():
 
 
 def test_teacher_keeps_no_graph_in_the_sequential_execution(monkeypatch):
-    network, taught = network_for(2, 2), {}
-    teach = Lesson.teach
+    network, labelers = network_for(2, 2), {}
+    add = UnsupervisedLoss.add_pseudo_labels
 
     def remember(self, stream, logits):
-        taught[stream] = logits.requires_grad
-        teach(self, stream, logits)
+        labelers[stream] = logits.requires_grad
+        add(self, stream, logits)
 
-    monkeypatch.setattr(Lesson, "teach", remember)
+    monkeypatch.setattr(UnsupervisedLoss, "add_pseudo_labels", remember)
     run(network, random_step(network, 2, 2), "sequential", Criterion(False, (1,)))
-    assert [stream for stream, with_gradient in taught.items() if not with_gradient] == ["wn"]
+    assert [stream for stream, with_gradient in labelers.items() if not with_gradient] == ["wn"]
 
 
 def test_without_a_valid_voxel_only_the_supervised_loss_moves_the_network():
@@ -149,8 +150,7 @@ def test_without_a_valid_voxel_only_the_supervised_loss_moves_the_network():
 
 
 def test_table_sums_to_the_weights_of_the_paper():
-    table = loss_table(0.3)
-    share = {part: sum(r.weight * r.factor for r in table if r.part == part) for part in ("ip", "tkd", "dkd")}
+    share = {part: sum(r.weight * r.factor for r in TABLE.rows if r.part == part) for part in ("ip", "tkd", "dkd")}
     assert share == pytest.approx({"ip": 1, "tkd": 0.7, "dkd": 0.3})
 
 
@@ -159,8 +159,8 @@ def test_a_subset_of_students_gives_the_same_gradient_stacked_and_sequential(cou
     network, criterion = network_for(2, 3), Criterion(False, (0, 1, 2))
     step, rng = random_step(network, 2, 2), np.random.default_rng(count)
     for _ in range(4):
-        table = drawn_rows(loss_table(ETA), count, rng)
-        assert len({row.student for row in table}) == count
+        table = TABLE.drawn(count, rng)
+        assert len(table.students) == count
         reports = {name: run(network, step, name, criterion, table=table)["loss"] for name in ("stacked",)}
         stacked = gradient(network)
         reports["sequential"] = run(network, step, "sequential", criterion, table=table)["loss"]
@@ -172,19 +172,19 @@ def test_a_subset_of_students_gives_the_same_gradient_stacked_and_sequential(cou
 def test_the_mean_gradient_over_all_subsets_of_students_is_the_whole_one(count):
     """Unbiased: every subset once, as equally likely draws."""
     network, criterion = network_for(2, 2), Criterion(False, (1,))
-    step, table = random_step(network, 2, 2), loss_table(ETA)
+    step = random_step(network, 2, 2)
     run(network, step, "stacked", criterion)
     whole, gradients = gradient(network).clone(), []
     for chosen in itertools.combinations(range(6), count):
-        rows = drawn_rows(table, count, SimpleNamespace(choice=lambda *_, chosen=chosen, **__: chosen))
-        run(network, step, "stacked", criterion, table=rows)
+        table = TABLE.drawn(count, SimpleNamespace(choice=lambda *_, chosen=chosen, **__: chosen))
+        run(network, step, "stacked", criterion, table=table)
         gradients.append(gradient(network).clone())
     assert (torch.stack(gradients).mean(0) - whole).norm() / whole.norm() < 1e-10
 
 
 def test_a_step_without_assistants_reports_all_values_on_the_device_of_the_logits():
     network, step = network_for(2, 2), random_step(network_for(2, 2), 2, 2)
-    table = [row for row in loss_table(ETA) if row.student == "s1"]
+    table = replace(TABLE, rows=tuple(row for row in TABLE.rows if row.student == "s1"))
     report = run(network, step, "stacked", Criterion(False, (1,)), table=table)
     assert {name for name, value in report.items() if not isinstance(value, torch.Tensor)} == {"unsup_weight"}
     assert report["loss_tkd"] == report["loss_dkd"] == 0
@@ -192,13 +192,13 @@ def test_a_step_without_assistants_reports_all_values_on_the_device_of_the_logit
 
 
 def test_all_students_leave_the_table_as_it_is():
-    assert drawn_rows(loss_table(ETA), 6, np.random.default_rng(0)) == loss_table(ETA)
+    assert TABLE.drawn(6, np.random.default_rng(0)) == TABLE
 
 
 @pytest.mark.parametrize("execution", ["stacked", "sequential"])
 @pytest.mark.parametrize("residual", [False, True])
 def test_recomputed_activations_give_the_same_gradient(execution, residual):
-    network = crossmatch_network(host_network(2, 2, residual)).double()
+    network = EncoderDecoder(host_network(2, 2, residual)).double()
     step, criterion = random_step(network, 2, 2), Criterion(False, (1,))
     run(network, step, execution, criterion)
     held, calls = gradient(network).clone(), []

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.methods.settings import PRESETS, Settings, settings_from_name
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings as Settings
+from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 
 def values(setting) -> st.SearchStrategy:
@@ -23,9 +25,12 @@ def values(setting) -> st.SearchStrategy:
     return st.floats(low, high if high is not None else 1e6, allow_nan=False).map(abs)
 
 
-some_settings = st.fixed_dictionaries({}, optional={setting.name: values(setting) for setting in fields(Settings)}).map(
-    lambda changed: replace(Settings(), **changed)
-)
+def settings_of(method) -> st.SearchStrategy:
+    optional = {setting.name: values(setting) for setting in fields(method.Settings)}
+    return st.fixed_dictionaries({}, optional=optional).map(lambda changed: replace(method.Settings(), **changed))
+
+
+some_settings = st.sampled_from(METHODS).flatmap(settings_of)
 
 
 @given(some_settings)
@@ -51,10 +56,10 @@ def test_tokens_of_the_readme():
     assert read == expected
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", CrossMatch.presets)
 def test_presets_combine_with_tokens(preset):
     read = settings_from_name(f"nnUNetTrainerCrossMatch_{preset}_eta0p1_5epochs")
-    assert read == replace(Settings(), **{**PRESETS[preset], "eta": 0.1, "epochs": 5})
+    assert read == replace(Settings(), **{**CrossMatch.presets[preset], "eta": 0.1, "epochs": 5})
 
 
 def test_presets_are_the_published_settings():
@@ -86,6 +91,29 @@ def test_a_wrong_token_is_one_line_that_lists_the_valid_ones(token, why):
     assert why in message
     assert "\n" not in message
     assert all(word in message for word in ("<n>epochs", "eta<x>", "channel|alpha|featurealpha", "LA (preset"))
+
+
+def test_a_token_of_another_method_is_refused_with_the_methods_that_have_it():
+    with pytest.raises(InputError, match=r"'eta0p3' is a token of CrossMatch only\. Fix: use the valid tokens: <n>epochs"):
+        settings_from_name("nnUNetTrainerFixMatch_eta0p3")
+    with pytest.raises(InputError, match="'featdrop0p5' is a token of UniMatch only"):
+        settings_from_name("nnUNetTrainerCrossMatch_featdrop0p5")
+
+
+def test_a_trainer_that_is_none_of_ours_is_refused_with_the_names_of_ours():
+    with pytest.raises(InputError, match=r"none of ours\. Fix: use nnUNetTrainerCrossMatch, nnUNetTrainerFixMatch"):
+        settings_from_name("nnUNetTrainer_5epochs")
+
+
+def test_the_canonical_name_does_not_move():
+    """Results folders of protocols are named by it."""
+    name = (
+        "nnUNetTrainerCrossMatch_9epochs_iters8_valiters7_eta0p2_tau0p6_tauend0p7_weak0p1_strong0p5_dropalpha_"
+        "levelsbottleneck_temp0p5_absentskip_classesall_criteriondicece_unsup1_warmup0p3_cutmix0p25_viewsauthors_"
+        "gpuviews1_batch4_ubatch6_execsequential_students2_recompute1_optadamw_lr0p0001_seed3_verify0_diagnose1"
+    )
+    backwards = "_".join([name.split("_")[0], *name.split("_")[:0:-1]])
+    assert settings_from_name(backwards).trainer_name == name
 
 
 def test_a_token_given_twice_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from conftest import TinyDataset
 from trainers import make_trainer
 
 from nnunetv2_crossmatch.learning.perturbation import Perturbation
-from nnunetv2_crossmatch.learning.streams import STRONG_VIEWS
+from nnunetv2_crossmatch.learning.step import Step
+from nnunetv2_crossmatch.learning.streams import StreamTable
 from nnunetv2_crossmatch.training.distributed import share
 
 NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5_cutmix0_batch4"
@@ -43,16 +45,15 @@ def rows(value: Any, start: int, stop: int) -> Any:
 
 def with_joined_draws(trainer: Any, start: int, stop: int) -> Any:
     """Let the trainer draw for the joined batch and take the rows of this process."""
-    own_draw, rank = trainer._draw, trainer.local_rank
+    own_draw = trainer.method.draw
 
-    def draw(images: dict[str, torch.Tensor], lesson: Any) -> Any:
-        trainer.local_rank = 0
-        _, drawn = own_draw({view: torch.zeros(4, *image.shape[1:]) for view, image in images.items()}, lesson)
-        trainer.local_rank = rank
-        boxes = {view: [None] * (stop - start) for view in STRONG_VIEWS}
+    def draw(step: Step, table: StreamTable) -> Any:
+        images = {view: torch.zeros(4, *image.shape[1:]) for view, image in step.images.items()}
+        boxes, drawn = own_draw(replace(step, rank=0, images=images), table)
+        boxes = {view: [None] * (stop - start) for view in boxes}
         return boxes, {name: rows(levels, start, stop) for name, levels in drawn.items()}
 
-    trainer._draw = draw
+    trainer.method.draw = draw
     return trainer
 
 

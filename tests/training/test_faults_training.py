@@ -30,9 +30,10 @@ from nnunetv2_crossmatch.data.manifest import read_manifest, write_manifest
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.folders import partial_path
 from nnunetv2_crossmatch.training import interruption
-from nnunetv2_crossmatch.training import lock as run_lock
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
-from nnunetv2_crossmatch.training.trainer import nnUNetTrainerCrossMatch
+from nnunetv2_crossmatch.training.lock import lock_folder
+from nnunetv2_crossmatch.training.named import trainer_class
+from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 NAME = "nnUNetTrainerCrossMatch_3epochs_iters3_valiters2_seed7"
 ONE_EPOCH = "nnUNetTrainerCrossMatch_1epochs_iters3_valiters2_seed7"
@@ -43,7 +44,7 @@ TESTS = Path(__file__).parent
 def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take longer than everything else on data as small as this."""
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)
-    monkeypatch.setattr(nnUNetTrainerCrossMatch, "plot_network_architecture", lambda self: None)
+    monkeypatch.setattr(nnUNetTrainerSemiSupervised, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr("nnunetv2_crossmatch.training.trainer.draw_curves", lambda curves, file: None)
 
 
@@ -145,7 +146,7 @@ def test_27_a_cascade_is_refused_in_one_line(tiny_copy: TinyDataset) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_28_without_gpu_the_option_for_the_cpu_is_told(tiny_copy: TinyDataset) -> None:
     plans = {**json.loads(tiny_copy.plans_file.read_text()), "continue_training": False}
-    told = in_trouble(lambda: nnUNetTrainerCrossMatch(plans, "2d", "all", {}, torch.device("cuda")))
+    told = in_trouble(lambda: trainer_class("nnUNetTrainerCrossMatch")(plans, "2d", "all", {}, torch.device("cuda")))
     assert told.startswith("error: no GPU: ")
     assert "-device cpu" in told
 
@@ -301,7 +302,7 @@ from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 tiny = TinyDataset(Path(sys.argv[2]))
 durable.SAVE_SECONDS = 0  # after every step
 LocalLogger.plot_progress_png = trainer.draw_curves = lambda *arguments: None
-trainer.nnUNetTrainerCrossMatch.plot_network_architecture = lambda self: None
+trainer.nnUNetTrainerSemiSupervised.plot_network_architecture = lambda self: None
 name = "nnUNetTrainerCrossMatch_900epochs_iters3_valiters1"
 recursive_find_trainer_class_by_name(name)  # imports half the world; the children have it then
 folder = tiny.results / f"{name}__nnUNetPlans__2d" / "fold_all"
@@ -462,8 +463,8 @@ def test_34_a_full_disk_keeps_the_checkpoint_before_and_nothing_else(prepared_co
 HOLD = """
 import sys, time
 from pathlib import Path
-from nnunetv2_crossmatch.training.lock import claim
-lock = claim(Path(sys.argv[1]))
+from nnunetv2_crossmatch.training.lock import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
 """
@@ -487,7 +488,7 @@ def test_35_a_second_process_is_refused_and_a_killed_one_forgotten(prepared_copy
 
 
 def test_35_the_lock_outlives_the_loaders_workers(tmp_path: Path) -> None:
-    lock = run_lock.claim(tmp_path)
+    lock = lock_folder(tmp_path)
     loader = augmenter(Draws(1), None, (1, 0, 0), 0, 2, pin_memory=False)
     next(loader)
     loader._finish()
@@ -651,7 +652,6 @@ def quick(tiny: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> Any:
         trainer.saved += filename.endswith("checkpoint_latest.pth")
 
     monkeypatch.setattr(durable.nnUNetTrainer, "on_epoch_end", host_ends_epoch)
-    monkeypatch.setattr("nnunetv2_crossmatch.training.trainer.CURVES", ())
     monkeypatch.setattr(trainer, "save_checkpoint", save)
     return trainer
 

@@ -9,12 +9,12 @@ import pytest
 import small
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from small import crossmatch_network, gradient, host_network, random_step, supervised_loss
+from small import gradient, host_network, random_step, run_step, unsupervised_loss
 
 from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
-from nnunetv2_crossmatch.learning.losses import Criterion, loss_table
-from nnunetv2_crossmatch.learning.step import Step, fits_in_memory, mixed
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
+from nnunetv2_crossmatch.learning.execution import fits_in_memory
+from nnunetv2_crossmatch.learning.losses import Criterion
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,15 +24,14 @@ pytestmark = [
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
-    network = crossmatch_network(host_network(dimensions, 3)).cuda()
+    network = EncoderDecoder(host_network(dimensions, 3)).cuda()
     step = random_step(network, 2, 2).to("cuda")
     gradients = {}
     for way in ("stacked", "sequential"):
         network.zero_grad()
-        lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
-        run = Step(network, supervised_loss, autocast=lambda: torch.autocast("cuda"))
-        getattr(run, way)(mixed(step.images, step.boxes), None, step.drawn, lesson, 0.5)
-        assert all(part.dtype == torch.float32 for part in lesson.parts.values())
+        loss = unsupervised_loss(step, Criterion(False, (0, 1, 2)))
+        run_step(network, step, way, loss, autocast=lambda: torch.autocast("cuda"))
+        assert all(part.dtype == torch.float32 for part in loss.parts.values())
         gradients[way] = gradient(network)
     difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
     assert difference < 0.02
@@ -40,13 +39,12 @@ def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
 
 def test_a_memory_that_only_holds_sequential_streams_is_noticed_and_given_back(monkeypatch):
     monkeypatch.setitem(small.PATCH, 2, (256, 256))
-    network = crossmatch_network(host_network(2, 3)).cuda()
+    network = EncoderDecoder(host_network(2, 3)).cuda()
     step = random_step(network, 4, 4).to("cuda")
-    lesson = Lesson(loss_table(0.3), Criterion(False, (0, 1, 2)), 0.5, step.boxes)
-    images, way = mixed(step.images, step.boxes), Step(network, supervised_loss)
+    loss = unsupervised_loss(step, Criterion(False, (0, 1, 2)))
 
     def fits(execution: str) -> bool:
-        return fits_in_memory(lambda: getattr(way, execution)(images, None, step.drawn, lesson, 0.5), network)
+        return fits_in_memory(lambda: run_step(network, step, execution, loss), network)
 
     peaks = {}
     for execution in ("sequential", "stacked"):
@@ -83,10 +81,10 @@ def test_strong_views_are_made_where_the_crop_is(recipe, patch):
     transforms = nnUNetTrainer.get_training_transforms(
         patch, (-0.5, 0.5), None, tuple(range(len(patch))), False, use_mask_for_norm=[True]
     )
-    views = Views(repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, later=True)
+    views = Views(repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, on_device=True)
     segmentation = torch.zeros(1, *patch, dtype=torch.int16, device="cuda")
     for _ in range(20):
-        weak, first, second = views.seen(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
+        weak, first, second = views.of_crop(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
         assert weak.is_cuda
         assert not torch.equal(weak, first)
         assert not torch.equal(first, second)

@@ -64,8 +64,8 @@ def test_partly_annotated_volumes_train(relabeled):
         trainer.on_validation_epoch_start()
         validated = trainer.validation_step(next(trainer.dataloader_val))
     assert len(validated["tp_hard"]) == 2
-    assert trainer._criterion().classes == ((0, 1) if regions else (0, 1, 2))
-    assert trainer._tau() == 0.5
+    assert trainer.method.criterion(distributed=False).classes == ((0, 1) if regions else (0, 1, 2))
+    assert trainer.settings.tau_at(0, trainer.method.task.foreground) == 0.5
 
 
 @pytest.mark.slow

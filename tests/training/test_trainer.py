@@ -19,15 +19,16 @@ from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_configuration_from_path
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from trainers import make_trainer, started
+from trainers import drawn_by, make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
-from nnunetv2_crossmatch.learning.unsupervised import Lesson
-from nnunetv2_crossmatch.methods.settings import Settings
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatch, CrossMatchSettings
+from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import refuse_cascade, refuse_folds, refuse_idle_processes
-from nnunetv2_crossmatch.training.trainer import CURVES, nnUNetTrainerCrossMatch, trainer_class
+from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
+CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
 
 
 def weights(trainer) -> torch.Tensor:
@@ -36,9 +37,11 @@ def weights(trainer) -> torch.Tensor:
 
 def test_host_finds_trainers_by_name(tiny_copy):
     plain = recursive_find_trainer_class_by_name("nnUNetTrainerCrossMatch")
-    assert plain is nnUNetTrainerCrossMatch
+    assert plain is trainer_class("nnUNetTrainerCrossMatch")
+    assert issubclass(plain, nnUNetTrainerSemiSupervised)
+    assert plain.method_class is CrossMatch
     named = recursive_find_trainer_class_by_name("nnUNetTrainerCrossMatch_2epochs_iters10_eta0p2_tau0p95")
-    assert named.settings == Settings(epochs=2, iterations=10, eta=0.2, tau=0.95)
+    assert named.settings == CrossMatchSettings(epochs=2, iterations=10, eta=0.2, tau=0.95)
     assert named.__name__ == "nnUNetTrainerCrossMatch_2epochs_iters10_eta0p2_tau0p95"
 
 
@@ -121,28 +124,21 @@ def test_no_labeled_target_reaches_the_unsupervised_losses(prepared_copy):
     assert [first[name] for name in CURVES[1:4]] == [second[name] for name in CURVES[1:4]]
 
 
-def test_unsupervised_weight_follows_the_steps(tiny_copy):
-    trainer = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_10epochs_iters10_warmup0p5_unsup0p8")
-    trainer.steps_done = 25
-    assert trainer.settings.unsupervised_at(trainer._progress()) == pytest.approx(0.4)
-
-
-def test_threshold_is_constant_or_rises_linearly(tiny_copy):
+def test_threshold_is_constant_or_rises_linearly(prepared_copy, monkeypatch):
     for name, middle in (("", 0.85), ("_tau0p5", 0.5), ("_tau0p5_tauend0p9", 0.7)):
-        trainer = make_trainer(tiny_copy, f"nnUNetTrainerCrossMatch_10epochs_iters10{name}")
-        trainer.steps_done = 50
-        assert trainer._tau() == pytest.approx(middle)
+        trainer = started(prepared_copy, f"nnUNetTrainerCrossMatch_10epochs_iters10{name}")
+        trainer.steps_done, seen = 50, []
+        monkeypatch.setattr(trainer.method, "_stacked_fits", lambda *arguments, seen=seen: seen.append(arguments[2].tau))
+        trainer.train_step(next(trainer.dataloader_train))
+        assert seen == [pytest.approx(middle)]
 
 
 def test_draws_follow_from_seed_and_step(tiny_copy):
     trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
     trainer.initialize()
-    images = {view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")}
-    lesson = Lesson(trainer._rows(), trainer._criterion(), 0.5)
 
     def draw(step: int):
-        trainer.steps_done = step
-        boxes, drawn = trainer._draw(images, lesson)
+        boxes, drawn = drawn_by(trainer, step)
         return str(boxes), torch.cat([level.scale.flatten() for levels in drawn.values() for level in levels])
 
     assert draw(3)[0] == draw(3)[0] != draw(4)[0]
@@ -164,14 +160,15 @@ def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_cop
 
 
 @pytest.mark.parametrize("tokens", ["students1", "students3_execsequential", "recompute1"])
-def test_cheaper_steps_train_and_are_logged(prepared_copy, tokens):
+def test_cheaper_steps_train_and_are_logged(prepared_copy, tokens, monkeypatch):
     trainer = started(prepared_copy, f"{SHORT}_seed1_{tokens}")
-    before, drawn = weights(trainer), set()
+    before, seen = weights(trainer), []
+    table_of_step = trainer.method.table_of_step
+    monkeypatch.setattr(trainer.method, "table_of_step", lambda rng: seen.append(table_of_step(rng)) or seen[-1])
     for _ in range(6):
-        drawn.add(tuple(row.student for row in trainer._rows()))
         trainer.train_step(next(trainer.dataloader_train))
     assert not torch.equal(weights(trainer), before)
-    assert (len(drawn) > 1) == ("students" in tokens)
+    assert (len({table.students for table in seen}) > 1) == ("students" in tokens)
     trainer.on_train_epoch_end([])
     logged = trainer.logger.local_logger.my_fantastic_logging
     assert all(len(logged[name]) == 1 for name in CURVES)
@@ -192,8 +189,7 @@ def test_a_seed_chooses_kernels_that_repeat_themselves(tiny_copy, monkeypatch):
 def test_streams_have_perturbations_of_their_own(tiny_copy):
     trainer = make_trainer(tiny_copy, f"{SHORT}_seed5")
     trainer.initialize()
-    images = {view: torch.zeros(4, 1, 16, 16) for view in ("weak", "strong1", "strong2")}
-    _, drawn = trainer._draw(images, Lesson(trainer._rows(), trainer._criterion(), 0.5))
+    _, drawn = drawn_by(trainer, 0)
     assert set(drawn) == {"ww", "ws", "sw", "ss"}
     assert not torch.equal(drawn["ww"][0].scale, drawn["sw"][0].scale)
     assert (drawn["ww"][0].scale == 0).float().mean() < (drawn["ws"][0].scale == 0).float().mean()
@@ -258,9 +254,9 @@ def test_missing_memory_makes_the_streams_sequential_and_says_so(prepared_copy, 
         raise torch.cuda.OutOfMemoryError
 
     trainer = started(prepared_copy, SHORT)
-    monkeypatch.setattr("nnunetv2_crossmatch.learning.step.Step.stacked", exhausted)
+    monkeypatch.setattr("nnunetv2_crossmatch.methods.table.run_stacked", exhausted)
     result = trainer.train_step(next(trainer.dataloader_train))
-    assert trainer.stacked is False
+    assert trainer.method.stacked is False
     assert "run one after the other" in capsys.readouterr().out
     assert np.isfinite(float(result["loss"]))
 
@@ -273,7 +269,7 @@ def test_the_trial_of_memory_changes_nothing(prepared_copy, execution):
     for trainer in (auto, named):
         trainer.train_step(copy.deepcopy(batch))
     assert torch.allclose(weights(auto), weights(named), atol=1e-5)
-    assert auto.stacked is True
+    assert auto.method.stacked is True
 
 
 def test_the_trial_of_memory_takes_the_hosts_loss_without_exchange(prepared_copy):
@@ -285,13 +281,15 @@ def test_the_trial_of_memory_takes_the_hosts_loss_without_exchange(prepared_copy
     assert not trainer.local_loss().loss.dc.ddp
 
 
-def test_mixed_precision_keeps_no_casts_between_teacher_and_students(prepared_copy):
+def test_mixed_precision_keeps_no_casts_between_teacher_and_students(prepared_copy, monkeypatch):
     """Older torch hands casts that were made without gradient on to streams that need one."""
     trainer = started(prepared_copy, SHORT)
+    batch = next(trainer.dataloader_train)
+    monkeypatch.setattr(trainer, "_on_device", lambda _: ({}, None))  # there is no CUDA here
     trainer.device = torch.device("cuda")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # no CUDA here
-        with trainer._step(trainer.network).autocast():
+        with trainer._step(batch).autocast():
             assert not torch.is_autocast_cache_enabled()
 
 
@@ -374,9 +372,9 @@ def test_a_checkpoint_of_the_host_gets_the_missing_curves(prepared_copy):
     host.save_checkpoint(str(file))
     trainer = make_trainer(prepared_copy, SHORT)
     trainer.load_checkpoint(str(file))
-    curve = trainer.logger.local_logger.my_fantastic_logging["loss_ip"]
-    assert len(curve) == 3
-    assert np.isnan(curve).all()
+    trainer.current_epoch = 3
+    trainer._log_curves({"loss_ip": 0.5})
+    assert trainer.logger.local_logger.my_fantastic_logging["loss_ip"] == pytest.approx([np.nan] * 3 + [0.5], nan_ok=True)
 
 
 def test_a_cascade_is_refused_in_one_line(tiny_copy):
@@ -389,6 +387,6 @@ def test_a_cascade_is_refused_in_one_line(tiny_copy):
 
 
 def test_module_asks_nothing_of_names_that_are_not_trainers():
-    module = sys.modules["nnunetv2_crossmatch.training.trainer"]
+    module = sys.modules["nnunetv2_crossmatch.training.named"]
     assert not hasattr(module, "nnUNetTrainerSomethingElse")
     assert issubclass(trainer_class(SHORT), nnUNetTrainer)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from nnunetv2_crossmatch.learning.losses import loss_table
-from nnunetv2_crossmatch.learning.streams import STREAMS
+from nnunetv2_crossmatch.methods.crossmatch import STREAMS, loss_table
+
+ROWS = loss_table(0.3).rows
 
 
 def test_streams_see_the_views_and_perturbations_of_the_paper():
@@ -21,14 +22,14 @@ def test_streams_see_the_views_and_perturbations_of_the_paper():
 
 def test_teachers_stand_before_their_students():
     order = list(STREAMS)
-    assert all(order.index(row.teacher) < order.index(row.student) for row in loss_table(0.3))
+    assert all(order.index(row.teacher) < order.index(row.student) for row in ROWS)
 
 
 def test_every_stream_but_the_teacher_learns():
-    assert {row.student for row in loss_table(0.3)} == STREAMS.keys() - {"wn"}
+    assert {row.student for row in ROWS} == STREAMS.keys() - {"wn"}
 
 
-def test_assistants_teach_the_student_of_their_own_decoder():
-    pairs = {(row.teacher, row.student) for row in loss_table(0.3) if row.part == "dkd"}
+def test_each_assistant_labels_for_the_student_with_its_perturbation():
+    pairs = {(row.teacher, row.student) for row in ROWS if row.part == "dkd"}
     assert pairs == {("ww", "sw"), ("ws", "ss")}
     assert all(STREAMS[teacher].perturbation == STREAMS[student].perturbation for teacher, student in pairs)

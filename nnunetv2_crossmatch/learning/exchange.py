@@ -1,0 +1,40 @@
+"""What processes exchange in a step: gradients, and whether something happened in one of them.
+
+Limit: in a run of one process everything stays as it is. Setting up the processes is the trainer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+
+
+def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
+    """Replace each gradient by its mean over the processes, in one exchange.
+
+    Parameters without gradient are left out; they must be the same ones in all processes.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def copy_from_first(module: torch.nn.Module) -> None:
+    """Give parameters and buffers of ``module`` the values of the first process."""
+    if dist.is_initialized():
+        for value in module.state_dict().values():
+            dist.broadcast(value, 0)
+
+
+def any_process(condition: bool, device: torch.device) -> bool:
+    """Whether ``condition`` holds in at least one process."""
+    if not dist.is_initialized():
+        return condition
+    flag = torch.tensor([float(condition)], device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag.item())

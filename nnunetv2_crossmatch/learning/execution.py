@@ -1,0 +1,108 @@
+"""Forward and backward of a step's streams, all stacked in the batch or one after the other; the same gradients.
+
+Limit: leaves gradients in ``.grad``; the method draws, the trainer steps the optimizer.
+Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from nnunetv2_crossmatch.learning.cutmix import Box, paste
+from nnunetv2_crossmatch.learning.perturbation import Perturbation
+from nnunetv2_crossmatch.learning.step import Step
+from nnunetv2_crossmatch.learning.streams import LABELED
+from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
+
+Drawn = Mapping[str, Sequence[Perturbation | None]]
+
+
+def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
+    """Backpropagate L_sup + weight * L_unsup with all streams in one decoder call (III-F).
+
+    Args:
+        step: images with their CutMix boxes pasted.
+        drawn: feature perturbations by stream.
+        loss: takes the pseudo-labels and losses of the streams.
+
+    Returns:
+        L_sup without gradient.
+    """
+    table = loss.table
+    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
+    with step.autocast():
+        output = step.network(
+            images, mode="stacked", drawn=drawn, views=table.views, teachers=table.teachers, students=table.students
+        )
+        supervised = step.supervised(output.labeled)
+        for stream, logits in output.streams.items():
+            loss.add_pseudo_labels(stream, logits)
+        unsupervised = torch.stack([loss.of_student(name, output.streams[name]) for name in table.students]).sum()
+    step.backward(supervised + step.weight * unsupervised)
+    return supervised.detach()
+
+
+def run_sequential(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
+    """The gradients of :func:`run_stacked`: the labeled images, then one view and one of its streams after the other.
+
+    With instance norm they are equal. The activations of one encoder and one decoder call are held at a time.
+    """
+    with step.autocast():
+        supervised = step.supervised(step.network(step.images[LABELED]))
+    step.backward(supervised)
+    for view in dict.fromkeys(loss.table.views.values()):
+        _run_view(step, view, drawn, loss)
+    return supervised.detach()
+
+
+def _run_view(step: Step, view: str, drawn: Drawn, loss: UnsupervisedLoss) -> None:
+    """Encode a view once; backpropagate its students into detached features, then those through the encoder."""
+    streams = [name for name, seen in loss.table.views.items() if seen == view]
+    learning = any(name in loss.table.students for name in streams)
+    with step.autocast(), torch.set_grad_enabled(learning):
+        features = step.network(step.images[view], mode="encode")
+    leaves = [level.detach().requires_grad_(learning) for level in features]
+    for name in streams:
+        _run_stream(step, name, leaves, drawn, loss)
+    if learning:
+        torch.autograd.backward(features, [leaf.grad for leaf in leaves])
+
+
+def _run_stream(step: Step, name: str, leaves: list[torch.Tensor], drawn: Drawn, loss: UnsupervisedLoss) -> None:
+    learns = name in loss.table.students
+    with step.autocast(), torch.set_grad_enabled(learns):
+        logits = step.network(leaves, mode="decode", drawn=drawn.get(name))[0]
+        loss.add_pseudo_labels(name, logits)
+        student_loss = step.weight * loss.of_student(name, logits) if learns else None
+    if student_loss is not None:
+        step.backward(student_loss)
+
+
+def with_boxes(
+    images: Mapping[str, torch.Tensor], boxes: Mapping[str, Sequence[Box | None]]
+) -> dict[str, torch.Tensor]:
+    """``images`` by view, with the boxes of a view pasted into it."""
+    return {view: paste(image, boxes[view]) if view in boxes else image for view, image in images.items()}
+
+
+def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool:
+    """Whether ``step`` (forward and backward) runs without exhausting the GPU's memory; frees what it held.
+
+    The optimizer's state, which the first real step will add, is held in reserve meanwhile: at most two values per
+    parameter (AdamW).
+    """
+    try:
+        reserve = [torch.empty_like(p) for p in network.parameters() for _ in range(2)]
+        step()
+        del reserve
+        return True
+    except torch.cuda.OutOfMemoryError:
+        return False
+    finally:
+        network.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

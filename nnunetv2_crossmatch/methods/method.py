@@ -1,0 +1,81 @@
+"""What a semi-supervised method is to the trainer: its settings, the views that it needs, its modules and its losses.
+
+A method is a module of its own beside the network. What it remembers are parameters and buffers, which go into the
+checkpoint under a key of their own; it never holds the network itself. Limit: an interface; see ``fixmatch`` for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from nnunetv2_crossmatch.errors import Problem
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.learning.streams import WEAK
+from nnunetv2_crossmatch.methods.settings import CommonSettings
+
+Optimizer = tuple[torch.optim.Optimizer, Any]
+"""An optimizer and the learning rate schedule that the trainer steps with it, once an epoch."""
+
+Values = dict[str, torch.Tensor | float]
+"""Scalars by name: ``loss``, and what is logged as a curve. A curve whose name does not begin with ``loss`` may be NaN
+in steps that have no value for it."""
+
+
+class Method(nn.Module):
+    """Base of all methods; :meth:`losses` (or :meth:`backward`) is what a method must have.
+
+    Attributes:
+        Settings: the settings class, common fields and the method's own.
+        presets: published settings by name.
+        unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
+        settings: of this run.
+        task: the labels of the data set.
+    """
+
+    Settings: ClassVar[type[CommonSettings]] = CommonSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unlabeled_views: ClassVar[tuple[str, ...]] = (WEAK,)
+
+    def __init__(self, settings: Any, task: Task) -> None:
+        super().__init__()
+        self.settings, self.task = settings, task
+
+    @classmethod
+    def problems(cls, settings: Any, task: Task) -> list[Problem]:
+        """Reasons why the method cannot train with these settings on this task; asked before anything is loaded."""
+        return []
+
+    def build(self, network: nn.Module, another: Callable[[], nn.Module]) -> None:
+        """Add the method's modules; called once, after the network was made.
+
+        Args:
+            network: the network that is trained (an ``EncoderDecoder``); do not keep it.
+            another: makes a second network of the same form with weights of its own.
+        """
+
+    def optimizers(self, default: Callable[[nn.Module], Optimizer]) -> list[Optimizer]:
+        """Optimizers of the method's own parameters; ``default`` makes one of a module like the network's.
+
+        Each is clipped and stepped by itself, and skipped in steps without a gradient.
+        """
+        return []
+
+    def start(self, network: nn.Module) -> None:
+        """Take over what depends on the network's first weights (moving averages); called before the first step."""
+
+    def backward(self, step: Step) -> Values:
+        """Compute the gradients of a step; returns its values without gradient."""
+        values = self.losses(step)
+        step.backward(torch.as_tensor(values["loss"]))
+        return {name: value.detach() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+
+    def losses(self, step: Step) -> Values:
+        """``loss``, the total with gradient, and further values to log; changes nothing."""
+        raise TypeError(f"{type(self).__name__} has neither losses nor backward")
+
+    def after_step(self, step: Step) -> None:
+        """Update what follows the network (moving averages, memory banks); called if its optimizer really stepped."""

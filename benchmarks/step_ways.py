@@ -19,8 +19,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_crossmatch.learning.cutmix import draw_boxes
 from nnunetv2_crossmatch.learning import execution
+from nnunetv2_crossmatch.learning.cutmix import draw_boxes
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, perturbed
@@ -101,7 +101,9 @@ class Bench:
         self.optimizer = torch.optim.SGD(self.bare.parameters(), 0.01, momentum=0.99, nesterov=True)
         self.scaler = torch.GradScaler(device.type, enabled=amp)
         self.autocast = partial(torch.autocast, device.type) if amp else nullcontext
-        self.images = {v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *CrossMatch.unlabeled_views)}
+        self.images = {
+            v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *CrossMatch.unlabeled_views)
+        }
         with torch.no_grad():
             heads = self.bare(self.images["labeled"])
         self.target = [torch.randint(0, CHANNELS, (h.shape[0], 1, *h.shape[2:]), device=device) for h in heads]

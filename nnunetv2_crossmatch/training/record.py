@@ -1,4 +1,4 @@
-"""Record of a run: its inputs, kept beside its checkpoints as JSON, so that it is continued with the same or not at all.
+"""Record of a run: its inputs, beside its checkpoints as JSON, so that it is continued with the same or not at all.
 
 Limit: compares what it is given; knows no plans, labels or settings itself.
 """

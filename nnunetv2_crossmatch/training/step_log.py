@@ -31,10 +31,14 @@ class StepLog:
 
     def fetched(self) -> list[dict[str, float]]:
         """All steps as plain numbers, float32 rounded; those on the device come in one transfer per name."""
-        for names, steps in groupby(self._waiting, key=lambda step: tuple(step)):
+        for names, steps in groupby(self._waiting, key=_names):
             self._fetched += _as_numbers(names, list(steps))
         self._waiting = []
         return self._fetched
+
+
+def _names(step: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(step)
 
 
 def _as_numbers(names: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:

@@ -1,64 +1,49 @@
 """``nnUNetTrainerSemiSupervised``: the host's trainer, learning from labeled and unlabeled images together.
 
-Only host hooks are overridden; what is learned from the unlabeled images is the method's. Limit: U-Nets without cascade.
+Only host hooks are overridden; the method says what is learned from the unlabeled images. Limit: U-Nets, no cascade.
 """
 
 from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
-from nnunetv2.configuration import default_num_processes
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch.backends import cudnn
 
-from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.diagnosis import CasesWithTruth, mean_dice, prepare_truth, truth_folder
-from nnunetv2_crossmatch.data.loader import augmenter, host_in_this_process, seed_everything
-from nnunetv2_crossmatch.data.npz_cases import safe_to_augment
-from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
-from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
+from nnunetv2_crossmatch.data.diagnosis import mean_dice
+from nnunetv2_crossmatch.data.loader import seed_everything
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
-from nnunetv2_crossmatch.learning.streams import LABELED
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
-from nnunetv2_crossmatch.methods.settings import CommonSettings
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
-from nnunetv2_crossmatch.training.distributed import mean_over_processes, same_everywhere, wait_for_first
-from nnunetv2_crossmatch.training.parallel import ParallelTrainer
+from nnunetv2_crossmatch.training.distributed import mean_over_processes, same_everywhere
 from nnunetv2_crossmatch.training.progress import draw_curves
-from nnunetv2_crossmatch.training.record import RunRecord, checksums
 from nnunetv2_crossmatch.training.requirements import (
-    refuse_folds,
-    refuse_idle_processes,
     refuse_missing_compiler,
     refuse_unmet,
 )
+from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 
 GRADIENT_NORM = 12  # the host's
 COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
-DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
 
-class nnUNetTrainerSemiSupervised(ParallelTrainer):
+class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
     """Base of the trainers for ``nnUNetv2_train -tr``, which ``named`` makes of a method and settings.
 
     Attributes:
@@ -66,14 +51,11 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
         settings: of the run.
         method: of this run.
         steps_done: number of the next step in the run.
-        unlabeled_cases: names of the preprocessed unlabeled cases.
         method_optimizers: of the method's own parameters.
     """
 
     method_class: ClassVar[type[Method]] = Method
-    settings: ClassVar[CommonSettings] = CommonSettings()
     initial_lr: float
-    dataset_class: type[nnUNetBaseDataset]
 
     def __init__(
         self,
@@ -96,8 +78,8 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
         drawn = secrets.randbits(32) if self.record is None else self.record.seed
         self.seed = same_everywhere(drawn if settings.seed is None else settings.seed)
         self.steps_done = 0
-        self.unlabeled_cases: list[str] = []
         self.method = self.method_class(settings, task)
+        self.unlabeled_views = self.method.unlabeled_views
         self.method_optimizers: list[Optimizer] = []
 
     # Set-up
@@ -117,20 +99,14 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
         )
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
-    @staticmethod
-    def get_training_transforms(*arguments: Any, **options: Any) -> BasicTransform:
-        """The host's, with one way to compute the blur."""
-        return repeatable(nnUNetTrainer.get_training_transforms(*arguments, **options))
-
     def initialize(self) -> None:
-        """The host's, with seeded weights, cases that may be augmented in place, and the method's modules."""
+        """The host's, with seeded weights and the method's modules."""
         if self._do_i_compile():
             refuse_missing_compiler()
             torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         super().initialize()
-        self.dataset_class = safe_to_augment(self.dataset_class)
         self._build_method()
 
     def _build_method(self) -> None:
@@ -161,17 +137,6 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
         finally:
             self.network = network
 
-    def _set_batch_size_and_oversample(self) -> None:
-        planned = self.configuration_manager.configuration
-        planned["batch_size"] = self.settings.batch or max(planned["batch_size"], 2)
-        super()._set_batch_size_and_oversample()
-        unlabeled = self.settings.unlabeled_batch or planned["batch_size"]
-        if self.settings.unsupervised:
-            refuse_idle_processes(unlabeled, self.processes)
-        self.unlabeled_batch_size = self.share_of(unlabeled)
-        if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
-            self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
-
     def configure_optimizers(self) -> Optimizer:
         """The host's SGD, or AdamW under the host's schedule."""
         if self.settings.optimizer == "sgd":
@@ -184,101 +149,10 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
         with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
             super().run_training()
 
-    # Data
-
-    def on_train_start(self) -> None:
-        """Make sure of the unlabeled cases, then start as the host does."""
-        refuse_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
-        self.lock_folder()
-        if self.settings.unsupervised:
-            self.unlabeled_cases = self._ready_unlabeled_cases()
-        super().on_train_start()
-
-    def _ready_unlabeled_cases(self) -> list[str]:
-        arguments = self.plans_manager, self.configuration_name
-        prepared = self._prepare_unlabeled_cases() if self.local_rank == 0 else []
-        wait_for_first()
-        cases = prepared or prepared_cases(*arguments, verify=False)
-        self.print_to_log_file(f"{len(cases)} unlabeled cases.")
-        return cases
-
-    def _prepare_unlabeled_cases(self) -> list[str]:
-        """Preprocess them if that was not done yet, and verify the files; takes hours where there are many."""
-        arguments = self.plans_manager, self.configuration_name
-        if not is_preprocessed(*arguments):
-            self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
-            names = self.plans_manager.dataset_name, self.plans_manager.plans_name
-            preprocess_unlabeled(*names, [self.configuration_name], default_num_processes)
-        cases = prepared_cases(*arguments, verify=bool(self.settings.verify))
-        if self.settings.diagnose:
-            prepare_truth(self.plans_manager, self.configuration_manager, cases)
-        return cases
-
-    def get_dataloaders(self) -> tuple[Any, Any]:
-        """The host's loaders, the training one joined with the unlabeled views."""
-        with host_in_this_process() as workers:
-            training, validation = super().get_dataloaders()
-        unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
-        seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
-        with_segmentation = bool(self.settings.diagnose or self.settings.gpu_views)
-        first = epoch * self.settings.iterations + len(self.steps)
-        first_validation = epoch * self.num_val_iterations_per_epoch
-        return (
-            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, with_segmentation),
-            augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
-        )
-
-    def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
-        """Settings, plans, labels and cases."""
-        plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
-        labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
-        return {
-            "settings": asdict(self.settings),
-            "plans": plans,
-            "dataset.json": {name: self.dataset_json.get(name) for name in DESCRIBES_DATA},
-            "training": checksums(labels, training, self.dataset_json["file_ending"]),
-            "validation": sorted(validation),
-            "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
-        }
-
-    def write_run_record(self, now: RunRecord) -> None:
-        """As inherited; settings that the package did not have when the run began had their default values."""
-        if self.record is not None:
-            defaults = asdict(type(self.settings)())
-            self.record.inputs["settings"] = defaults | self.record.inputs.get("settings", {})
-        super().write_run_record(now)
-
-    def _unlabeled_loader(self) -> nnUNetDataLoader:
-        patch_size = self.configuration_manager.patch_size
-        rotation, dummy_2d, initial_patch_size, mirror_axes = (
-            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
-        masks = self.configuration_manager.use_mask_for_norm
-        transforms = self.get_training_transforms(
-            patch_size, rotation, None, mirror_axes, dummy_2d, use_mask_for_norm=masks
-        )
-        strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
-        count = len(self.method.unlabeled_views) - 1
-        self.views = Views(transforms, strong, count, on_device=bool(self.settings.gpu_views))
-        folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
-        cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # whatever the labeled ones are kept in
-        if self.settings.diagnose:
-            cases = CasesWithTruth(cases, truth_folder(folder))
-        loader = nnUNetDataLoader(
-            cases,
-            self.unlabeled_batch_size,
-            initial_patch_size,
-            patch_size,
-            self.label_manager,
-            transforms=self.views,
-        )
-        loader.has_ignore = False  # no label to look for: every crop is as good as another
-        return loader
-
     # One step
 
     def train_step(self, batch: dict) -> dict:
-        """The gradients of the method, averaged over the processes, and the optimizers' step; ``unsup0``: the host's."""
+        """The method's gradients, averaged over the processes, and the optimizers' steps; ``unsup0``: the host's."""
         if not self.settings.unsupervised:
             return self.step_done(super().train_step(batch))
         step = self._step(batch)
@@ -317,27 +191,6 @@ class nnUNetTrainerSemiSupervised(ParallelTrainer):
             autocast=amp,
             log=self.print_to_log_file,
         )
-
-    def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
-        """Images by view, labeled first, and the target, on the device."""
-
-        def move(tensor: torch.Tensor) -> torch.Tensor:
-            return tensor.to(self.device, non_blocking=True)
-
-        unlabeled = move(batch["unlabeled"])  # whole: a slice of pinned memory would have to be waited for
-        if self.settings.gpu_views:
-            unlabeled = self._views_of(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
-        views = zip(self.method.unlabeled_views, unlabeled.unbind(1), strict=True)
-        target = batch["target"]
-        target = [move(scale) for scale in target] if isinstance(target, list) else move(target)
-        return {LABELED: move(batch["data"]), **dict(views)}, target
-
-    def _views_of(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
-        """Views (U, views, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
-        seed_everything((self.seed, self.local_rank, 4, self.steps_done))
-        samples = zip(crops, segmentations, strict=True)
-        views = [self.views.of_crop(*sample)["image"] for sample in samples]
-        return torch.stack(views).unflatten(1, (len(self.method.unlabeled_views), -1))
 
     @property
     def optimizers(self) -> list[torch.optim.Optimizer]:

@@ -81,7 +81,9 @@ def test_strong_views_are_made_where_the_crop_is(recipe, patch):
     transforms = nnUNetTrainer.get_training_transforms(
         patch, (-0.5, 0.5), None, tuple(range(len(patch))), False, use_mask_for_norm=[True]
     )
-    views = Views(repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, on_device=True)
+    views = Views(
+        repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, on_device=True
+    )
     segmentation = torch.zeros(1, *patch, dtype=torch.int16, device="cuda")
     for _ in range(20):
         weak, first, second = views.of_crop(torch.randn(1, *patch, device="cuda"), segmentation)["image"]

@@ -134,6 +134,11 @@ class EncoderDecoder(nn.Module):
         return shapes
 
 
+def full_resolution(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    """Logits (N, C, S) out of a network's output, which is a list of heads with deep supervision."""
+    return output if isinstance(output, torch.Tensor) else output[0]
+
+
 def split_views(features: Features, images: Mapping[str, torch.Tensor]) -> dict[str, Features]:
     """Features of the stacked views, by view."""
     sizes = [len(view) for view in images.values()]

@@ -64,6 +64,11 @@ class ParallelTrainer(DurableTrainer):
         """The network without DistributedDataParallel, compiled if it is."""
         return self.network.module if self.is_ddp else self.network
 
+    @property
+    def bare_network(self) -> Any:
+        """The network itself, neither wrapped nor compiled."""
+        return getattr(self.local_network, "_orig_mod", self.local_network)
+
     def _set_batch_size_and_oversample(self) -> None:
         with self._seen_as_distributed(self.distributed):
             super()._set_batch_size_and_oversample()

@@ -110,7 +110,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         self._build_method()
 
     def _build_method(self) -> None:
-        self.method.build(self.local_network, self._another_network)
+        self.method.build(self.bare_network, self._another_network)
         self.method.to(self.device)
         copy_from_first(self.method)
         self.method_optimizers = self.method.optimizers(self._optimizer_like_main)
@@ -157,7 +157,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             return self.step_done(super().train_step(batch))
         step = self._step(batch)
         if step.index == 0:
-            self.method.start(self.local_network)
+            self.method.start(self.bare_network)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         values = self.method.backward(step)

@@ -106,7 +106,8 @@ def test_34_a_full_disk_keeps_the_old_checkpoint_and_tells_the_bytes(tmp_path: P
     write_checkpoint(checkpoint(1), tmp_path / "c.pth")
     code = f"from test_checkpoints import *; write_with_little_room({str(tmp_path)!r})"
     program = (sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + code)
-    done = subprocess.run(program, cwd=Path(__file__).parent, capture_output=True, text=True)
+    helpers = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(program, cwd=Path(__file__).parent, env=helpers, capture_output=True, text=True)
     assert "error: disk full in" in done.stderr
     assert "4000000 are needed" in done.stderr
     assert os.listdir(tmp_path) == ["c.pth"]

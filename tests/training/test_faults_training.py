@@ -37,7 +37,7 @@ from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 NAME = "nnUNetTrainerCrossMatch_3epochs_iters3_valiters2_seed7"
 ONE_EPOCH = "nnUNetTrainerCrossMatch_1epochs_iters3_valiters2_seed7"
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)

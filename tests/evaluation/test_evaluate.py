@@ -106,6 +106,13 @@ def test_an_empty_prediction_is_zero_in_the_published_convention(tmp_path: Path)
     np.testing.assert_array_equal(evaluate_folder(*folders, literature=True).values, np.zeros((1, 1, 6)))
 
 
+def test_both_empty_is_zero_in_the_published_convention(tmp_path: Path) -> None:
+    folders = one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1})
+    scores = evaluate_folder(*folders, literature=True)
+    np.testing.assert_array_equal(scores.values, np.zeros((1, 1, 6)))
+    assert scores.empty_counts()["body"]["both"] == 1
+
+
 def test_both_empty_is_undefined_as_in_the_host(tmp_path: Path) -> None:
     scores = evaluate_folder(*one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1}))
     assert np.isnan(scores.values).all()
@@ -174,6 +181,34 @@ def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path]) -> N
     reader = reader_for(scheme, folders[0] / "a.nii.gz")
     assert type(reader).__name__ == "NibabelIO"
     assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, scheme).spacing == (2, 1, 1)
+
+
+def test_hidden_files_and_other_endings_are_no_predictions(folders: tuple[Path, Path]) -> None:
+    (folders[1] / "._a.nii.gz").write_bytes(b"")
+    (folders[1] / "notes.txt").write_text("")
+    assert evaluate_folder(*folders).extra == ()
+
+
+def test_cases_whose_nominal_spacing_is_not_scored_keep_millimetres(folders: tuple[Path, Path]) -> None:
+    record(folders[0].parent, a=False, z=True)
+    assert evaluate_folder(*folders).notes == ()
+
+
+def test_a_record_beside_the_given_dataset_json_counts(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    record(tmp_path / "data", b=True)
+    scores = evaluate_folder(*folders, dataset_json=write_dataset_json(tmp_path / "data"))
+    assert "1 of 3 cases is nominal" in scores.notes[0]
+
+
+def test_sizes_are_of_prediction_and_reference(folders: tuple[Path, Path]) -> None:
+    np.testing.assert_array_equal(evaluate_folder(*folders).voxels[2, 0], [ball(radius=3).sum(), ball().sum()])
+
+
+def test_without_a_choice_the_distances_of_an_empty_prediction_stay_undefined(tmp_path: Path) -> None:
+    scores = evaluate_folder(*one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1}), literature=False)
+    assert not scores.literature
+    assert np.isnan(scores.values[0, 0, 2:]).all()
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:

@@ -105,7 +105,9 @@ def test_the_ignore_label_is_unknown_in_a_prediction(folders: tuple[Path, Path])
 
 def test_an_empty_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(InputError, match=r"empty folder in .*nothing"):
+    with pytest.raises(
+        InputError, match=r"empty folder in .*nothing: it holds no file that ends with \.nii\.gz\. Fix: check"
+    ):
         evaluate_folder(folders[0], tmp_path / "nothing")
 
 
@@ -118,7 +120,9 @@ def test_both_folders_are_named_if_both_are_missing(tmp_path: Path) -> None:
 
 def test_folders_without_a_common_name_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
     write(tmp_path / "others" / "x.nii.gz", ball())
-    with pytest.raises(InputError, match="no case in common"):
+    with pytest.raises(
+        InputError, match=r"no case in common in .*others: none of its 1 files .* one of the 3 in .*labelsTs\. Fix"
+    ):
         evaluate_folder(folders[0], tmp_path / "others", allow_missing=True)
 
 
@@ -131,19 +135,25 @@ def test_without_a_dataset_json_both_places_are_named(folders: tuple[Path, Path]
 @pytest.mark.parametrize("content", ["{", "[]", '{"labels": {"background": 0, "a": 1}}', '{"labels": [1]}'])
 def test_an_unusable_dataset_json_is_named(folders: tuple[Path, Path], content: str) -> None:
     (folders[1] / "dataset.json").write_text(content)
-    with pytest.raises(InputError, match="no usable label scheme"):
+    with pytest.raises(
+        InputError, match=r"no usable label scheme in .*dataset\.json: .*Error: .*\. Fix: give a dataset\.json"
+    ):
         evaluate_folder(*folders)
 
 
 def test_labels_without_foreground_are_refused(folders: tuple[Path, Path]) -> None:
     write_dataset_json(folders[1], {"background": 0, "ignore": 1})
-    with pytest.raises(InputError, match="no class to score"):
+    with pytest.raises(
+        InputError, match=r"no class to score in .*dataset\.json: labels names .*\. Fix: add the classes"
+    ):
         evaluate_folder(*folders)
 
 
 def test_an_unreadable_conversion_record_is_named(folders: tuple[Path, Path]) -> None:
     (folders[0].parent / "conversion.json").write_text('{"cases": {"a": {}}}')
-    with pytest.raises(InputError, match="unreadable conversion record"):
+    with pytest.raises(
+        InputError, match=r"unreadable conversion record in .*conversion\.json: KeyError: .*\. Fix: convert"
+    ):
         evaluate_folder(*folders)
 
 

@@ -1,22 +1,15 @@
-"""metrics: equal to MedPy on random and on real masks, and what is defined where MedPy refuses."""
+"""metrics: values computed by hand, on anisotropic grids in 2d and 3d, and what is defined where a mask is empty."""
 
 from __future__ import annotations
 
 import math
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
+from math import sqrt
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from nnunetv2_crossmatch.evaluation.metrics import Measures, border, measure, published
-
-pytest.importorskip("medpy.metric.binary", reason="MedPy (extra 'test') is the oracle")
-SCRIPT = spec_from_file_location("benchmark_metrics", Path(__file__).parents[2] / "benchmarks" / "metrics.py")
-benchmark = module_from_spec(SCRIPT)
-SCRIPT.loader.exec_module(benchmark)
-TOLERANCE = 1e-9
 
 
 def ours(measures: Measures) -> tuple[float, ...]:
@@ -25,45 +18,57 @@ def ours(measures: Measures) -> tuple[float, ...]:
     )  # fmt: skip
 
 
-def assert_equal_to_medpy(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]) -> None:
-    assert benchmark.deviation(prediction, reference, spacing) <= TOLERANCE
-
-
-def random_mask(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """A single voxel, noise of some density, or smooth bodies; never empty, often touching the array's border."""
-    kind = random.integers(3)
-    mask = random.random(shape) < random.uniform(0.02, 0.9)
-    if kind == 1:
-        mask = ndimage.gaussian_filter(random.random(shape), 1.5, mode="wrap") > 0.5
-    if kind == 0 or not mask.any():
-        mask = np.zeros(shape, bool)
-        mask[tuple(random.integers(shape))] = True
+def mask_of(shape: tuple[int, ...], *boxes: tuple[slice | int, ...]) -> np.ndarray:
+    """True within the boxes."""
+    mask = np.zeros(shape, bool)
+    for box in boxes:
+        mask[box] = True
     return mask
 
 
-@pytest.mark.parametrize("seed", range(30))
-def test_ten_random_pairs_equal_medpy(seed: int) -> None:
-    random = np.random.default_rng(seed)
-    for _ in range(10):
-        shape = tuple(int(length) for length in random.integers(1, 15, size=random.integers(2, 4)))
-        spacing = tuple(random.uniform(0.2, 8, len(shape))) if random.random() < 0.7 else (0.625,) * len(shape)
-        assert_equal_to_medpy(random_mask(shape, random), random_mask(shape, random), spacing)
-
-
-@pytest.mark.real_data
-@pytest.mark.skipif(not benchmark.DATA.is_dir(), reason="real LA and ACDC volumes are absent")
-def test_real_volumes_equal_medpy() -> None:
-    """One LA volume, every 20th ACDC volume; ``benchmarks/metrics.py --check`` takes all of them."""
-    largest, compared = benchmark.largest_deviation(benchmark.real_masks(benchmark.DATA, la_step=10, acdc_step=20))
-    assert compared > 80
-    assert largest <= TOLERANCE
-
-
-def test_a_mask_that_fills_the_array_equals_medpy() -> None:
-    full, corner = np.ones((5, 6, 7), bool), np.zeros((5, 6, 7), bool)
-    corner[0, 0, 0] = True
-    assert_equal_to_medpy(full, corner, (3.0, 1.0, 1.0))
-    assert_equal_to_medpy(corner, full, (3.0, 1.0, 1.0))
+@pytest.mark.parametrize(
+    ("prediction", "reference", "spacing", "expected"),
+    [
+        pytest.param(
+            mask_of((4, 5), np.s_[:2, :2]), mask_of((4, 5), np.s_[:2, 1:3]), (1, 3), (1 / 2, 1 / 3, 1, 1 / 2, 3, 3 / 2),
+            id="2d squares in the corner, one column apart",
+        ),
+        pytest.param(
+            mask_of((1, 8), (0, 0)), mask_of((1, 8), (0, 0), (0, 4)), (5, 0.5), (2 / 3, 1 / 2, 3.6, 0, 1.8, 0),
+            id="95HD between 0 and 4: distances 0, 0, 4",
+        ),
+        pytest.param(
+            mask_of((5, 5), np.s_[1:4, 2:4], np.s_[2:4, 1]), mask_of((5, 5), (2, 2)), (1, 1),
+            (2 / 9, 1 / 8, sqrt(2), (4 + 3 * sqrt(2)) / 7, sqrt(2), (4 + 3 * sqrt(2)) / 7),
+            id="2d, the middle of the square is no border, though a diagonal neighbour is outside",
+        ),
+        pytest.param(
+            mask_of((4, 5, 7), (1, 2, 2)), mask_of((4, 5, 7), (2, 2, 2), (1, 2, 5)), (5, 1, 1), (0, 0, 2.8, 1, 4.8, 3),
+            id="3d, the nearest voxel in steps is not the nearest in mm",
+        ),
+        pytest.param(
+            np.ones((3, 3, 3), bool), mask_of((3, 3, 3), (1, 1, 1)), (3, 1, 1),
+            (
+                1 / 14, 1 / 27, sqrt(3), (6 + 12 * sqrt(2) + 8 * sqrt(3)) / 26,
+                sqrt(11), (10 + 4 * sqrt(2) + 8 * sqrt(10) + 8 * sqrt(11)) / 26,
+            ),
+            id="3d, a cube that fills the array against its middle",
+        ),
+        pytest.param(
+            np.ones((3, 3, 3), bool), mask_of((3, 3, 3), (1, 1, 1)), (2, 2, 2),
+            (
+                1 / 14, 1 / 27, sqrt(3), (6 + 12 * sqrt(2) + 8 * sqrt(3)) / 26,
+                2 * sqrt(3), (6 + 12 * sqrt(2) + 8 * sqrt(3)) / 13,
+            ),
+            id="3d, equal steps of 2 mm",
+        ),
+    ],
+)  # fmt: skip
+def test_measures_are_those_computed_by_hand(
+    prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    """Dice, Jaccard, 95HD and ASD in voxels, 95HD and ASD in mm."""
+    assert ours(measure(prediction, reference, spacing)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_border_of_a_mask_is_it_minus_its_erosion_by_the_face_neighbours() -> None:
@@ -119,6 +124,11 @@ def test_the_published_convention_turns_an_empty_prediction_into_zeros() -> None
     assert published(measure(empty, full, (1, 1))) == Measures(0, 0, 0, 0, 0, 0, 0, 9)
     assert published(measure(full, full, (1, 1))) == measure(full, full, (1, 1))
     assert math.isnan(published(measure(full, empty, (1, 1))).hd95_mm)
+
+
+def test_the_published_convention_counts_two_empty_masks_as_zeros_too() -> None:
+    empty = np.zeros((3, 3), bool)
+    assert published(measure(empty, empty, (1, 1))) == Measures(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def test_masks_of_different_shape_are_refused() -> None:

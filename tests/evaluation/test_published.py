@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,45 @@ def test_the_convention_for_empty_predictions_is_told_where_it_matters():
 
 def test_another_data_set_has_no_published_numbers():
     assert compare_with_published(record(data_set="Spleen"), {"mine": scores()}) is None
+
+
+def test_rows_ascend_by_dice_and_the_upper_bound_ends_them():
+    rows = compare_with_published(record("ACDC", labeled=3), {"mine": scores()}).rows
+    dice = [float(row.measures[0]) for row in rows[:-1]]
+    assert dice == sorted(dice)
+    assert [row.is_own for row in rows].index(True) == dice.index(85.0)
+    assert (rows[-1].method, rows[-1].labeled) == ("U-Net supervised", "70")
+
+
+def test_own_scores_without_any_value_come_first_as_dashes():
+    undefined = Scores(("a",), ("x",), MEASURES, np.full((1, 1, 4), np.nan), np.zeros((1, 1, 2), int))
+    row = compare_with_published(record(), {"mine": undefined}).rows[0]
+    assert (row.method, row.labeled, row.measures) == ("mine", "8", ("-",) * 4)
+
+
+def test_patients_are_counted_and_not_their_frames():
+    frames = {f"p{i}_{frame}": {"role": "labeled", "patient": f"p{i}"} for i in range(7) for frame in (1, 2)}
+    others = {"x": {"role": "unlabeled", "patient": "x"}}
+    compared = compare_with_published({**record("ACDC"), "cases": {**frames, **others}}, {"mine": scores()})
+    assert {row.labeled for row in compared.rows[:-1]} == {"7"}
+
+
+def test_caveats_come_in_order_with_those_of_the_conversion():
+    compared = compare_with_published({**record(a="test", b="labeled"), "caveats": ["cropped"]}, {"mine": scores()})
+    role, training, protocol, conversion, distances, one_run = compared.caveats[-6:]
+    assert role.endswith("Scored here, by role in the conversion: 1 test, 1 labeled.")
+    assert training.startswith("1 of the scored cases")
+    assert "whole scans" in protocol.replace("\n", " ")
+    assert conversion == "From the conversion: cropped."
+    assert distances.startswith("Distances are in voxels")
+    assert one_run.startswith("Each published row is one run")
+
+
+def test_the_hint_at_the_convention_is_not_told_to_those_who_use_it():
+    compared = compare_with_published(record(), {"mine": replace(scores(0), literature=True)})
+    assert not any("--literature" in caveat for caveat in compared.caveats)
+
+
+def test_the_columns_are_in_the_tables_units():
+    columns = compare_with_published(record(), {"mine": scores()}).columns
+    assert columns == ("Dice %", "Jaccard %", "95HD voxel", "ASD voxel")

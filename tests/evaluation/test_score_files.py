@@ -10,8 +10,18 @@ import numpy as np
 import pytest
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.evaluation.score_files import as_markdown, as_text, case_table, terminal, write_scores
-from nnunetv2_crossmatch.evaluation.scores import Scores
+from nnunetv2_crossmatch.evaluation.score_files import (
+    as_markdown,
+    as_text,
+    case_table,
+    difference_table,
+    markdown,
+    remarks,
+    summary_table,
+    terminal,
+    write_scores,
+)
+from nnunetv2_crossmatch.evaluation.scores import Difference, Scores
 
 NAN = float("nan")
 ORIGIN = {"reference": "labelsTs", "predictions": "predictions"}
@@ -44,6 +54,68 @@ def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
     table = case_table(example(), limit=2)
     assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
     assert "scores.csv" in table.title
+
+
+def test_without_empty_masks_there_is_no_column_for_them() -> None:
+    full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
+    assert (case_table(full).columns, case_table(full).rows) == (("case", "class", "Dice"), (("a", "RV", "1.0000"),))
+
+
+def test_as_many_rows_as_the_screen_holds_are_all_shown_in_order() -> None:
+    assert case_table(example(), limit=4) == case_table(example())
+
+
+def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
+    table = summary_table(example())
+    assert table.rows[1] == ("RV", "95HD voxel", "2", "0", "6.12", "1.59", "5.00 to 7.25")
+    assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "- to -")
+    assert (len(table.columns), table.left) == (7, 2)
+
+
+@pytest.mark.parametrize(("p_value", "text"), [(0.034567, "0.035"), (NAN, "-")])
+def test_a_difference_tells_pairs_mean_interval_and_p_value(p_value: float, text: str) -> None:
+    table = difference_table({"RV": {"dice": Difference(3, -0.1, -0.2, 0.05, p_value)}}, Path("other"))
+    assert table.rows == (("RV", "Dice", "3", "-0.1000", "-0.2000 to 0.0500", text),)
+    assert table.title == "Difference: these predictions minus other"
+
+
+def test_nothing_to_remark_is_nothing() -> None:
+    full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
+    assert remarks(full) == []
+
+
+def test_remarks_come_in_order() -> None:
+    found = remarks(example(literature=True, notes=("a note",), missing=("m", "n"), extra=("x",)))
+    assert [line.split()[0] for line in found] == ["Published", "a", "Empty", "Not", "Not"]
+
+
+def test_the_markdown_names_the_origin_and_ends_with_every_case() -> None:
+    text = markdown(example(), ORIGIN, None, None)
+    assert text.startswith("# Scores\n\n- reference: `labelsTs`\n- predictions: `predictions`\n\n## Mean over cases\n")
+    assert "| --- | --- | ---: | ---: | ---: | ---: | ---: |" in text
+    assert text.endswith("| p2 | LV | 0.0000 | - | prediction empty |\n")
+
+
+def test_the_difference_is_told_only_with_another_folder() -> None:
+    assert "Difference" not in terminal(example()) + terminal(example(), example())
+    assert "Difference: these predictions minus other" in terminal(example(), example(), Path("other"))
+
+
+def test_the_json_says_how_it_was_made(tmp_path: Path) -> None:
+    paths = write_scores(example(missing=("m",), extra=("x",), notes=("a note",)), tmp_path / "new", ORIGIN)
+    content = json.loads((tmp_path / "new" / "scores.json").read_text())
+    assert [path.name for path in paths] == ["scores.csv", "scores.json", "scores.md"]
+    interval = {"method": "BCa bootstrap over cases", "confidence": 0.95, "resamples": 9999, "seed": 0}
+    assert content["interval"] == interval
+    assert [content[key] for key in ("missing_predictions", "extra_predictions", "notes")] == [["m"], ["x"], ["a note"]]
+    assert content["convention"] == "an empty mask has no distance"
+    assert content["empty_masks"]["LV"] == {"prediction": 1, "reference": 0, "both": 1}
+    assert "difference" not in content
+
+
+def test_the_json_names_the_published_convention(tmp_path: Path) -> None:
+    write_scores(example(literature=True), tmp_path, ORIGIN)
+    assert json.loads((tmp_path / "scores.json").read_text())["convention"].startswith("literature")
 
 
 def test_empty_masks_missing_and_extra_cases_stand_below_the_table() -> None:

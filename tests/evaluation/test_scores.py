@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_crossmatch.evaluation.scores import Scores, compare, interval, paired, summarize, wilcoxon_p
+from nnunetv2_crossmatch.evaluation.scores import (
+    Scores,
+    compare,
+    each_row,
+    interval,
+    paired,
+    part_of,
+    summarize,
+    wilcoxon_p,
+)
 
 NAN = float("nan")
 
@@ -106,3 +115,50 @@ def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() 
 def test_scores_of_different_classes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same classes"):
         compare(make([[1.0]], classes=("A",)), make([[1.0]], classes=("B",)))
+
+
+def test_two_values_have_an_interval_and_one_has_none() -> None:
+    assert np.isfinite(interval(np.array([1.0, 2.0]))).all()
+    assert np.isnan(interval(np.array([1.0]))).all()
+
+
+def test_the_interval_is_the_bias_corrected_bootstrap_of_the_mean() -> None:
+    values = np.random.default_rng(6).gamma(1, size=15)
+    expected = stats.bootstrap(
+        (values,), np.mean, n_resamples=9999, confidence_level=0.95, batch=999, rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert interval(values) == (expected.low, expected.high)
+
+
+def test_a_part_has_its_cases_and_measures_in_the_order_asked_for() -> None:
+    values = np.arange(12.0).reshape(3, 2, 2)
+    scores = Scores(("a", "b", "c"), ("A", "B"), ("dice", "jaccard"), values, np.arange(12).reshape(3, 2, 2))
+    part = part_of(scores, ("c", "a"), ("jaccard",))
+    assert (part.cases, part.measures) == (("c", "a"), ("jaccard",))
+    np.testing.assert_array_equal(part.values, [[[9], [11]], [[1], [3]]])
+    np.testing.assert_array_equal(part.voxels, scores.voxels[[2, 0]])
+
+
+def test_rows_run_over_the_classes_of_each_case() -> None:
+    scores = make([[0.1, 0.2], [0.3, 0.4]], [[[1, 2], [3, 0]], [[0, 6], [0, 0]]])
+    rows = [(case, name, *values, *sizes, empty) for case, name, values, sizes, empty in each_row(scores)]
+    assert rows == [
+        ("case0", "A", 0.1, 1, 2, ""),
+        ("case0", "B", 0.2, 3, 0, "reference"),
+        ("case1", "A", 0.3, 0, 6, "prediction"),
+        ("case1", "B", 0.4, 0, 0, "both"),
+    ]
+
+
+def test_empty_masks_are_counted_class_by_class() -> None:
+    scores = make([[NAN, 0], [0, 0]], [[[0, 0], [0, 9]], [[9, 0], [0, 9]]])
+    assert scores.empty_counts() == {
+        "A": {"prediction": 0, "reference": 1, "both": 1},
+        "B": {"prediction": 2, "reference": 0, "both": 0},
+    }
+
+
+def test_the_difference_is_the_first_minus_the_second_of_the_measures_in_common() -> None:
+    first = Scores(("a",), ("A",), ("dice", "hd95_mm"), np.array([[[0.9, 1.0]]]), np.ones((1, 1, 2), int))
+    second = Scores(("a",), ("A",), ("jaccard", "dice"), np.array([[[0.1, 0.4]]]), np.ones((1, 1, 2), int))
+    assert {name: one.mean for name, one in compare(first, second)["A"].items()} == {"dice": pytest.approx(0.5)}

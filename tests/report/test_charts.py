@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnunetv2_crossmatch.evaluation.scores import Scores
-from nnunetv2_crossmatch.report.charts import draw_dots, draw_pairs
+from nnunetv2_crossmatch.evaluation.scores import Scores, summarize
+from nnunetv2_crossmatch.report.charts import _wrapped, draw_dots, draw_pairs, main_distance
 
 MEASURES = ("dice", "jaccard", "hd95_voxel", "asd_voxel")
 
@@ -57,3 +57,78 @@ def test_the_legend_stays_inside_the_picture(name, narrow):
     assert box.x0 >= 0
     assert box.x1 <= figure.bbox.x1
     assert box.y1 <= figure.bbox.y1
+
+
+def test_the_distance_is_in_mm_where_it_is_known():
+    known = Scores(("a",), ("x",), ("hd95_voxel", "hd95_mm"), np.ones((1, 1, 2)), np.ones((1, 1, 2), int))
+    assert (main_distance(known), main_distance(scores([0.5]))) == ("hd95_mm", "hd95_voxel")
+
+
+def test_the_mean_stands_on_its_interval_at_the_row_of_its_class():
+    one = scores([0.1, 0.5, 0.9], classes=2)
+    line, mean = draw_dots({"a": one}).axes[0].lines[2:4]
+    of = summarize(one.of("class1", "dice"))
+    assert (list(line.get_xdata()), list(line.get_ydata())) == ([of.low, of.high], [1, 1])
+    assert (list(mean.get_xdata()), list(mean.get_ydata())) == ([pytest.approx(0.5)], [1])
+
+
+def test_two_sets_of_predictions_lie_above_and_below_the_row():
+    axes = draw_dots({"a": scores([0.1, 0.5]), "b": scores([0.2, 0.6])}).axes[0]
+    assert [line.get_ydata()[0] for line in axes.lines[::2]] == pytest.approx([-0.21, 0.21])
+    assert [collection.get_label() for collection in axes.collections] == ["a", "b"]
+
+
+def test_dots_of_a_row_do_not_reach_another():
+    axes = draw_dots({"a": scores([0.5] * 50), "b": scores([0.5] * 50)}).axes[0]
+    first, second = (collection.get_offsets()[:, 1] for collection in axes.collections)
+    assert -0.5 < first.min() < first.max() < second.min() < second.max() < 0.5
+    assert len(set(first)) == 50
+
+
+def test_dice_ends_at_one_and_distance_begins_at_zero_with_the_first_class_on_top():
+    dice, distance = draw_dots({"a": scores([0.5, 0.9], classes=2)}).axes
+    assert dice.get_xlim()[1] == 1.005
+    assert distance.get_xlim()[0] == 0
+    assert (dice.get_ylim(), dice.get_xlabel(), distance.get_xlabel()) == ((2.5, -0.5), "Dice", "95HD voxel")
+
+
+def test_a_single_set_of_predictions_needs_no_legend():
+    assert not draw_dots({"a": scores([0.5, 0.9])}).legends
+
+
+def test_better_cases_are_solid_and_equal_ones_count_as_not_better():
+    axes = draw_pairs(("a", scores([0.9, 0.5, 0.5])), ("b", scores([0.4, 0.6, 0.5]))).axes[0]
+    assert axes.get_title() == "class0\n1 of 3 better"
+    assert [line.get_linestyle() for line in axes.lines] == ["-", "--", "--"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["b", "a"]
+
+
+def test_pairs_are_matched_by_case():
+    first, second = scores([0.9, 0.1]), scores([0.1, 0.9])
+    turned = Scores(("1", "0"), second.classes, MEASURES, second.values, second.voxels)
+    lines = draw_pairs(("a", first), ("b", turned)).axes[0].lines
+    assert sorted(tuple(line.get_ydata()) for line in lines) == [(0.1, 0.1), (0.9, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "narrow", "panels", "shown"), [(1, False, 1, 1), (3, False, 4, 4), (4, False, 8, 5), (2, True, 4, 3)]
+)
+def test_panels_come_in_rows_and_those_without_a_class_are_empty(classes, narrow, panels, shown):
+    figure = draw_pairs(("a", scores([0.9], classes)), ("b", scores([0.4], classes)), narrow)
+    assert (len(figure.axes), sum(axes.axison for axes in figure.axes)) == (panels, shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("short", "short"),
+        ("crossmatch_seed0", "crossmatch_\nseed0"),
+        ("crossmatch_unsup_seed0", "crossmatch_\nunsup_seed0"),
+        ("ten_letter", "ten_letter"),
+        ("eleven_lets", "eleven_\nlets"),
+        ("w" * 15, "w" * 13 + "…"),
+        ("w" * 14, "w" * 14),
+    ],
+)
+def test_a_long_name_is_broken_near_its_middle(name, text):
+    assert _wrapped(name) == text

@@ -4,10 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunetv2_crossmatch.report.contours import (
+    CURVE_TITLES,
+    PREDICTION_STYLES,
+    REFERENCE_STYLE,
     CasePicture,
     choose_slices,
     draw_cases,
@@ -152,3 +156,112 @@ def test_a_border_of_two_labels_is_drawn_once():
     labels = np.repeat(np.array([[1, 2]], np.uint8), 20, axis=1).repeat(20, axis=0)
     common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in outline(labels, value)]
     assert sum(count >= 20 for count in common) == 1
+
+
+def test_evenly_spread_slices_leave_out_the_ends():
+    assert choose_slices(box(2, 11), [box(2, 11)], 3) == [4, 6, 8]
+    assert choose_slices(box(0, 0), [box(0, 0)], 1) == [6]
+
+
+def test_slices_cover_what_any_prediction_reaches():
+    assert max(choose_slices(box(2, 5), [box(2, 12), box(2, 5)], 5)) >= 9
+
+
+def test_the_view_is_what_is_drawn_with_a_margin_of_a_third():
+    """Rows 5 to 14 and columns 8 to 19, wider by 0.35 of their length and at least 4, within the image."""
+    assert case().view == (slice(1, 19), slice(4, 24))
+    assert case(predictions={"a": box(0, 0)}, reference=box(0, 0)).view == (slice(0, 20), slice(0, 30))
+
+
+def test_the_view_of_something_small_has_room_around_it():
+    reference = np.zeros(SHAPE, np.uint8)
+    reference[3, 10, 2] = reference[4, 10, 3] = 1
+    assert case(reference=reference, predictions={}).view == (slice(6, 15), slice(0, 8))
+
+
+def test_a_slice_is_cropped_to_the_view_upside_up():
+    axes = Figure().subplots()
+    draw_slice(axes, case(), 5)
+    assert (axes.get_xlim(), axes.get_ylim()) == ((3.5, 23.5), (18.5, 0.5))
+
+
+@pytest.mark.parametrize(("spacing", "ratio"), [((1, 2, 3), 18 * 2 / (20 * 3)), ((1, 9, 1), 2.0)])
+def test_the_ratio_of_the_sides_is_that_in_mm_and_two_at_most(spacing, ratio):
+    assert case(spacing=spacing).side_ratio == pytest.approx(ratio)
+
+
+def test_without_a_spacing_voxels_are_cubes():
+    axes = Figure().subplots()
+    draw_slice(axes, case(), 5)
+    assert (axes.get_aspect(), case().spacing) == (1, (1, 1, 1))
+
+
+def test_gray_values_run_from_black_to_white_within_the_window():
+    axes = Figure().subplots()
+    image = np.zeros(SHAPE)
+    image[5] = np.linspace(-1, 3, 600).reshape(20, 30)
+    picture = case(image=image)
+    picture.__dict__["window"] = (0.0, 2.0)
+    draw_slice(axes, picture, 5)
+    shown = axes.images[0].get_array()
+    np.testing.assert_allclose(shown, np.clip(image[5] / 2, 0, 1))
+    assert axes.images[0].get_clim() == (0, 1)
+
+
+def test_reference_and_predictions_have_lines_of_their_own():
+    axes = Figure().subplots()
+    draw_slice(axes, case(predictions={"a": box(3, 10), "b": box(3, 10)}), 5)
+    colours = [to_hex(lines.get_color()[0]) for lines in axes.collections]
+    assert colours == [style["colors"] for style in (REFERENCE_STYLE, *PREDICTION_STYLES[:2])]
+
+
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures that would have been saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (figures.append(figure), file.write_bytes(b"x")))
+    return figures
+
+
+def test_cases_are_rows_with_titled_slices_and_one_legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figures = saved(monkeypatch)
+    wrong = box(2, 9)
+    wrong[8] = 1
+    draw_cases([case(predictions={"a": wrong}), case(title="other", predictions={"a": box(2, 9)})], tmp_path / "x", 2)
+    first, second = figures[0].subfigs
+    titles = [[axes.get_title() for axes in row.axes] for row in (first, second)]
+    assert titles == [["slice 4\n", "slice 6\n", "slice 8\nworst: a"], ["slice 4\n", "slice 6\n", ""]]
+    assert [row.get_suptitle() for row in (first, second)] == ["case", "other"]
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["reference", "a"]
+    assert not any(axes.axison for row in (first, second) for axes in row.axes)
+
+
+def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figures = saved(monkeypatch)
+    curves = {"loss_sup": [3.0, 2.0, np.nan], "my_own": list(range(40)), "third": [1.0], "none": []}
+    draw_curves(curves, tmp_path / "x", columns=2)
+    panels = figures[0].axes
+    assert [axes.get_title(loc="left") for axes in panels] == [CURVE_TITLES["loss_sup"], "my own", "third", ""]
+    assert {axes.get_xlim() for axes in panels[:3]} == {(-0.5, 39.5)}
+    assert [[text.get_text() for text in axes.texts] for axes in panels] == [["2"], ["39"], ["1"], []]
+    assert [axes.axison for axes in panels] == [True, True, True, False]
+    assert [axes.lines[0].get_marker() for axes in panels[:2]] == ["o", ""]
+    assert panels[1].lines[0].get_xdata()[-1] == 39
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "shape"), [(3, 4, (1, 3)), (5, 4, (2, 4)), (8, 4, (2, 4)), (0, 4, (1, 1))]
+)
+def test_panels_fill_rows_of_at_most_so_many_columns(
+    count: int, columns: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    figures = saved(monkeypatch)
+    draw_curves({str(i): [1.0] for i in range(count)}, tmp_path / "x", columns)
+    assert figures[0].axes[0].get_gridspec().get_geometry() == shape
+
+
+def test_a_hole_has_an_outline_and_a_higher_label_in_it_leaves_the_border_to_the_lower():
+    labels = np.ones((9, 9), np.uint8)
+    labels[3:6, 3:6] = 0
+    assert len(outline(labels, 1)) == 2
+    labels[3:6, 3:6] = 2
+    assert (len(outline(labels, 1)), len(outline(labels, 2))) == (2, 0)

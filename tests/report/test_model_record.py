@@ -58,3 +58,43 @@ def test_every_damaged_checkpoint_is_named(tmp_path):
     with pytest.raises(InputError) as error:
         read_model(model)
     assert len(error.value.problems) == 2
+
+
+def test_the_facts_are_those_of_the_plans(tmp_path):
+    model = read_model(write_model(tmp_path / "model"))
+    assert model.facts == {
+        "data set": "Dataset001_Balls",
+        "trainer": "nnUNetTrainerCrossMatch_3epochs_eta0p2",
+        "plans": "nnUNetPlans",
+        "configuration": "3d_fullres",
+        "network": "PlainConvUNet",
+        "patch size": "16 × 32 × 32",
+        "voxel size, mm": "2 × 1 × 1",
+        "planned batch size": "2",
+    }
+    assert (model.folder, model.trainer) == (tmp_path / "model", model.facts["trainer"])
+
+
+def test_an_epoch_without_an_end_takes_no_time(tmp_path):
+    file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file)
+    checkpoint["logging"]["epoch_end_timestamps"].pop()
+    torch.save(checkpoint, file)
+    fold = read_model(tmp_path / "model").folds[0]
+    assert (fold.hours, fold.epochs) == (pytest.approx(1.0), 3)
+
+
+def test_empty_curves_and_those_of_the_host_for_itself_are_left_out(tmp_path):
+    file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file)
+    checkpoint["logging"] |= {"ema_fg_dice": [0.1], "lrs": [0.01], "mean_fg_dice": [], "agreement": []}
+    torch.save(checkpoint, file)
+    curves = read_model(tmp_path / "model").folds[0].curves
+    assert list(curves) == ["training loss", "validation loss", "learning rate", "loss_ip"]
+    assert curves["training loss"] == [0.3, 0.2, 0.1]
+
+
+def test_a_folder_without_plans_is_refused(tmp_path):
+    (write_model(tmp_path / "model") / "plans.json").unlink()
+    with pytest.raises(InputError, match=r"no trained model in .*: expected plans\.json .*Fix: give <results>"):
+        read_model(tmp_path / "model")

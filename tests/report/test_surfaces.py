@@ -2,9 +2,23 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from nnunetv2_crossmatch.report.surfaces import compared_surfaces, draw_surfaces
+from nnunetv2_crossmatch.report.surfaces import (
+    TILT,
+    TURN,
+    UNCOMPARED,
+    Surface,
+    _frame,
+    _limit,
+    _mesh,
+    _seen,
+    compared_surfaces,
+    draw_surfaces,
+    signed_distance,
+)
 from tests.segmentation_folders import ball
 
 SPACING = (2.0, 1.0, 1.0)
@@ -41,6 +55,13 @@ def test_distances_are_in_mm():
 def test_a_surface_has_the_size_of_its_mask_in_mm():
     surface, _ = compared_surfaces(large(), small(), SPACING)
     np.testing.assert_allclose(np.ptp(surface.vertices_mm, axis=0), (38, 19, 19), atol=3)
+
+
+def test_a_cube_has_the_length_of_its_voxels():
+    cube = np.zeros((20, 20, 20), bool)
+    cube[6:14, 6:14, 6:14] = True
+    surface, _ = compared_surfaces(cube, cube, (1, 1, 1))
+    np.testing.assert_allclose(np.ptp(surface.vertices_mm, axis=0), 8, atol=0.4)
 
 
 def test_normals_point_outward():
@@ -83,3 +104,90 @@ def test_distance_shows_as_colour(tmp_path):
         picture = imread(tmp_path / f"{name}.png")[:300]
         colourful.append(np.ptp(picture[..., :3], axis=-1).mean())
     assert colourful[1] > 3 * colourful[0]
+
+
+def flat(error: float = 0.0, depth: float = 0.0, outward: float = 1.0) -> Surface:
+    """A triangle that faces the viewer (or not), moved towards the viewer by ``depth``."""
+    up, towards = np.array([np.cos(TILT), 0, 0]), -_towards()
+    vertices = np.array([[0.0, 0, 0], [0, 0, 1], up]) - depth * towards
+    return Surface(vertices, np.repeat(-outward * towards[None], 3, 0), np.array([[0, 1, 2]]), np.full(3, error))
+
+
+def _towards() -> np.ndarray:
+    """The direction to the viewer as (z, y, x)."""
+    return np.array([np.sin(TILT), -np.cos(TILT) * np.cos(TURN), np.cos(TILT) * np.sin(TURN)])
+
+
+def test_the_distance_is_negative_inside_and_in_mm():
+    mask = np.zeros((1, 1, 6), bool)
+    mask[..., 2:4] = True
+    np.testing.assert_array_equal(signed_distance(mask, np.array([1, 1, 3.0]))[0, 0], [6, 3, -3, -3, 3, 6])
+
+
+def test_the_viewers_axes_are_perpendicular_and_of_length_one():
+    axes = _seen(np.eye(3))
+    np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
+    assert np.linalg.det(axes[::-1]) == pytest.approx(1)
+
+
+def test_the_viewer_sees_z_upward_and_x_to_the_right():
+    (z, y, x) = _seen(np.eye(3))
+    assert z[1] > 0.9
+    assert z[0] == 0
+    assert x[0] == pytest.approx(np.cos(TURN))
+    assert y[2] < -0.8
+
+
+def test_the_frame_holds_all_surfaces_with_room():
+    middle, size = _frame([flat(), None])
+    points = _seen(flat().vertices_mm)[:, :2]
+    np.testing.assert_allclose(middle, (points.min(axis=0) + points.max(axis=0)) / 2)
+    np.testing.assert_allclose(size, 1.06 * np.ptp(points, axis=0))
+
+
+@pytest.mark.parametrize(
+    ("errors", "limit"), [([], 0), ([np.nan], 0), ([0.1, -0.2], 1), ([np.nan, *[-3.0] * 99, 50], 3)]
+)
+def test_the_strongest_colour_stands_for_nearly_the_largest_distance(errors, limit):
+    assert _limit([flat(error) for error in errors]) == pytest.approx(limit)
+
+
+def test_triangles_that_face_away_are_not_drawn():
+    assert [len(_mesh(flat(outward=side), Normalize(-1, 1)).get_paths()) for side in (1, -1)] == [1, 0]
+
+
+def test_triangles_seen_edge_on_are_drawn():
+    level = Surface(flat().vertices_mm, np.array([[0.0, np.sin(TURN), np.cos(TURN)]] * 3), flat().faces, np.zeros(3))
+    assert len(_mesh(level, Normalize(-1, 1)).get_paths()) == 1
+
+
+def test_near_triangles_are_drawn_last():
+    near, far = flat(error=1, depth=5), flat(error=-1)
+    both = Surface(
+        np.concatenate((near.vertices_mm, far.vertices_mm)), np.concatenate((near.normals, far.normals)),
+        np.array([[0, 1, 2], [3, 4, 5]]), np.concatenate((near.error_mm, far.error_mm)),
+    )  # fmt: skip
+    violet, orange = _mesh(both, Normalize(-1, 1)).get_facecolors()
+    assert violet[2] > violet[0]
+    assert orange[0] > orange[2]
+
+
+def test_what_has_nothing_to_compare_with_is_gray():
+    (colour,) = _mesh(flat(np.nan), Normalize(-1, 1)).get_facecolors()
+    assert len(set(colour[:3])) == 1
+    assert 0.58 * UNCOMPARED[0] <= colour[0] <= UNCOMPARED[0]
+    assert colour[3] == 1
+
+
+def test_every_class_has_a_reference_and_a_prediction_in_one_frame(monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (figures.append(figure), file.write_bytes(b"x")))
+    nothing = np.zeros_like(small())
+    draw_surfaces({"a": (small(), large()), "b": (nothing, small())}, SPACING, tmp_path / "x.png", "voxels")
+    body, foot = figures[0].subfigs
+    texts = [text.get_text() for axes in body.axes for text in axes.texts]
+    assert sorted(texts) == ["a: prediction", "a: reference", "b: prediction", "b: reference", "empty"]
+    drawn = [axes for axes in body.axes if axes.collections]
+    assert drawn[0].get_xlim() == drawn[1].get_xlim() != drawn[2].get_xlim()
+    assert foot.axes[0].get_xlabel() == "falls short  <  0  <  reaches too far  (voxels)"
+    assert foot.axes[0].get_xlim()[0] == -foot.axes[0].get_xlim()[1]

@@ -54,3 +54,8 @@ def drawn_by(trainer: Any, index: int, samples: int = 4) -> tuple[Mapping[str, l
         rank=trainer.local_rank,
     )  # fmt: skip
     return trainer.method.draw(step, trainer.method.table_of_step(step.shared_rng))
+
+
+def weights_of(trainer: Any) -> torch.Tensor:
+    """All parameters of a trainer's network in one row, on their own memory."""
+    return torch.cat([parameter.detach().flatten().clone() for parameter in trainer.network.parameters()])

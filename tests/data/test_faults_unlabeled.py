@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import gzip
 import json
 import os
@@ -195,9 +196,26 @@ def test_21_an_unknown_configuration_is_answered_with_the_known_ones(tiny_copy: 
         preprocess_unlabeled(tiny_copy.name, "nnUNetPlans", ["4d"], 1)
 
 
-def test_21_changed_plans_ask_for_the_command_again(prepared_copy: TinyDataset) -> None:
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [
+        ("image_reader_writer", "NibabelIO"),
+        ("transpose_forward", [1, 0, 2]),
+        ("foreground_intensity_properties_per_channel", {"0": {"mean": 7.0, "std": 2.0}}),
+        ("configurations/2d/spacing", [1.1, 1.1]),
+        ("configurations/2d/normalization_schemes", ["CTNormalization"]),
+        ("configurations/2d/use_mask_for_norm", [True]),
+        ("configurations/2d/preprocessor_name", "OtherPreprocessor"),
+        ("configurations/2d/resampling_fn_data_kwargs", {"order": 0}),
+        ("configurations/2d/resampling_fn_seg_kwargs", {"order": 0}),
+    ],
+)
+def test_21_changed_plans_ask_for_the_command_again(prepared_copy: TinyDataset, entry: str, value: object) -> None:
     plans = json.loads(prepared_copy.plans_file.read_text())
-    plans["configurations"]["2d"]["spacing"] = [1.1, 1.1]
+    *path, last = entry.split("/")
+    changed = functools.reduce(dict.__getitem__, path, plans)
+    assert changed[last] != value
+    changed[last] = value
     remedy = f"Fix: {COMMAND} -d {prepared_copy.name} -c 2d -p nnUNetPlans"
     with pytest.raises(InputError, match=f"plans have changed.*{remedy}"):
         prepared_cases(PlansManager(plans), "2d")
@@ -314,6 +332,11 @@ def test_25_raw_images_that_were_added_or_removed_are_named(prepared_copy: TinyD
     folder = unlabeled(prepared_copy)
     (folder / "free_05_0000.nii.gz").rename(folder / "new_0000.nii.gz")
     assert "1 not preprocessed yet (new); 1 no longer there (free_05)" in untrainable(prepared_copy)
+
+
+def test_25_a_raw_image_with_other_bytes_of_equal_number_is_named(prepared_copy: TinyDataset) -> None:
+    flip(unlabeled(prepared_copy) / "free_05_0000.nii.gz")
+    assert "imagesUn: 1 changed (free_05). Fix: " in untrainable(prepared_copy)
 
 
 def test_25_a_full_disk_is_one_line_with_the_bytes_that_are_free(tiny_copy: TinyDataset) -> None:

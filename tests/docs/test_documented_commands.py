@@ -13,6 +13,7 @@ from pathlib import Path
 import fake_data
 import pytest
 import torch
+from joined import join, joined_trainer, loaded_by
 
 from nnunetv2_crossmatch.errors import InputError
 
@@ -146,23 +147,33 @@ def test_training_with_settings_in_its_name(tiny_copy):
 
 
 @pytest.mark.slow
-def test_torchrun_of_the_scaling_page(prepared_copy):
-    """Two processes on this machine's CPUs in place of two nodes with eight GPUs each."""
+def test_torchrun_of_the_scaling_page(prepared_copy, monkeypatch):
+    """Two processes on this machine's CPUs in place of two nodes with eight GPUs each.
+
+    They end with the weights and the loss of one process on what their loaders give them.
+    """
     text = (ROOT / "docs" / "scaling.md").read_text()
     script = re.search(r"^    (torchrun .*\\\n +.*)$", text, re.MULTILINE).group(1)
+    trainer = f"{SHORT}_seed1_warmup0_batch4"
     here = {
         "--nnodes 2 --nproc_per_node 8": "--nnodes 1 --nproc_per_node 2",
         "HOST:29500": "127.0.0.1:0",
-        "501 3d_fullres all -tr nnUNetTrainerCrossMatch": f"{prepared_copy.id} 2d all -tr {SHORT}_batch4 -device cpu",
+        "501 3d_fullres all -tr nnUNetTrainerCrossMatch": f"{prepared_copy.id} 2d all -tr {trainer} -device cpu",
     }
     for printed, short in here.items():
         assert printed in script
         script = script.replace(printed, short)
     result = prepared_copy.run("bash", "-c", script)
-    folder = next(prepared_copy.results.glob(f"{SHORT}*")) / "fold_all"
-    assert (folder / "checkpoint_final.pth").is_file()
-    assert (folder / "validation" / "summary.json").is_file()
     assert "4 unlabeled cases" in result.stdout
+    folder = next(prepared_copy.results.glob(f"{SHORT}*")) / "fold_all"
+    assert (folder / "validation" / "summary.json").is_file()
+    saved = torch.load(folder / "checkpoint_final.pth", weights_only=False)
+    batches = zip(*(loaded_by(rank, prepared_copy, trainer, 2) for rank in range(2)), strict=True)
+    alone = joined_trainer(prepared_copy, trainer, monkeypatch)
+    losses = [float(alone.train_step(join(parts))["loss"]) for parts in batches]
+    assert saved["logging"]["train_losses"] == pytest.approx([sum(losses) / 2], rel=1e-4)
+    for name, value in alone.network.state_dict().items():
+        assert torch.allclose(saved["network_weights"][name], value, rtol=1e-4, atol=1e-5), name
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import resource
 import shutil
 import subprocess
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDataset
+from conftest import TinyDataset, blob_case
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from trainers import make_trainer, weights_of
 
 from nnunetv2_crossmatch.cli.exporting import export_model, missing_for_zip
 from nnunetv2_crossmatch.errors import InputError
@@ -128,6 +127,14 @@ def test_a_file_of_tensors_that_is_no_training_checkpoint_is_refused(tmp_path: P
         load_checkpoint(tmp_path / "c.pth")
 
 
+@pytest.mark.parametrize("name", ["network_weights", "current_epoch", "trainer_name", "init_args"])
+def test_a_checkpoint_without_an_entry_that_a_training_has_is_refused(tmp_path: Path, name: str) -> None:
+    """Of those that the host reads to predict and to go on."""
+    torch.save({key: value for key, value in checkpoint().items() if key != name}, tmp_path / "c.pth")
+    with pytest.raises(DamagedCheckpointError, match=f"no training checkpoint: {name} missing"):
+        load_checkpoint(tmp_path / "c.pth")
+
+
 def test_numbers_arrays_and_random_states_of_numpy_are_allowed(tmp_path: Path) -> None:
     numbers = [np.float64(1.5), np.float32(2), np.int64(3), np.bool_(True)]
     content = {"logging": {"x": numbers}, "rng": np.random.get_state(), "device": torch.device("cpu")}
@@ -146,7 +153,8 @@ def test_39_a_checkpoint_with_foreign_code_is_refused_and_its_code_not_run(tmp_p
     with pytest.raises(InputError, match=r"foreign code.*system"):
         load_checkpoint(tmp_path / "c.pth")
     assert not (tmp_path / "was_here").exists()
-    assert pickle.dumps(Foreign())  # the pickle itself is a working one
+    torch.load(tmp_path / "c.pth", weights_only=False)
+    assert (tmp_path / "was_here").exists()  # the code is a working one: who loads it otherwise runs it
 
 
 @pytest.mark.parametrize(
@@ -190,41 +198,77 @@ def test_36_foreign_code_is_an_error_and_stays_where_it_is(tmp_path: Path) -> No
     assert (tmp_path / "checkpoint_latest.pth").exists()
 
 
+FILES = ("checkpoint_final.pth", "checkpoint_best.pth")
+
+
+def untrained(tiny: TinyDataset, fold: str) -> None:
+    """The two checkpoints of a fold as our trainer writes them, with an entry of our own, and the host's records."""
+    trainer = make_trainer(tiny, TRAINER, fold=fold)
+    trainer.initialize()
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # as when its loaders are made
+    for name in FILES:
+        trainer.save_checkpoint(str(trainer.folder / name))
+        saved = load_checkpoint(trainer.folder / name)
+        write_checkpoint({**saved, "our_random_state": 1}, trainer.folder / name)
+        torch.nn.utils.vector_to_parameters(1.1 * weights_of(trainer), trainer.network.parameters())
+    (trainer.folder / "validation").mkdir()
+    (trainer.folder / "progress.png").touch()
+    (trainer.folder / "validation" / "summary.json").write_text("{}")
+
+
+def described(tiny: TinyDataset) -> Path:
+    """The model folder of ``tiny``'s results with what the host keeps beside the folds."""
+    (folder,) = tiny.results.iterdir()
+    for name in ("dataset.json", "dataset_fingerprint.json"):
+        shutil.copy(tiny.preprocessed / name, folder / name)
+    shutil.copy(tiny.plans_file, folder / "plans.json")
+    return folder
+
+
 @pytest.fixture
 def model(tiny_copy: TinyDataset) -> Path:
-    """A model folder as a training of one fold leaves it, with an untrained stock network and entries of our own."""
-    plans = {**json.loads(tiny_copy.plans_file.read_text()), "continue_training": False}
-    dataset_json = json.loads((tiny_copy.preprocessed / "dataset.json").read_text())
-    trainer = nnUNetTrainer(plans, "2d", "all", dataset_json, torch.device("cpu"))
-    trainer.initialize()
-    fold = tiny_copy.results / f"{TRAINER}__nnUNetPlans__2d" / "fold_all"
-    (fold / "validation").mkdir(parents=True)
-    trainer.save_checkpoint(str(fold / "host.pth"))
-    theirs = torch.load(fold / "host.pth", weights_only=False)
-    write_checkpoint({**theirs, "trainer_name": TRAINER, "our_random_state": 1}, fold / "checkpoint_final.pth")
-    (fold / "host.pth").unlink()
-    (fold / "progress.png").touch()
-    (fold / "validation" / "summary.json").write_text("{}")
-    for name in ("dataset.json", "dataset_fingerprint.json"):
-        shutil.copy(tiny_copy.preprocessed / name, fold.parent / name)
-    shutil.copy(tiny_copy.plans_file, fold.parent / "plans.json")
-    return fold.parent
+    """A model folder as a training of one fold leaves it."""
+    untrained(tiny_copy, "all")
+    return described(tiny_copy)
 
 
-def logits(model_folder: Path, image: torch.Tensor, weights: dict | None = None) -> torch.Tensor:
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model_folder), ("all",))
-    predictor.network.load_state_dict(weights or predictor.list_of_parameters[0])
-    with torch.no_grad():
-        return predictor.network(image)
+@pytest.fixture
+def two_folds(tiny_copy: TinyDataset) -> Path:
+    """A model folder of two folds, with other weights in each of its four checkpoints."""
+    for fold in "01":
+        untrained(tiny_copy, fold)
+    return described(tiny_copy)
 
 
-def test_39_an_exported_model_predicts_in_stock_nnunet(model: Path, tmp_path: Path, monkeypatch) -> None:
+def class_probabilities(model_folder: Path, image: np.ndarray, mirroring: bool = True) -> np.ndarray:
+    """What the host predicts for ``image`` (1, z, y, x) with both folds of ``model_folder``, (class, z, y, x)."""
+    predictor = nnUNetPredictor(0.5, use_mirroring=mirroring, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model_folder), (0, 1))
+    spacing = {"spacing": [1.5, 1.0, 1.0]}
+    return predictor.predict_single_npy_array(image, spacing, save_or_return_probabilities=True)[1]
+
+
+def test_39_an_exported_model_predicts_in_stock_nnunet_voxel_for_voxel(
+    two_folds: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Without the variable that leads to our trainers, both folds together, mirrored as the host does by itself."""
+    image = blob_case(0)[0][None, 8:12]
+    ours = class_probabilities(two_folds, image)
+    exported = export_model(two_folds, tmp_path / "shared")
     monkeypatch.delenv("nnUNet_extTrainer")
-    exported = export_model(model, tmp_path / "shared")
-    image = torch.rand(1, 1, 16, 16)
-    weights = load_checkpoint(model / "fold_all" / "checkpoint_final.pth")["network_weights"]
-    assert torch.equal(logits(exported, image), logits(exported, image, weights))
+    assert np.array_equal(class_probabilities(exported, image), ours)
+    assert not np.array_equal(class_probabilities(exported, image, mirroring=False), ours)
+
+
+def test_every_exported_checkpoint_has_the_weights_of_its_own(two_folds: Path, tmp_path: Path) -> None:
+    exported = export_model(two_folds, tmp_path / "shared")
+    names = [f"fold_{fold}/{name}" for fold in "01" for name in FILES]
+    before, after = (
+        [load_checkpoint(folder / name)["network_weights"] for name in names] for folder in (two_folds, exported)
+    )
+    for number, weights in enumerate(after):
+        equal = [all(torch.equal(value, weights[key]) for key, value in other.items()) for other in before]
+        assert equal == [number == other for other in range(len(names))]
 
 
 def test_an_exported_model_is_named_as_a_stock_one_and_tells_its_origin(model: Path, tmp_path: Path) -> None:
@@ -265,21 +309,22 @@ def test_nothing_is_exported_twice_to_one_place(model: Path, tmp_path: Path) -> 
     assert {file: file.stat().st_mtime_ns for file in exported.rglob("*")} == before
 
 
-@pytest.mark.parametrize("harm", [cut, empty, flip, scribble])
+def flip_weight(file: Path) -> None:
+    """Alter one bit of a network's first weight."""
+    first = next(iter(load_checkpoint(file)["network_weights"].values()))
+    content = bytearray(file.read_bytes())
+    content[content.index(first.numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, empty, flip_weight, scribble])
 def test_a_damaged_model_is_not_exported_and_leaves_nothing(model: Path, tmp_path: Path, harm) -> None:
-    harm_weights = flip_any if harm is flip else harm
-    harm_weights(model / "fold_all" / "checkpoint_final.pth")
+    harm(model / "fold_all" / "checkpoint_final.pth")
     with pytest.raises(InputError, match="checkpoint damaged"):
         export_model(model, tmp_path / "shared")
     target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
     assert not target.exists()
     assert not partial_path(target).exists()
-
-
-def flip_any(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
 
 
 def test_a_fold_without_checkpoint_is_named(model: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Two processes with gloo end with equal weights, and with those of one process on the joined batch."""
+"""Two processes with gloo: the weights of one on the joined batch, one seed, and draws of their own."""
 
 from __future__ import annotations
 
+import shutil
 import socket
-from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,25 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import TinyDataset
-from trainers import make_trainer
+from joined import RANKS, halves, joined_trainer
+from trainers import continued, make_trainer, started, weights_of
 
-from nnunetv2_crossmatch.learning.perturbation import Perturbation
-from nnunetv2_crossmatch.learning.step import Step
-from nnunetv2_crossmatch.learning.streams import StreamTable
 from nnunetv2_crossmatch.training.distributed import share
 
-NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5_cutmix0_batch4"
-NAMES = [f"{NAME}_exec{way}_criterion{loss}" for way in ("stacked", "sequential") for loss in ("dice", "dicece")]
-NAMES.append(f"{NAME}_execstacked_students2")
-STEPS, RANKS = 2, 2
+SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
+# With tau 0.5 and two classes every voxel counts, in each process as many: sums that are not exchanged would not show.
+NAMES = [
+    f"{SHORT}_seed1_warmup0_batch4_{tokens}"
+    for tokens in (
+        "tau0p5_execstacked",
+        "tau0p5_execsequential_criteriondicece",
+        "tau0p85_execstacked_criteriondicece",
+        "tau0p85_execsequential",
+        "tau0p85_execstacked_students2",
+    )
+]
+DRAWN = f"{SHORT}_warmup0_batch4_ubatch5"  # without a seed in its name
+STEPS = 2
 
 
 def joined_batches() -> list[dict]:
@@ -35,44 +44,61 @@ def joined_batches() -> list[dict]:
     return batches
 
 
-def rows(value: Any, start: int, stop: int) -> Any:
-    if isinstance(value, list):
-        return [rows(each, start, stop) for each in value]
-    if isinstance(value, Perturbation):
-        return Perturbation(value.scale[start:stop], None)
-    return value[start:stop]
-
-
-def with_joined_draws(trainer: Any, start: int, stop: int) -> Any:
-    """Let the trainer draw for the joined batch and take the rows of this process."""
-    own_draw = trainer.method.draw
-
-    def draw(step: Step, table: StreamTable) -> Any:
-        images = {view: torch.zeros(4, *image.shape[1:]) for view, image in step.images.items()}
-        boxes, drawn = own_draw(replace(step, rank=0, images=images), table)
-        boxes = {view: [None] * (stop - start) for view in boxes}
-        return boxes, {name: rows(levels, start, stop) for name, levels in drawn.items()}
-
-    trainer.method.draw = draw
-    return trainer
-
-
-def train(tiny: TinyDataset, name: str, start: int, stop: int) -> torch.Tensor:
+def train(tiny: TinyDataset, name: str, rank: int) -> dict[str, Any]:
+    """A process's share of the training on :func:`joined_batches`."""
     trainer = make_trainer(tiny, name)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
-    with_joined_draws(trainer, start, stop)
-    for batch in joined_batches():
-        trainer.train_step({key: rows(value, start, stop) for key, value in batch.items()})
-    assert trainer.unlabeled_batch_size == stop - start
-    return torch.cat([p.detach().flatten() for p in trainer.network.parameters()])
+    steps = [trainer.train_step(halves(batch)[rank]) for batch in joined_batches()]
+    assert trainer.unlabeled_batch_size == 2
+    return {"weights": weights_of(trainer), "confident": [float(step["confident_share"]) for step in steps]}
+
+
+def take_step(tiny: TinyDataset, rank: int) -> dict[str, Any]:
+    """What a process loads, draws and logs in a step; the second one has too little memory for stacked streams."""
+    trainer, seen = started(tiny, DRAWN), {}
+    if rank == 1:
+        trainer.local_loss = lambda: exhausted
+    draw = trainer.method.draw
+    trainer.method.draw = lambda *arguments: seen.setdefault("drawn", draw(*arguments))
+    batch = next(trainer.dataloader_train)
+    step = trainer.train_step(batch)
+    trainer.on_train_epoch_end([step])
+    logged = trainer.logger.local_logger.my_fantastic_logging
+    boxes, perturbations = seen["drawn"]
+    return {
+        "seed": trainer.seed,
+        "seed when continued": seed_when_continued(tiny, trainer),
+        "batch sizes": [len(batch["data"]), len(batch["unlabeled"])],
+        "labeled": batch["data"][:2],
+        "unlabeled": batch["unlabeled"][:2],
+        "boxes": str(boxes),
+        "perturbation": torch.cat([level.scale[:2].flatten() for level in perturbations["ws"]]),
+        "stacked": trainer.method.stacked,
+        "loss_sup": float(step["loss_sup"]),
+        "logged loss_sup": logged["loss_sup"][0],
+    }
+
+
+def exhausted(*arguments: object) -> None:
+    raise torch.cuda.OutOfMemoryError
+
+
+def seed_when_continued(tiny: TinyDataset, trainer: Any) -> int:
+    trainer.save_latest()
+    if trainer.lock is not None:
+        trainer.lock.release()
+    dist.barrier()
+    return continued(tiny, DRAWN).seed
 
 
 def work(rank: int, root: str, port: int) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=RANKS)
-    weights = {name: train(TinyDataset(Path(root)), name, 2 * rank, 2 * rank + 2) for name in NAMES}
-    torch.save(weights, Path(root) / f"rank{rank}.pt")
+    where = f"tcp://127.0.0.1:{port}"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
+    tiny = TinyDataset(Path(root))
+    result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
+    torch.save(result, tiny.root / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -82,13 +108,61 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_two_processes_train_like_one_on_the_joined_batch(tiny_copy):
-    mp.spawn(work, args=(str(tiny_copy.root), free_port()), nprocs=RANKS)
-    first, second = (torch.load(tiny_copy.root / f"rank{rank}.pt") for rank in range(RANKS))
-    for name in NAMES:
-        alone = train(tiny_copy, name, 0, 4)
-        assert torch.equal(first[name], second[name]), name
-        assert torch.allclose(first[name], alone, rtol=1e-4, atol=1e-5), name
+@pytest.fixture(scope="module")
+def processes(tiny_prepared: TinyDataset, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two processes that worked together came to."""
+    tiny = TinyDataset(tmp_path_factory.mktemp("processes") / "tiny")
+    shutil.copytree(tiny_prepared.root, tiny.root)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in tiny.variables.items():
+            patch.setenv(name, value)
+        mp.spawn(work, args=(str(tiny.root), free_port()), nprocs=RANKS)
+    return [torch.load(tiny.root / f"rank{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.partition("batch4_")[2])
+def test_two_processes_train_like_one_on_the_joined_batch(processes, tiny_copy, monkeypatch, name):
+    """Each with boxes and feature perturbations of its own; CutMix stays inside a process."""
+    first, second = (process[name] for process in processes)
+    alone = joined_trainer(tiny_copy, name, monkeypatch)
+    for batch in joined_batches():
+        alone.train_step(batch)
+    assert torch.equal(first["weights"], second["weights"])
+    assert torch.allclose(first["weights"], weights_of(alone), rtol=1e-4, atol=1e-5)
+    if "tau0p85" in name:
+        assert first["confident"] != second["confident"]
+        assert all(0 < confident < 1 for confident in first["confident"])
+
+
+@pytest.mark.parametrize("what", ["seed", "seed when continued"])
+def test_a_seed_that_was_drawn_is_the_first_process_s_everywhere(processes, what):
+    first, second = (process["step"][what] for process in processes)
+    assert first == second == processes[0]["step"]["seed"]
+
+
+@pytest.mark.parametrize("what", ["labeled", "unlabeled", "perturbation"])
+def test_processes_with_one_seed_draw_different(processes, what):
+    first, second = (process["step"][what] for process in processes)
+    assert not torch.equal(first, second)
+
+
+def test_processes_with_one_seed_draw_different_boxes(processes):
+    assert processes[0]["step"]["boxes"] != processes[1]["step"]["boxes"]
+
+
+def test_batch_sizes_are_totals_of_all_processes(processes):
+    assert [process["step"]["batch sizes"] for process in processes] == [[2, 3], [2, 2]]
+
+
+def test_processes_stack_the_streams_only_if_the_memory_of_all_suffices(processes):
+    assert [process["step"]["stacked"] for process in processes] == [False, False]
+
+
+def test_curves_are_means_over_the_processes(processes):
+    logged = [process["step"]["logged loss_sup"] for process in processes]
+    own = [process["step"]["loss_sup"] for process in processes]
+    assert own[0] != own[1]
+    assert logged == pytest.approx([sum(own) / RANKS] * RANKS)
 
 
 @pytest.mark.parametrize(("total", "world"), [(4, 2), (5, 2), (7, 3), (2, 4)])

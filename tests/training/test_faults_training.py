@@ -22,7 +22,7 @@ import torch
 from conftest import TinyDataset, blob_case, write_volume
 from draws import Draws
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
-from trainers import continued, make_trainer, started
+from trainers import continued, make_trainer, started, weights_of
 
 import nnunetv2_crossmatch.training.durable as durable
 from nnunetv2_crossmatch.data.loader import augmenter
@@ -46,10 +46,6 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda self, folder: None)
     monkeypatch.setattr(nnUNetTrainerSemiSupervised, "plot_network_architecture", lambda self: None)
     monkeypatch.setattr("nnunetv2_crossmatch.training.trainer.draw_curves", lambda curves, file: None)
-
-
-def weights(trainer: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in trainer.network.parameters()])
 
 
 def in_trouble(call: Callable[[], object]) -> str:
@@ -86,6 +82,20 @@ def one_epoch(tiny_prepared: TinyDataset, tmp_path_factory: pytest.TempPathFacto
 
 
 # Before the start
+
+
+def test_23_damaged_unlabeled_cases_stop_the_trainer_unless_it_is_told_not_to_read_them(
+    prepared_copy: TinyDataset,
+) -> None:
+    file = unlabeled_of(prepared_copy) / "free_06.b2nd"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    told = in_trouble(make_trainer(prepared_copy, NAME).on_train_start)
+    assert told.startswith("error: unlabeled case damaged in ")
+    assert "free_06.b2nd" in told
+    trusting = make_trainer(prepared_copy, f"{NAME}_verify0")
+    trusting.on_train_start()
+    assert len(trusting.unlabeled_cases) == 4
 
 
 def test_25_no_unlabeled_images_stop_the_trainer_with_the_command_that_helps(tiny_copy: TinyDataset) -> None:
@@ -248,7 +258,7 @@ def test_31_twenty_steps_without_finite_loss_end_the_run_with_the_last_good_chec
     assert "loss or gradient not finite" in told
     assert re.search(r"last good checkpoint: checkpoint_best.pth, epoch \d\.", told)
     assert trainer.loss.count <= 14 + 20 + 10 + 3  # noticed at the next look; and validation
-    assert weights(trainer).isfinite().all()
+    assert weights_of(trainer).isfinite().all()
     for file in trainer.folder.glob("*.pth"):
         assert all(value.isfinite().all() for value in load_checkpoint(file)["network_weights"].values())
 
@@ -258,7 +268,7 @@ def test_31_a_few_steps_without_finite_loss_are_told_within_ten_and_skipped(prep
     trainer.num_epochs = 1
     trainer.run_training()
     assert "Not finite in the last 10 steps: the loss in 2" in capsys.readouterr().out
-    assert weights(trainer).isfinite().all()
+    assert weights_of(trainer).isfinite().all()
 
 
 def test_31_counting_reads_the_device_every_tenth_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -579,10 +589,25 @@ def test_38_a_run_that_was_killed_ends_as_one_that_was_not(
     second = continued(prepared_copy, NAME)
     assert len(second.steps) or second.current_epoch
     second.run_training()
-    assert torch.equal(weights(second), weights(straight))
+    assert torch.equal(weights_of(second), weights_of(straight))
     assert log_of(second) == log_of(straight)
     assert second._best_ema == straight._best_ema
     assert optimizer_equal(second, straight)
+
+
+def test_38_a_run_goes_on_from_the_best_checkpoint_with_the_whole_next_epoch(
+    prepared_copy: TinyDataset, straight: Any
+) -> None:
+    """The only one there is when a run is killed in its second epoch."""
+    trainer = make_trainer(prepared_copy, NAME)
+    at_step(trainer, 4, killed)
+    with pytest.raises(Killed):
+        trainer.run_training()
+    assert [file.name for file in trainer.folder.glob("*.pth")] == ["checkpoint_best.pth"]
+    second = continued(prepared_copy, NAME)
+    assert (second.current_epoch, len(second.steps)) == (1, 0)
+    second.run_training()
+    assert torch.equal(weights_of(second), weights_of(straight))
 
 
 def optimizer_equal(a: Any, b: Any) -> bool:
@@ -790,4 +815,4 @@ def test_no_random_number_of_a_step_depends_on_what_came_before(prepared_copy: T
     assert torch.equal(batches[0]["unlabeled"], batches[1]["unlabeled"])
     for trainer, batch in zip(trainers, batches, strict=True):
         trainer.train_step(batch)
-    assert torch.equal(weights(trainers[0]), weights(trainers[1]))
+    assert torch.equal(weights_of(trainers[0]), weights_of(trainers[1]))

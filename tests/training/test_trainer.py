@@ -19,7 +19,7 @@ from nnunetv2.training.logging import nnunet_logger
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_configuration_from_path
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from trainers import drawn_by, make_trainer, started
+from trainers import drawn_by, make_trainer, started, weights_of
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch, CrossMatchSettings
@@ -29,10 +29,6 @@ from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
 CURVES = ("loss_sup", "loss_ip", "loss_tkd", "loss_dkd", "unsup_weight", "confident_share", "agreement")
-
-
-def weights(trainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in trainer.network.parameters()])
 
 
 def test_host_finds_trainers_by_name(tiny_copy):
@@ -83,7 +79,7 @@ def test_switched_off_is_the_host_bit_for_bit(tiny_copy):
     for _ in range(3):
         losses = [trainer.train_step(copy.deepcopy(batch))["loss"] for trainer in (ours, host)]
         assert losses[0] == losses[1]
-    assert torch.equal(weights(ours), weights(host))
+    assert torch.equal(weights_of(ours), weights_of(host))
 
 
 def test_an_epoch_logs_every_curve_once(prepared_copy):
@@ -164,12 +160,12 @@ def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_cop
 @pytest.mark.parametrize("tokens", ["students1", "students3_execsequential", "recompute1"])
 def test_cheaper_steps_train_and_are_logged(prepared_copy, tokens, monkeypatch):
     trainer = started(prepared_copy, f"{SHORT}_seed1_{tokens}")
-    before, seen = weights(trainer), []
+    before, seen = weights_of(trainer), []
     table_of_step = trainer.method.table_of_step
     monkeypatch.setattr(trainer.method, "table_of_step", lambda rng: seen.append(table_of_step(rng)) or seen[-1])
     for _ in range(6):
         trainer.train_step(next(trainer.dataloader_train))
-    assert not torch.equal(weights(trainer), before)
+    assert not torch.equal(weights_of(trainer), before)
     assert (len({table.students for table in seen}) > 1) == ("students" in tokens)
     trainer.on_train_epoch_end([])
     logged = trainer.logger.local_logger.my_fantastic_logging
@@ -270,7 +266,7 @@ def test_the_trial_of_memory_changes_nothing(prepared_copy, execution):
     batch = next(auto.dataloader_train)
     for trainer in (auto, named):
         trainer.train_step(copy.deepcopy(batch))
-    assert torch.allclose(weights(auto), weights(named), atol=1e-5)
+    assert torch.allclose(weights_of(auto), weights_of(named), atol=1e-5)
     assert auto.method.stacked is True
 
 

@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from filelock import FileLock
+from hypothesis import settings
+
+settings.register_profile("suite", deadline=None)  # how long an example takes says more of the machine than of the code
+settings.load_profile("suite")
 
 SHAPE_ZYX = (24, 32, 32)
 SPACING_XYZ = (1.0, 1.0, 1.5)

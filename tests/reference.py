@@ -6,6 +6,7 @@ Limit: shares no arithmetic with the package; only the drawn boxes and perturbat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import torch
 from torch import nn
@@ -59,20 +60,81 @@ def cross_entropy(logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, re
     return per_voxel.mean() if len(per_voxel) else 0 * logits.sum()
 
 
+def dropout(kept: torch.Tensor, rate: float, kind: str) -> SimpleNamespace:
+    """Scale and shift of features of which ``kept`` stay; alpha: mean 0 and variance 1 stay 0 and 1."""
+    if kind == "channel":
+        return SimpleNamespace(scale=kept.double() / (1 - rate), shift=None)
+    saturation = -1.0507009873554805 * 1.6732632423543772
+    mean = rate * saturation
+    variance = (1 - rate) * 1 + rate * saturation**2 - mean**2
+    value = torch.where(kept, 0.0, saturation).double()
+    return SimpleNamespace(scale=kept.double() / variance**0.5, shift=(value - mean) / variance**0.5)
+
+
+def ramped(start: float, end: float, length: float, progress: float) -> float:
+    """A line from ``start`` to ``end``, which it reaches at ``length`` of the run, and stays there."""
+    return end if progress >= length else start + (end - start) * progress / length
+
+
+def clipped(gradients: Sequence[torch.Tensor | None], most: float) -> list[torch.Tensor | None]:
+    """Gradients, shortened to the norm ``most`` if theirs is greater; None: not in the loss."""
+    norm = sum((g**2).sum() for g in gradients if g is not None) ** 0.5
+    return [g if g is None or norm <= most else g * most / norm for g in gradients]
+
+
+class Sgd:
+    """Nesterov's momentum 0.99 and weight decay 3e-5, one parameter after the other."""
+
+    def __init__(self) -> None:
+        self.velocity: dict[int, torch.Tensor] = {}
+
+    def step(self, parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None], rate: float) -> None:
+        for i, (w, g) in enumerate(zip(parameters, gradients, strict=True)):
+            if g is not None:
+                g = g + 3e-5 * w.detach()
+                self.velocity[i] = g if i not in self.velocity else 0.99 * self.velocity[i] + g
+                w.data = w.data - rate * (g + 0.99 * self.velocity[i])
+
+
+class AdamW:
+    """Betas 0.9 and 0.999, epsilon 1e-8, decoupled weight decay 0.01, one parameter after the other."""
+
+    def __init__(self) -> None:
+        self.gradients: dict[int, list[torch.Tensor]] = {}
+
+    def step(self, parameters: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None], rate: float) -> None:
+        for i, (w, g) in enumerate(zip(parameters, gradients, strict=True)):
+            if g is not None:
+                past = self.gradients.setdefault(i, [])
+                past.append(g)
+                mean = weighted_mean(past, 0.9)
+                size = weighted_mean([each**2 for each in past], 0.999) ** 0.5
+                w.data = w.data - rate * (0.01 * w.data + mean / (size + 1e-8))
+
+
+def weighted_mean(values: Sequence[torch.Tensor], beta: float) -> torch.Tensor:
+    """Mean in which each value weighs ``beta`` times the next one."""
+    weights = [beta**age for age in range(len(values))][::-1]
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+STUDENTS = {"s1": "strong1", "s2": "strong2", "ww": "weak", "ws": "weak", "sw": "strong2", "ss": "strong2"}
+
+
 def step_loss(
     network: nn.Module, images: dict, boxes: dict, drawn: dict, *, supervised, u, eta, tau, classes, regions,
-    absent="count", temperature=1.0, with_ce=False,
+    absent="count", temperature=1.0, with_ce=False, students=STUDENTS,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
-    """L and its parts, with the host's own forward for every stream by itself."""
+    """L and its parts, with the host's own forward for every stream by itself, and what the labels are like."""
     views = {"weak": images["weak"]}
     for name in ("strong1", "strong2"):
         views[name] = mixed(images[name], boxes[name])
 
-    def predict(view: str, perturbation: str | None) -> torch.Tensor:
+    def predict(view: str, stream: str) -> torch.Tensor:
         features = network.encoder(views[view])
-        if perturbation is not None:
+        if stream in ("ww", "ws", "sw", "ss"):
             changed = []
-            for level, p in zip(features, drawn[perturbation], strict=True):
+            for level, p in zip(features, drawn[stream], strict=True):
                 if p is not None:
                     level = level * p.scale + (0 if p.shift is None else p.shift)
                 changed.append(level)
@@ -80,24 +142,41 @@ def step_loss(
         output = network.decoder(features)
         return output[0] if isinstance(output, list) else output
 
-    p_wn = predict("weak", None).detach()
-    p_s1, p_s2 = predict("strong1", None), predict("strong2", None)
-    p_ww, p_ws = predict("weak", "ww"), predict("weak", "ws")
-    p_sw, p_ss = predict("strong2", "sw"), predict("strong2", "ss")
-
-    def h(student: torch.Tensor, teacher: torch.Tensor, view: str) -> torch.Tensor:
+    def h(name: str, teacher: torch.Tensor) -> torch.Tensor:
+        if name not in students:
+            return torch.zeros((), dtype=teacher.dtype)
+        view, student = STUDENTS[name], predictions[name]
         y, valid = hard(teacher, tau, regions)
         if view != "weak":
             y, valid = mixed(y, boxes[view]), mixed(valid, boxes[view])
         loss = dice(student / temperature, y, valid, classes, absent, regions)
-        return loss + cross_entropy(student / temperature, y, valid, regions) if with_ce else loss
+        if with_ce:
+            loss = loss + cross_entropy(student / temperature, y, valid, regions)
+        return loss * 6 / len(students)
 
+    p_wn = predict("weak", "wn").detach()
+    predictions = {name: predict(STUDENTS[name], name) for name in students}
+    assistants = {name: predict("weak", {"sw": "ww", "ss": "ws"}[name]) for name in ("sw", "ss") if name in students}
     parts = {
         "sup": supervised(network.decoder(network.encoder(images["labeled"]))),
-        "ip": (h(p_s1, p_wn, "strong1") + h(p_s2, p_wn, "strong2")) / 2,
-        "tkd": (h(p_ww, p_wn, "weak") + h(p_ws, p_wn, "weak") + h(p_sw, p_wn, "strong2") + h(p_ss, p_wn, "strong2"))
-        / 4,
-        "dkd": (h(p_sw, p_ww, "strong2") + h(p_ss, p_ws, "strong2")) / 2,
+        "ip": (h("s1", p_wn) + h("s2", p_wn)) / 2,
+        "tkd": (h("ww", p_wn) + h("ws", p_wn) + h("sw", p_wn) + h("ss", p_wn)) / 4,
+        "dkd": sum((h(student, logits) for student, logits in assistants.items()), 0 * p_wn.sum()) / 2,
     }
     total = parts["sup"] + u * (parts["ip"] + (1 - eta) * parts["tkd"] + eta * parts["dkd"])
-    return total, parts
+    return total, parts | label_shares(p_wn, list(assistants.values()), tau, regions)
+
+
+def label_shares(
+    teacher: torch.Tensor, assistants: Sequence[torch.Tensor], tau: float, regions: bool
+) -> dict[str, float]:
+    """Shares of the labels (voxels, or voxels of each region) that count, and that the assistants have, too."""
+    labels, valid = hard(teacher, tau, regions)
+    alike = []
+    for logits in assistants:
+        same = hard(logits, tau, regions)[0] == labels
+        alike.append((same if regions else same.all(1)).double().mean().item())
+    return {
+        "confident_share": valid.double().mean().item(),
+        "agreement": sum(alike) / len(alike) if alike else float("nan"),
+    }

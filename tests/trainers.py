@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from conftest import TinyDataset
 from nnunetv2.run.run_training import maybe_load_checkpoint
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
-from nnunetv2_crossmatch.learning.step import Step
 
 
 def make_trainer(
@@ -44,16 +41,6 @@ def started(tiny: TinyDataset, name: str, configuration: str = "2d", plans_name:
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
     return trainer
-
-
-def drawn_by(trainer: Any, index: int, samples: int = 4) -> tuple[Mapping[str, list], Mapping[str, list]]:
-    """CutMix boxes by view and feature perturbations by stream that the trainer's method draws in step ``index``."""
-    images = {view: torch.zeros(samples, 1, 16, 16) for view in trainer.method.unlabeled_views}
-    step = Step(
-        trainer.network, images, None, trainer.method.task, trainer.loss, index=index, seed=trainer.seed,
-        rank=trainer.local_rank,
-    )  # fmt: skip
-    return trainer.method.draw(step, trainer.method.table_of_step(step.shared_rng))
 
 
 def weights_of(trainer: Any) -> torch.Tensor:

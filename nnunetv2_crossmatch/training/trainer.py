@@ -74,7 +74,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         self.num_epochs = settings.epochs
         self.num_iterations_per_epoch = settings.iterations
         self.num_val_iterations_per_epoch = settings.validation_iterations
-        self.initial_lr = settings.learning_rate or (0.001 if settings.optimizer == "adamw" else self.initial_lr)
+        of_optimizer = 0.001 if settings.optimizer == "adamw" else self.initial_lr
+        self.initial_lr = of_optimizer if settings.learning_rate is None else settings.learning_rate
         drawn = secrets.randbits(32) if self.record is None else self.record.seed
         self.seed = same_everywhere(drawn if settings.seed is None else settings.seed)
         self.steps_done = 0

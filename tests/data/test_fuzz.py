@@ -27,7 +27,7 @@ from nnunetv2_crossmatch.training.lock import claim
 from nnunetv2_crossmatch.training.record import FILE, RunRecord, read_record, write_record
 
 SPACING = Spacing((1.0, 1.0, 1.0), "given")
-fuzz = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 edits = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(max_size=8)), min_size=1, max_size=5)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

@@ -59,11 +59,17 @@ def test_commands_in_documents_exist(document):
         assert command in ours, command
 
 
-def test_presets_stand_in_the_table():
-    text = (ROOT / "docs" / "settings.md").read_text()
-    rows = re.findall(r"^\| `(\w+)` \(([\w, ]+)\) \|", text, re.MULTILINE)
-    listed = {(preset, method) for preset, methods in rows for method in methods.split(", ")}
-    assert listed == {(preset, method.__name__) for method in METHODS for preset in method.presets}
+@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method in METHODS for preset in method.presets])
+def test_presets_stand_in_the_table_with_their_values(method, preset):
+    lines = (ROOT / "docs" / "settings.md").read_text().splitlines()
+    (row,) = (line for line in lines if line.startswith(f"| `{preset}` (") and method.__name__ in line.split("|")[1])
+    s = settings_from_name(f"{method.Settings.trainer}_{preset}")
+    optimizer = {"adamw": "AdamW", "sgd": "SGD"}[s.optimizer]
+    optimizer += f" with learning rate {s.learning_rate}" if s.learning_rate else ""
+    batches, length = f"{s.batch} + {s.unlabeled_batch} samples", f"{s.epochs} epochs of {s.iterations} steps"
+    for value in (f"tau {s.tau}", optimizer, batches, length):
+        assert f" {value}" in row, value
+    assert (s.warmup == 0) == ("no warm-up" in row)
 
 
 def documented_flags(document: Path) -> list[tuple[str, list[str]]]:

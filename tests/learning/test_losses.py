@@ -128,14 +128,14 @@ def test_classes_of_the_dice(choice, channels, regions, classes):
     assert dice_classes(choice, channels, regions) == classes
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), samples=st.integers(1, 4), regions=st.booleans())
 def test_dice_lies_between_zero_and_one(seed, samples, regions):
     loss = Criterion(regions, (0, 1, 2))(*random_case(seed, samples, regions))
     assert -1e-12 <= loss.item() <= 1
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), samples=st.integers(2, 5), data=st.data())
 def test_dice_does_not_depend_on_the_order_of_samples(seed, samples, data):
     logits, label = random_case(seed, samples)
@@ -145,7 +145,7 @@ def test_dice_does_not_depend_on_the_order_of_samples(seed, samples, data):
     assert criterion(logits[order], shuffled).item() == pytest.approx(criterion(logits, label).item(), rel=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 2**31), temperature=st.floats(0.1, 10))
 def test_temperature_scales_the_logits(seed, temperature):
     logits, label = random_case(seed, 2)

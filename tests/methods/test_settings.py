@@ -56,16 +56,29 @@ def test_tokens_of_the_readme():
     assert read == expected
 
 
-@pytest.mark.parametrize("preset", CrossMatch.presets)
-def test_presets_combine_with_tokens(preset):
-    read = settings_from_name(f"nnUNetTrainerCrossMatch_{preset}_eta0p1_5epochs")
-    assert read == replace(Settings(), **{**CrossMatch.presets[preset], "eta": 0.1, "epochs": 5})
+PUBLISHED = {
+    "LA": Settings(
+        epochs=36, tau=0.85, optimizer="adamw", learning_rate=0.001, batch=2, unlabeled_batch=2, warmup=0.0
+    ),
+    "ACDC": Settings(epochs=116, tau=0.95, optimizer="sgd", batch=12, unlabeled_batch=12, warmup=0.0),
+}  # fmt: skip
 
 
 def test_presets_are_the_published_settings():
-    la, acdc = (settings_from_name(f"nnUNetTrainerCrossMatch_{preset}") for preset in ("LA", "ACDC"))
-    assert (la.tau, la.optimizer, la.learning_rate, la.epochs * la.iterations) == (0.85, "adamw", 1e-3, 9000)
-    assert (acdc.tau, acdc.optimizer, acdc.warmup) == (0.95, "sgd", 0)
+    assert {name: settings_from_name(f"nnUNetTrainerCrossMatch_{name}") for name in CrossMatch.presets} == PUBLISHED
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_presets_combine_with_tokens(preset):
+    read = settings_from_name(f"nnUNetTrainerCrossMatch_{preset}_eta0p1_5epochs")
+    assert read == replace(PUBLISHED[preset], eta=0.1, epochs=5)
+
+
+def test_what_a_preset_leaves_open_is_the_papers():
+    default = Settings()
+    assert (default.eta, default.unsupervised, default.cutmix, default.temperature) == (0.3, 0.5, 0.5, 1)
+    assert (default.weak_dropout, default.strong_dropout, default.dropout) == (0.25, 0.75, "channel")
+    assert (default.iterations, default.criterion, default.students) == (250, "dice", 6)
 
 
 @pytest.mark.parametrize(

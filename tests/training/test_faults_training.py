@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import drawn
 import numpy as np
 import pytest
 import torch
@@ -268,6 +269,19 @@ def test_31_a_few_steps_without_finite_loss_are_told_within_ten_and_skipped(prep
     trainer.num_epochs = 1
     trainer.run_training()
     assert "Not finite in the last 10 steps: the loss in 2" in capsys.readouterr().out
+    assert weights_of(trainer).isfinite().all()
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_31_a_loss_or_a_gradient_alone_that_is_not_finite_ends_the_run(prepared_copy: TinyDataset, what: str) -> None:
+    trainer = started(prepared_copy, f"{NAME}_execstacked")
+    host_loss, batch = trainer.loss, next(trainer.dataloader_train)
+    if what == "loss":
+        trainer.loss = lambda *arguments: host_loss(*arguments) + float("nan")
+    else:
+        next(trainer.network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    told = in_trouble(lambda: [trainer.train_step(batch) for _ in range(20)])
+    assert "loss or gradient not finite" in told
     assert weights_of(trainer).isfinite().all()
 
 
@@ -808,11 +822,13 @@ def test_37_a_damaged_record_is_told(prepared_copy: TinyDataset) -> None:
 
 def test_no_random_number_of_a_step_depends_on_what_came_before(prepared_copy: TinyDataset) -> None:
     """Feature dropout, CutMix and the batch itself: drawn alike after other draws were made."""
-    trainers = [started(prepared_copy, NAME) for _ in range(2)]
+    trainers = [started(prepared_copy, f"{NAME}_warmup0_cutmix1_students5") for _ in range(2)]
+    draws = [drawn.recorded(trainer) for trainer in trainers]
     np.random.seed(3)
     torch.manual_seed(3)
     batches = [next(trainer.dataloader_train) for trainer in trainers]
     assert torch.equal(batches[0]["unlabeled"], batches[1]["unlabeled"])
-    for trainer, batch in zip(trainers, batches, strict=True):
-        trainer.train_step(batch)
+    reports = [trainer.train_step(batch) for trainer, batch in zip(trainers, batches, strict=True)]
+    assert reports[0] == reports[1]
+    assert draws[0][0].values() == draws[1][0].values()
     assert torch.equal(weights_of(trainers[0]), weights_of(trainers[1]))

@@ -1,4 +1,4 @@
-"""Regions, several classes and the ignore label train like plain labels; ignored voxels never enter L_sup."""
+"""Regions, several classes and the ignore label train like plain labels."""
 
 from __future__ import annotations
 
@@ -66,21 +66,3 @@ def test_partly_annotated_volumes_train(relabeled):
     assert len(validated["tp_hard"]) == 2
     assert trainer.method.criterion(distributed=False).classes == ((0, 1) if regions else (0, 1, 2))
     assert trainer.settings.tau_at(0, trainer.method.task.foreground) == 0.5
-
-
-@pytest.mark.slow
-def test_ignored_voxels_never_enter_the_supervised_loss(relabeled):
-    trainer = started(relabeled, NAME)
-    target = next(trainer.dataloader_train)["target"]
-    heads = trainer.network(torch.randn(2, 1, 16, 16))
-    logits = [head.detach().requires_grad_() for head in heads]
-    if trainer.label_manager.has_regions:
-        target[0][:, -1, :8] = 1  # the last channel marks the ignored voxels
-        ignored = target[0][:, -1].bool()
-    else:
-        target[0][:, :, :8] = 3
-        ignored = target[0][:, 0] == 3
-    trainer.loss(logits, target).backward()
-    gradient = logits[0].grad.abs().sum(1)
-    assert (gradient[ignored] == 0).all()
-    assert (gradient[~ignored] > 0).any()

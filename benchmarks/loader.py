@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.loader import BatchWorkers, augmenter
+from nnunetv2_crossmatch.data.loader import DrainingAugmenter, make_augmenter
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.training.named import trainer_class
 
@@ -46,14 +46,14 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 def rate(batches: Any, samples: int, workers: int, count: int) -> float:
     """Samples per second of ``workers`` processes, once they run."""
-    loader = augmenter(batches.labeled, batches.unlabeled, (0, 0, 0), 0, workers, False)
+    loader = make_augmenter(batches.labeled, batches.unlabeled, (0, 0, 0), 0, workers, False)
     for _ in range(2 + 2 * workers):  # workers start, and fill their queues
         next(loader)
     start = time.perf_counter()
     for _ in range(count):
         next(loader)
     seconds = time.perf_counter() - start
-    if isinstance(loader, BatchWorkers):
+    if isinstance(loader, DrainingAugmenter):
         loader._finish()
     return samples * count / seconds
 

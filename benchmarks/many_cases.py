@@ -26,8 +26,8 @@ from own_process import in_own_process
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_manifest
-from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
-from nnunetv2_crossmatch.data.unlabeled_folder import describe
+from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
+from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command
 from nnunetv2_crossmatch.training.named import trainer_class
 
@@ -64,18 +64,18 @@ def generate(folder: Path, number: int) -> None:
 def copy(dataset: str, number: int) -> None:
     """Let the first case, raw and preprocessed, stand for ``number`` cases."""
     manager = PlansManager(str(folders.preprocessed_folder() / dataset / f"{PLANS}.json"))
-    prepared = describe(manager, CONFIGURATION, PLANS)
-    manifest = read_manifest(prepared.manifest_file, prepared.command)
-    (image,) = folders.images_unlabeled(dataset).iterdir()
+    unlabeled = unlabeled_folder_of(manager, CONFIGURATION, PLANS)
+    manifest = read_manifest(unlabeled.manifest_file, unlabeled.command)
+    (image,) = folders.unlabeled_images_folder(dataset).iterdir()
     record, first = manifest.cases[name_of(0)], name_of(0)
     for index in range(1, number):
         name = name_of(index)
         shutil.copy2(image, image.with_name(image.name.replace(first, name)))
         for ending in record.files:
-            shutil.copy2(prepared.folder / (first + ending), prepared.folder / (name + ending))
+            shutil.copy2(unlabeled.folder / (first + ending), unlabeled.folder / (name + ending))
         sources = {file.replace(first, name): known for file, known in record.sources.items()}
         manifest.cases[name] = CaseRecord(record.files, sources)
-    write_manifest(prepared.manifest_file, manifest)
+    write_manifest(unlabeled.manifest_file, manifest)
 
 
 def report(number: int, what: str, seconds: float) -> None:
@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument("--copied", action="store_true", help="copies of one case instead of preprocessing each")
     arguments = parser.parse_args()
     dataset = folders.dataset_name(arguments.dataset)
-    refuse_foreign(folders.images_unlabeled(dataset))
+    refuse_foreign(folders.unlabeled_images_folder(dataset))
     for number in arguments.cases:
-        generate(folders.images_unlabeled(dataset), 1 if arguments.copied else number)
+        generate(folders.unlabeled_images_folder(dataset), 1 if arguments.copied else number)
         in_own_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)
         if arguments.copied:
             copy(dataset, number)

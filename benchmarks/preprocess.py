@@ -65,7 +65,7 @@ def host(processes: int) -> None:
 
 
 def ours(processes: int) -> None:
-    from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
+    from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 
     preprocess_unlabeled(NAME, PLANS, [CONFIGURATION], processes)
 
@@ -73,7 +73,7 @@ def ours(processes: int) -> None:
 def measured(way: str, processes: int) -> tuple[float, float, float]:
     """Seconds, and peak resident memory in MiB of this process and of the largest of its workers."""
     work = {"host": host, "ours": ours}[way]
-    import nnunetv2_crossmatch.data.unlabeled  # noqa: F401  what both import is not timed
+    import nnunetv2_crossmatch.data.preprocessing  # noqa: F401  what both import is not timed
 
     start = time.perf_counter()
     work(processes)

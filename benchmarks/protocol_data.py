@@ -17,7 +17,7 @@ from typing import Any
 from protocol_request import write_json
 
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.folders import folder_written_whole, images_unlabeled, preprocessed_folder, raw_folder
+from nnunetv2_crossmatch.folders import atomic_folder, preprocessed_folder, raw_folder, unlabeled_images_folder
 
 PLANS = "nnUNetProtocolPlans"
 SMALL_PATCH, SMALL_BATCH, SMALL_STAGES = 96, 4, 4
@@ -70,8 +70,8 @@ def write_plans(arguments: argparse.Namespace) -> None:
 
 def copy_labels(arguments: argparse.Namespace) -> None:
     """Copy the labels of the unlabeled cases from the data set that has them to ``labelsUn``."""
-    images = images_unlabeled(arguments.unlabeled)
-    with folder_written_whole(images.with_name("labelsUn")) as folder:
+    images = unlabeled_images_folder(arguments.unlabeled)
+    with atomic_folder(images.with_name("labelsUn")) as folder:
         for image in sorted(images.glob("*_0000.nii.gz")):
             label = image.name.replace("_0000.nii.gz", ".nii.gz")
             shutil.copyfile(raw_folder() / arguments.labeled / "labelsTr" / label, folder / label)

@@ -18,7 +18,7 @@ from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.record import differences
 
 SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
@@ -137,7 +137,7 @@ def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
 def write_json(file: Path, content: Any) -> None:
     """Indented JSON, whole or not at all."""
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -29,7 +29,7 @@ from protocol_steps import Protocol, read_runs
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.evaluation.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
 from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, Table, as_markdown, number, plain
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES
 
@@ -214,7 +214,7 @@ def main() -> None:
         shutil.copyfile(folder / name, results / name)
     content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
     write_json(results / "results.json", content)
-    with written_whole(results / "results.md") as temporary:
+    with atomic_write(results / "results.md") as temporary:
         temporary.write_text(page(request, cases, rows, missing, machine), encoding="utf-8")
     print((results / "results.md").read_text())
 

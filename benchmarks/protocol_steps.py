@@ -16,7 +16,7 @@ from protocol_request import PLANNED, PLANNERS, SMALL_SPACING_MM, SOURCES, Reque
 from protocol_rows import Pace, Run
 
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
@@ -192,7 +192,7 @@ def write_script(file: Path, exported: Mapping[str, str], steps: Iterable[Step])
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     roots = 'mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"'
     lines = ["#!/bin/sh", "set -e", *exports, roots, *(shlex.join(step.command) for step in steps)]
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

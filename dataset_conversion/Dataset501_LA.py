@@ -1,14 +1,14 @@
-"""Left atrium (2018 Atrial Segmentation Challenge): the HDF5 form of the literature or the challenge's own folders.
+"""Converter for the left atrium data (2018 Atrial Segmentation Challenge), as HDF5 files or as challenge folders.
 
-Limit: finds and reads the cases; lists, checks and writing are shared with the other converters.
+Limit: finds and reads the cases; split lists, checks and writing are shared with the other converters.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from nnunetv2_crossmatch.dataset_conversion.cases import Case, Found, SourceDataset
-from nnunetv2_crossmatch.dataset_conversion.conversion import convert, parser
+from nnunetv2_crossmatch.dataset_conversion.cases import Case, FoundCases, SourceDataset
+from nnunetv2_crossmatch.dataset_conversion.conversion import convert, make_parser
 from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, Volume, read_h5, read_nrrd
 from nnunetv2_crossmatch.errors import command
 
@@ -18,16 +18,18 @@ LABEL_FILE = "laendo.nrrd"
 H5_SPACING = Spacing((0.625, 0.625, 0.625), "published")
 
 
-def find_h5(folder: Path) -> Found:
+def find_h5(folder: Path) -> FoundCases:
     """Cases ``<case>/mri_norm2.h5``."""
-    return Found([Case(file.parent.name, file.parent.name, file, file, "h5") for file in _below(folder, H5_FILE)])
+    return FoundCases(
+        [Case(file.parent.name, file.parent.name, file, file, "h5") for file in _visible_files(folder, H5_FILE)]
+    )
 
 
-def find_challenge(folder: Path) -> Found:
-    """Cases ``<case>/lgemri.nrrd``, with ``laendo.nrrd`` beside it where there is a label."""
-    images = _below(folder, IMAGE_FILE)
+def find_challenge(folder: Path) -> FoundCases:
+    """Cases ``<case>/lgemri.nrrd``, with the label ``<case>/laendo.nrrd`` if it exists."""
+    images = _visible_files(folder, IMAGE_FILE)
     labels = [image.with_name(LABEL_FILE) for image in images]
-    return Found(
+    return FoundCases(
         [
             Case(image.parent.name, image.parent.name, image, label if label.is_file() else None, "challenge")
             for image, label in zip(images, labels, strict=True)
@@ -35,14 +37,14 @@ def find_challenge(folder: Path) -> Found:
     )
 
 
-def read(case: Case, with_label: bool) -> Volume:
-    """Read one case of either layout; HDF5 has the axes (x, y, z) and the published 0.625 mm."""
+def read_case(case: Case, with_label: bool) -> Volume:
+    """Read one case of either layout; HDF5 files have the axes (x, y, z) and get the published 0.625 mm."""
     if case.layout == "h5":
         return read_h5(case.image, "xyz", H5_SPACING, with_label)
     return read_nrrd(case.image, case.label if with_label else None)
 
 
-def _below(folder: Path, name: str) -> list[Path]:
+def _visible_files(folder: Path, name: str) -> list[Path]:
     return sorted(file for file in folder.glob(f"*/{name}") if not file.parent.name.startswith("."))
 
 
@@ -53,9 +55,9 @@ DATASET = SourceDataset(
     reference="https://www.cardiacatlas.org/atriaseg2018-challenge/",
     shipped_splits=Path(__file__).with_name("data") / "la_splits.json",
     patient_of=str,
-    find={"h5": find_h5, "challenge": find_challenge},
-    expected=f"<case>/{H5_FILE}, or <case>/{IMAGE_FILE} with {LABEL_FILE}",
-    read=read,
+    finders={"h5": find_h5, "challenge": find_challenge},
+    expected_files=f"<case>/{H5_FILE}, or <case>/{IMAGE_FILE} with {LABEL_FILE}",
+    read_case=read_case,
     caveats={
         "h5": "the h5 volumes of LA are cropped around the reference atrium, test cases included: "
         "scores on them compare with the published tables that use them, and with nothing else"
@@ -76,7 +78,7 @@ EXAMPLES = """\
 @command
 def main() -> None:
     """Console command ``nnUNetv2_crossmatch_convert_LA``."""
-    convert(DATASET, parser(DATASET, DESCRIPTION, EXAMPLES).parse_args())
+    convert(DATASET, make_parser(DATASET, DESCRIPTION, EXAMPLES).parse_args())
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Converters from the published data sets' own layouts to nnU-Net's, labeled and unlabeled cases apart."""
+"""Converters from the layouts of published data sets to raw nnU-Net data sets with labeled and unlabeled cases."""

@@ -1,6 +1,6 @@
-"""What passes between the steps of a conversion: cases found in a folder, jobs for the workers, and their outcomes.
+"""Records of a conversion: cases found in a folder, jobs for the workers, and their results.
 
-Limit: plain records that can be pickled; nothing happens here.
+Limit: picklable data classes only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nnunetv2_crossmatch.errors import Problem
 
 @dataclass(frozen=True)
 class Case:
-    """One image of one patient and its label file, if there is one (for HDF5 the same file)."""
+    """One image of one patient and its label file, if it has one (for HDF5 the same file)."""
 
     identifier: str
     patient: str
@@ -26,14 +26,14 @@ class Case:
     notes: tuple[str, ...] = ()
 
     def sources(self, role: str) -> list[Path]:
-        """The files that are read when the case plays ``role``: an unlabeled case's label is not."""
+        """The files that are read for a case with this ``role``; the label of an unlabeled case is not read."""
         label = [self.label] if self.label and role != "unlabeled" else []
         return list(dict.fromkeys([self.image, *label]))
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a folder holds in one layout; ``incomplete`` names what should be there beside it."""
+class FoundCases:
+    """Cases of one layout in a folder; ``incomplete`` names missing frames of patients that are present."""
 
     cases: list[Case] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
@@ -44,10 +44,12 @@ ReadCase = Callable[[Case, bool], Volume]
 
 @dataclass(frozen=True)
 class SourceDataset:
-    """What a data set brings along.
+    """Description of a published data set.
 
-    ``find`` has one function per layout; ``read`` gets a case and whether its label is wanted, and must be picklable;
-    ``caveats`` are told and recorded, one per layout.
+    Attributes:
+        finders: layout -> function that finds the cases of that layout in a folder.
+        read_case: picklable function of a case and whether to read its label.
+        caveats: layout -> warning that is printed and recorded.
     """
 
     name: str
@@ -56,9 +58,9 @@ class SourceDataset:
     reference: str
     shipped_splits: Path
     patient_of: Callable[[str], str]
-    find: Mapping[str, Callable[[Path], Found]]
-    expected: str
-    read: ReadCase
+    finders: Mapping[str, Callable[[Path], FoundCases]]
+    expected_files: str
+    read_case: ReadCase
     caveats: Mapping[str, str]
 
     @property
@@ -68,19 +70,19 @@ class SourceDataset:
 
 
 @dataclass(frozen=True)
-class Job:
+class ConversionJob:
     """One case to convert into the folder ``target``."""
 
     case: Case
     role: str
     classes: int
-    read: ReadCase
+    read_case: ReadCase
     target: Path
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a job: its entry in the conversion record, or its problems."""
+class CaseResult:
+    """Result of a job: its entry in the conversion record, or its problems."""
 
     identifier: str
     entry: dict[str, Any] = field(default_factory=dict)

@@ -1,6 +1,6 @@
-"""One conversion: a folder in a published layout becomes a raw nnU-Net data set, labeled and unlabeled cases apart.
+"""Conversion of a folder in a published layout to a raw nnU-Net data set with labeled and unlabeled cases.
 
-Limit: what differs between data sets (layouts, labels, reading) comes in as a :class:`~.cases.SourceDataset`.
+Limit: everything specific to a data set (layouts, labels, reading) is in its :class:`~.cases.SourceDataset`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_crossmatch.dataset_conversion.cases import Found, Job, SourceDataset
+from nnunetv2_crossmatch.dataset_conversion.cases import ConversionJob, FoundCases, SourceDataset
 from nnunetv2_crossmatch.dataset_conversion.checks import NO_FOREGROUND
-from nnunetv2_crossmatch.dataset_conversion.splits import FORM, ROLES, assign_roles, read_splits
+from nnunetv2_crossmatch.dataset_conversion.splits import ROLES, SPLITS_FORMAT, assign_roles, read_splits
 from nnunetv2_crossmatch.dataset_conversion.workers import convert_cases
 from nnunetv2_crossmatch.dataset_conversion.writing import (
     FOLDER_ENDINGS,
-    check_space,
-    disk_errors_told,
+    check_disk_space,
+    disk_errors_reported,
     new_dataset_name,
     write_dataset_json,
     write_json,
     write_splits,
 )
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import folder_written_whole, raw_folder
+from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
 
 RECORD_FILE = "conversion.json"
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
@@ -37,11 +37,11 @@ NAMES_SHOWN = 5
 Record = dict[str, Any]
 
 
-def parser(dataset: SourceDataset, description: str, examples: str) -> argparse.ArgumentParser:
-    """The arguments that all converters share."""
+def make_parser(dataset: SourceDataset, description: str, examples: str) -> argparse.ArgumentParser:
+    """Argument parser with the options of all converters."""
     arguments = argparse.ArgumentParser(
         description=description,
-        epilog=f"{FORM}\n\nExample:\n{examples}",
+        epilog=f"{SPLITS_FORMAT}\n\nExample:\n{examples}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
@@ -54,56 +54,59 @@ def parser(dataset: SourceDataset, description: str, examples: str) -> argparse.
         help="labeled patients: the published list where there is one for N, else the first N training patients",
     )
     add("--splits", type=Path, default=dataset.shipped_splits, metavar="FILE", help="your own split lists (form below)")
-    add("--layout", choices=sorted(dataset.find), help="needed only where the folder holds both layouts")
+    add("--layout", choices=sorted(dataset.finders), help="needed only where the folder holds both layouts")
     add("--allow-missing", action="store_true", help="go on without the listed cases that the folder lacks")
-    add("-np", dest="processes", type=_positive, default=DEFAULT_PROCESSES, help="processes (default: %(default)s)")
+    add("-np", dest="processes", type=_positive_int, default=DEFAULT_PROCESSES, help="processes (default: %(default)s)")
     return arguments
 
 
 def convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
-    """Convert as the options of :func:`parser` say; returns the folder of the new raw data set.
+    """Convert a data set with the options of :func:`make_parser`; returns the folder of the new raw data set.
 
     Raises:
-        InputError: with every problem found; nothing of the target is left then.
+        InputError: contains all problems; the target folder is not created then.
     """
     target = raw_folder() / new_dataset_name(options.dataset_id, dataset.name)
-    found = _find(dataset, options.folder, options.layout)
+    found = _find_cases(dataset, options.folder, options.layout)
     lists = read_splits(options.splits, options.labeled, dataset.patient_of)
     patients = {case.identifier: case.patient for case in found.cases}
     roles, missing = assign_roles(patients, lists, found.incomplete, options.allow_missing, options.folder)
     files = [file for case in found.cases for file in case.sources(roles[case.identifier])]
-    needed = check_space(sum(file.stat().st_size for file in files if file.is_file()))
-    with disk_errors_told(needed), folder_written_whole(target) as folder:
-        jobs = [Job(case, roles[case.identifier], len(dataset.labels), dataset.read, folder) for case in found.cases]
-        record = _record(dataset, options, target.name, missing, caveat=dataset.caveats.get(found.cases[0].layout))
+    needed = check_disk_space(sum(file.stat().st_size for file in files if file.is_file()))
+    with disk_errors_reported(needed), atomic_folder(target) as folder:
+        jobs = [
+            ConversionJob(case, roles[case.identifier], len(dataset.labels), dataset.read_case, folder)
+            for case in found.cases
+        ]
+        record = _new_record(dataset, options, target.name, missing, caveat=dataset.caveats.get(found.cases[0].layout))
         record["cases"] = convert_cases(jobs, options.processes)
         record["folds"] = _write_metadata(dataset, folder, record)
         write_json(folder / RECORD_FILE, record)
-    _tell(target, record)
+    _print_summary(target, record)
     print(f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity")
     return target
 
 
-def _positive(text: str) -> int:
+def _positive_int(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is less than 1")
     return number
 
 
-def _find(dataset: SourceDataset, folder: Path, layout: str | None) -> Found:
+def _find_cases(dataset: SourceDataset, folder: Path, layout: str | None) -> FoundCases:
     if not folder.is_dir():
         raise InputError(Problem("folder missing", folder, "given with -i", "check the path"))
-    found = {name: find(folder) for name, find in dataset.find.items() if layout in (None, name)}
-    filled = {name: content for name, content in found.items() if content.cases}
-    if len(filled) > 1:
-        detail = f"it holds the layouts {' and '.join(filled)}"
+    found = {name: find(folder) for name, find in dataset.finders.items() if layout in (None, name)}
+    nonempty = {name: content for name, content in found.items() if content.cases}
+    if len(nonempty) > 1:
+        detail = f"it holds the layouts {' and '.join(nonempty)}"
         raise InputError(Problem("two layouts", folder, detail, "choose one with --layout"))
-    if not filled:
+    if not nonempty:
         incomplete = ", ".join(name for content in found.values() for name in content.incomplete)
         detail = f"expected {dataset.expected}" + (f"; missing: {incomplete}" if incomplete else "")
         raise InputError(Problem("no case", folder, detail, "give the folder that holds the cases"))
-    return next(iter(filled.values()))
+    return next(iter(nonempty.values()))
 
 
 def _write_metadata(dataset: SourceDataset, folder: Path, record: Record) -> int:
@@ -126,7 +129,7 @@ def _write_metadata(dataset: SourceDataset, folder: Path, record: Record) -> int
     return folds
 
 
-def _record(
+def _new_record(
     dataset: SourceDataset, options: argparse.Namespace, name: str, missing: Sequence[str], caveat: str | None
 ) -> Record:
     return {
@@ -139,14 +142,16 @@ def _record(
     }
 
 
-def _tell(target: Path, record: Record) -> None:
-    """Print what was written; warnings go to stderr."""
+def _print_summary(target: Path, record: Record) -> None:
+    """Print the number of cases per role; print warnings to stderr."""
     print(f"{target.name} written to {target}")
     entries: Mapping[str, Mapping[str, Any]] = record["cases"]
     for role in ROLES:
-        chosen = [entry["patient"] for entry in entries.values() if entry["role"] == role]
-        if chosen:
-            print(f"  {role:9} {len(chosen):4} cases of {len(set(chosen)):3} patients  images{FOLDER_ENDINGS[role]}")
+        patients = [entry["patient"] for entry in entries.values() if entry["role"] == role]
+        if patients:
+            print(
+                f"  {role:9} {len(patients):4} cases of {len(set(patients)):3} patients  images{FOLDER_ENDINGS[role]}"
+            )
     for warning in _warnings(record):
         print(f"warning: {warning}", file=sys.stderr)
 
@@ -156,14 +161,14 @@ def _warnings(record: Record) -> list[str]:
     for name, entry in record["cases"].items():
         for note in entry["notes"]:
             by_note.setdefault(note, []).append(name)
-    warnings = [f"{note} ({_some(names)})" for note, names in by_note.items()]
+    warnings = [f"{note} ({_shortened(names)})" for note, names in by_note.items()]
     if record["missing"]:
-        warnings.append(f"skipped, since the folder lacks them: {_some(record['missing'])}")
+        warnings.append(f"skipped, since the folder lacks them: {_shortened(record['missing'])}")
     if record["folds"] == 0:
         warnings.append("one labeled patient cannot be split for cross-validation: train with fold all")
     return [*warnings, *record["caveats"]]
 
 
-def _some(names: Sequence[str]) -> str:
+def _shortened(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > NAMES_SHOWN else ""
     return f"{len(names)}: {', '.join(names[:NAMES_SHOWN])}{more}"

@@ -1,6 +1,6 @@
-"""Volumes from the layouts of the published data sets: HDF5, NIfTI and NRRD files into arrays with a known geometry.
+"""Readers for the files of published data sets: HDF5, NIfTI and NRRD files to arrays with geometry.
 
-Limit: says what is wrong with a file (damaged, other keys, other shape); what the voxels hold is judged in ``checks``.
+Limit: checks files (damaged, other keys, other shape); ``checks`` checks voxel values.
 
 Arrays have the axes (x, y, z); the affine maps voxel indices to millimetres, right-anterior-superior (RAS).
 """
@@ -25,17 +25,17 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_TOLERANCE_MM = 1e-3
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
-UNREADABLE_NIFTI = (*UNREADABLE, HeaderDataError, ImageFileError, WrapStructError)
+READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
+NIFTI_READ_ERRORS = (*READ_ERRORS, HeaderDataError, ImageFileError, WrapStructError)
 NOMINAL_NOTE = "voxel size unknown: a nominal one is recorded, lengths in mm mean nothing (--spacing)"
 
 
 @dataclass(frozen=True)
 class Spacing:
-    """Voxel size in mm, axes (x, y, z), and where it comes from.
+    """Voxel size in mm, axes (x, y, z), and its source.
 
-    ``source`` is ``header`` (the image's own), ``published`` (the data set's documentation), ``given`` (by the user) or
-    ``nominal`` (a stand-in: lengths in mm mean nothing).
+    ``source`` is ``header`` (of the image), ``published`` (documentation of the data set), ``given`` (by the user) or
+    ``nominal`` (unknown: lengths in mm are not valid).
     """
 
     xyz_mm: tuple[float, float, float]
@@ -44,7 +44,7 @@ class Spacing:
 
 @dataclass(frozen=True)
 class Volume:
-    """One image, its label (same shape) if it was asked for, and their geometry; ``notes`` say what was decided."""
+    """One image, its label (same shape) if requested, and their geometry; ``notes`` go into the conversion record."""
 
     image: np.ndarray
     label: np.ndarray | None
@@ -54,7 +54,7 @@ class Volume:
 
 
 def read_h5(file: Path, axes: str, spacing: Spacing, with_label: bool) -> Volume:
-    """Volume from the data sets ``image`` and ``label`` of an HDF5 file, which has no geometry of its own.
+    """Volume from the data sets ``image`` and ``label`` of an HDF5 file, which contains no geometry.
 
     Args:
         file: HDF5 file.
@@ -63,10 +63,10 @@ def read_h5(file: Path, axes: str, spacing: Spacing, with_label: bool) -> Volume
         with_label: read ``label``, too.
 
     Raises:
-        InputError: not HDF5, damaged, a data set missing, not numeric, or of another shape.
+        InputError: not HDF5, damaged, a data set is missing or not numeric, or shapes differ.
     """
     names = ("image", "label") if with_label else ("image",)
-    arrays = _h5_arrays(file, names)
+    arrays = _read_h5_arrays(file, names)
     image, label = arrays[0], arrays[1] if with_label else None
     check_shapes(image, label, file)
     order = [axes.index(axis) for axis in "xyz"]
@@ -79,22 +79,23 @@ def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
     """Volume from ``.nii.gz`` files. Geometry: the image's pixdim and qform; sform and the label's header are ignored.
 
     Raises:
-        InputError: damaged (the whole gzip stream is verified), no NIfTI, shapes differ, or an impossible voxel size.
+        InputError: damaged (the checksum of the gzip stream is verified), no NIfTI, shapes differ, or an impossible
+            voxel size.
     """
-    image, header = _nifti(image_file)
+    image, header = _load_nifti(image_file)
     check_shapes(image, None, image_file)
-    spacing = Spacing(_pixdim(header, image_file), "header")
+    spacing = Spacing(_voxel_size(header, image_file), "header")
     notes = []
     sform = header.get_sform(coded=True)[0]
     if sform is not None and _differ(nibabel.affines.voxel_sizes(sform), spacing.xyz_mm):
         notes.append("sform and pixdim give different voxel sizes: pixdim is used")
     label = None
     if label_file is not None:
-        label, label_header = _nifti(label_file)
+        label, label_header = _load_nifti(label_file)
         check_shapes(image, label, label_file)
         if _differ(label_header.get_zooms()[:3], spacing.xyz_mm):
             notes.append("image and label give different voxel sizes: the image's is used")
-    return Volume(image, label, _qform(header, image_file), spacing, tuple(notes))
+    return Volume(image, label, _qform_affine(header, image_file), spacing, tuple(notes))
 
 
 def read_nrrd(image_file: Path, label_file: Path | None) -> Volume:
@@ -103,9 +104,9 @@ def read_nrrd(image_file: Path, label_file: Path | None) -> Volume:
     Raises:
         InputError: damaged, no NRRD, or shapes differ.
     """
-    itk_image = _itk_image(image_file)
+    itk_image = _load_nrrd(image_file)
     image = _xyz_array(itk_image)
-    label = None if label_file is None else _xyz_array(_itk_image(label_file))
+    label = None if label_file is None else _xyz_array(_load_nrrd(label_file))
     check_shapes(image, label, label_file or image_file)
     spacing = itk_image.GetSpacing()
     affine = np.eye(4)
@@ -115,22 +116,22 @@ def read_nrrd(image_file: Path, label_file: Path | None) -> Volume:
 
 
 def check_shapes(image: np.ndarray, label: np.ndarray | None, where: Path) -> None:
-    """Raise an :class:`InputError` unless the image has three filled axes of numbers and the label matches it."""
+    """Raise an :class:`InputError` unless the image is a non-empty 3-D array of numbers and the label has its shape."""
     fix = "expected two 3-D arrays of one shape: convert or download the case again"
     shapes = f"image {image.shape}" + ("" if label is None else f", label {label.shape}")
     if image.ndim != 3 or 0 in image.shape or (label is not None and label.shape != image.shape):
         raise InputError(Problem("shapes do not fit", where, shapes, fix))
-    kinds = [array.dtype for array in (image, label) if array is not None and array.dtype.kind not in "biuf"]
-    if kinds:
-        raise InputError(Problem("voxels are not numbers", where, f"type {kinds[0]}", "convert the case again"))
+    wrong_types = [array.dtype for array in (image, label) if array is not None and array.dtype.kind not in "biuf"]
+    if wrong_types:
+        raise InputError(Problem("voxels are not numbers", where, f"type {wrong_types[0]}", "convert the case again"))
 
 
 def _differ(first: Any, second: Any) -> bool:
     return not np.allclose(first, second, rtol=0, atol=SPACING_TOLERANCE_MM)
 
 
-def _check_not_a_stand_in(file: Path) -> None:
-    """Raise if ``file`` is what a failed download leaves in place of the data."""
+def _check_is_data(file: Path) -> None:
+    """Raise an :class:`InputError` for the result of a failed download: empty file, Git LFS pointer, web page."""
     try:
         with file.open("rb") as stream:
             start = stream.read(512).lstrip().lower()
@@ -146,59 +147,59 @@ def _check_not_a_stand_in(file: Path) -> None:
         raise InputError(Problem("web page instead of data", file, detail, "download it again, logged in"))
 
 
-def _damaged(file: Path, error: Exception) -> InputError:
+def _damaged_file_error(file: Path, error: Exception) -> InputError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return InputError(Problem("damaged file", file, lines[-1] if lines else repr(error), "download it again"))
 
 
-def _h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
-    _check_not_a_stand_in(file)
+def _read_h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
+    _check_is_data(file)
     try:
         with h5py.File(file, "r", locking="best-effort") as content:
-            lacking = [name for name in names if not isinstance(content.get(name), h5py.Dataset)]
-            if lacking:
-                detail = f"no {' and no '.join(lacking)}; keys found: {', '.join(content) or 'none'}"
+            missing = [name for name in names if not isinstance(content.get(name), h5py.Dataset)]
+            if missing:
+                detail = f"no {' and no '.join(missing)}; keys found: {', '.join(content) or 'none'}"
                 fix = f"store the arrays as {' and '.join(names)}"
-                if lacking == ["label"]:
+                if missing == ["label"]:
                     fix += ', or put the case into the "unlabeled" list (--splits FILE)'
                 raise InputError(Problem("keys missing", file, detail, fix))
             return [np.asarray(content[name][()]) for name in names]
-    except UNREADABLE as error:
-        raise _damaged(file, error) from error
+    except READ_ERRORS as error:
+        raise _damaged_file_error(file, error) from error
 
 
-def _nifti(file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header]:
-    _check_not_a_stand_in(file)
+def _load_nifti(file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header]:
+    _check_is_data(file)
     try:
         image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes()))
         return np.asanyarray(image.dataobj), image.header
-    except UNREADABLE_NIFTI as error:
-        raise _damaged(file, error) from error
+    except NIFTI_READ_ERRORS as error:
+        raise _damaged_file_error(file, error) from error
 
 
-def _pixdim(header: nibabel.Nifti1Header, file: Path) -> tuple[float, float, float]:
+def _voxel_size(header: nibabel.Nifti1Header, file: Path) -> tuple[float, float, float]:
     x, y, z = (float(size) for size in header.get_zooms()[:3])
     if not (np.isfinite([x, y, z]).all() and min(x, y, z) > 0):
         raise InputError(Problem("impossible voxel size", file, f"pixdim {x, y, z} mm", "download it again"))
     return x, y, z
 
 
-def _qform(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
+def _qform_affine(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
     try:
         affine = header.get_qform()
-    except UNREADABLE_NIFTI as error:
-        raise _damaged(file, error) from error
+    except NIFTI_READ_ERRORS as error:
+        raise _damaged_file_error(file, error) from error
     if not np.isfinite(affine).all():
         raise InputError(Problem("impossible position", file, "the qform is not finite", "download it again"))
     return affine
 
 
-def _itk_image(file: Path) -> SimpleITK.Image:
-    _check_not_a_stand_in(file)
+def _load_nrrd(file: Path) -> SimpleITK.Image:
+    _check_is_data(file)
     try:
         image = SimpleITK.ReadImage(file, imageIO="NrrdImageIO")
     except RuntimeError as error:
-        raise _damaged(file, error) from error
+        raise _damaged_file_error(file, error) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         detail = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} values per voxel"
         raise InputError(Problem("not a 3-D image", file, detail, "download it again"))

@@ -1,6 +1,6 @@
-"""Which case plays which part: split lists read from JSON, checked, and laid over the cases of a folder.
+"""Split lists: read from JSON, checked, and assigned to the cases of a folder.
 
-Limit: names only; no image is read here.
+Limit: names only; no image is read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 
 ROLES = ("labeled", "unlabeled", "val", "test")
 KEYS = ("train", *ROLES)
-FORM = """\
+SPLITS_FORMAT = """\
 A splits file is JSON:
   {"train": [...], "val": [...], "test": [...], "labeled": {"8": [...]}}
 Each list holds case names (ACDC: patients or single frames) or is the name of a text file with one name per
@@ -28,20 +28,20 @@ PatientOf = Callable[[str], str]
 
 
 def read_splits(file: Path, number: int | None, patient_of: PatientOf) -> dict[str, list[str]]:
-    """Entries (case or patient names) of each role in :data:`ROLES`, no patient in two roles.
+    """Entries (case or patient names) of each role in :data:`ROLES`; no patient has two roles.
 
     Args:
-        file: splits file, see :data:`FORM`.
-        number: labeled patients asked for; ``None`` takes a plain ``labeled`` list whole.
-        patient_of: name of the patient that an entry belongs to.
+        file: splits file in the format :data:`SPLITS_FORMAT`.
+        number: requested number of labeled patients; ``None`` for a ``labeled`` entry that is one list.
+        patient_of: function from an entry to its patient's name.
 
     Raises:
-        InputError: not of the form, an entry twice in a list, a patient in two roles, or training cases left out.
+        InputError: wrong format, an entry twice in a list, a patient in two roles, or training cases without role.
     """
-    content = _load(file)
+    content = _load_json(file)
     lists = {key: _entries(content[key], file, key) for key in KEYS if key in content and key != "labeled"}
     train = lists.get("train", [])
-    labeled = _labeled(content.get("labeled", {}), number, train, file, patient_of)
+    labeled = _labeled_entries(content.get("labeled", {}), number, train, file, patient_of)
     labeled_patients = {patient_of(entry) for entry in labeled}
     rest = [entry for entry in train if patient_of(entry) not in labeled_patients]
     roles = {
@@ -52,9 +52,9 @@ def read_splits(file: Path, number: int | None, patient_of: PatientOf) -> dict[s
     }
     raise_if_any(
         [
-            *_repeated({**lists, "labeled": labeled}, file),
-            *_overlapping(roles, file, patient_of),
-            *_outside_training(roles, train, file, patient_of),
+            *_repeated_name_problems({**lists, "labeled": labeled}, file),
+            *_overlap_problems(roles, file, patient_of),
+            *_training_list_problems(roles, train, file, patient_of),
         ]
     )
     return roles
@@ -67,17 +67,17 @@ def assign_roles(
     allow_missing: bool,
     where: Path,
 ) -> tuple[dict[str, str], list[str]]:
-    """Role of each case of a folder, and the listed names that the folder lacks.
+    """Role of each case of a folder, and the listed names that are missing in the folder.
 
     Args:
         patients: case name -> patient name, of all cases in the folder.
         roles: role -> entries, from :func:`read_splits`.
-        incomplete: names known to be missing although their patient is there.
-        allow_missing: go on without the missing ones.
-        where: the folder, named in errors.
+        incomplete: names of missing frames of patients that are present.
+        allow_missing: continue without the missing names.
+        where: the folder, for error messages.
 
     Raises:
-        InputError: cases that no list names; missing ones unless they are allowed.
+        InputError: a case is in no list; or a listed name is missing and ``allow_missing`` is false.
     """
     role_of = {entry: role for role, entries in roles.items() for entry in entries}
     assigned = {case: role_of.get(case) or role_of.get(patient, "") for case, patient in patients.items()}
@@ -96,7 +96,7 @@ def assign_roles(
     return assigned, missing
 
 
-def _load(file: Path) -> dict[str, Any]:
+def _load_json(file: Path) -> dict[str, Any]:
     fix = "see the form in --help"
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -114,7 +114,7 @@ def _load(file: Path) -> dict[str, Any]:
 
 def _entries(value: object, file: Path, key: str) -> list[str]:
     if isinstance(value, str):
-        value = _lines(file.parent / value)
+        value = _read_lines(file.parent / value)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise InputError(
             Problem("splits file of another form", file, f'"{key}" is not a list of names', "see the form in --help")
@@ -122,28 +122,30 @@ def _entries(value: object, file: Path, key: str) -> list[str]:
     return [entry.strip() for entry in value if entry.strip()]
 
 
-def _lines(file: Path) -> list[str]:
+def _read_lines(file: Path) -> list[str]:
     try:
         return file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(Problem("list file unreadable", file, str(error), "one case name per line, UTF-8")) from error
 
 
-def _labeled(value: object, number: int | None, train: list[str], file: Path, patient_of: PatientOf) -> list[str]:
+def _labeled_entries(
+    value: object, number: int | None, train: list[str], file: Path, patient_of: PatientOf
+) -> list[str]:
     if number is not None and number < 1:
         raise InputError(Problem("no labeled case", "", f"--labeled {number}", "give a number from 1 on"))
     if not isinstance(value, dict):
-        return _checked_length(_entries(value, file, "labeled"), number, file, patient_of)
+        return _check_count(_entries(value, file, "labeled"), number, file, patient_of)
     if number is None:
         detail = 'it has no plain "labeled" list'
         raise InputError(Problem("number of labeled cases missing", file, detail, "give --labeled N"))
     if str(number) in value:
-        return _checked_length(_entries(value[str(number)], file, f"labeled {number}"), number, file, patient_of)
+        return _check_count(_entries(value[str(number)], file, f"labeled {number}"), number, file, patient_of)
     first = set(list(dict.fromkeys(map(patient_of, train)))[:number])
-    return _checked_length([entry for entry in train if patient_of(entry) in first], number, file, patient_of)
+    return _check_count([entry for entry in train if patient_of(entry) in first], number, file, patient_of)
 
 
-def _checked_length(entries: list[str], number: int | None, file: Path, patient_of: PatientOf) -> list[str]:
+def _check_count(entries: list[str], number: int | None, file: Path, patient_of: PatientOf) -> list[str]:
     count = len({patient_of(entry) for entry in entries})
     if count == 0 or number not in (None, count):
         detail = f"{count} are listed, {number or 'at least 1'} asked for"
@@ -151,13 +153,13 @@ def _checked_length(entries: list[str], number: int | None, file: Path, patient_
     return entries
 
 
-def _repeated(lists: Mapping[str, Sequence[str]], file: Path) -> list[Problem]:
+def _repeated_name_problems(lists: Mapping[str, Sequence[str]], file: Path) -> list[Problem]:
     found = {key: [entry for entry, count in Counter(entries).items() if count > 1] for key, entries in lists.items()}
     fix = "name each case once"
     return [Problem(f'names repeated in "{key}"', file, ", ".join(names), fix) for key, names in found.items() if names]
 
 
-def _overlapping(roles: Mapping[str, Sequence[str]], file: Path, patient_of: PatientOf) -> list[Problem]:
+def _overlap_problems(roles: Mapping[str, Sequence[str]], file: Path, patient_of: PatientOf) -> list[Problem]:
     patients = {role: dict.fromkeys(map(patient_of, entries)) for role, entries in roles.items()}
     pairs = itertools.combinations(ROLES, 2)
     shared = {(a, b): [name for name in patients[a] if name in patients[b]] for a, b in pairs}
@@ -169,7 +171,7 @@ def _overlapping(roles: Mapping[str, Sequence[str]], file: Path, patient_of: Pat
     ]
 
 
-def _outside_training(
+def _training_list_problems(
     roles: Mapping[str, Sequence[str]], train: Sequence[str], file: Path, patient_of: PatientOf
 ) -> list[Problem]:
     if not train:

@@ -1,6 +1,6 @@
-"""The cases of a conversion, read, checked and written in parallel, with every problem of every case told at once.
+"""Parallel conversion of cases: read, check and write each case, and report the problems of all cases together.
 
-Limit: one case at a time per process; what makes cases a data set is in ``conversion``.
+Limit: converts cases; ``conversion`` writes everything else of the data set.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.dataset_conversion.cases import Job, Outcome
-from nnunetv2_crossmatch.dataset_conversion.checks import as_image, as_label, image_problems, label_problems
+from nnunetv2_crossmatch.dataset_conversion.cases import CaseResult, ConversionJob
+from nnunetv2_crossmatch.dataset_conversion.checks import convert_image, convert_label, image_problems, label_problems
 from nnunetv2_crossmatch.dataset_conversion.reading import Volume
 from nnunetv2_crossmatch.dataset_conversion.writing import write_case
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 
 
-def convert_cases(jobs: Sequence[Job], processes: int) -> dict[str, dict[str, Any]]:
+def convert_cases(jobs: Sequence[ConversionJob], processes: int) -> dict[str, dict[str, Any]]:
     """Convert all cases; returns their entries in the conversion record by case name, sorted.
 
     Raises:
-        InputError: with the problems of all cases, or because a worker was killed.
-        OSError: from writing; the cases that wait are not begun then.
+        InputError: contains the problems of all cases; or a worker was killed.
+        OSError: a file cannot be written; the remaining cases are not started then.
     """
-    outcomes = _outcomes(jobs, min(processes, len(jobs)))
-    progress = tqdm(outcomes, desc="converting", unit="case", total=len(jobs))
-    finished = sorted(progress, key=lambda outcome: outcome.identifier)
-    raise_if_any([problem for outcome in finished for problem in outcome.problems])
-    return {outcome.identifier: outcome.entry for outcome in finished}
+    results = _results(jobs, min(processes, len(jobs)))
+    progress = tqdm(results, desc="converting", unit="case", total=len(jobs))
+    finished = sorted(progress, key=lambda result: result.identifier)
+    raise_if_any([problem for result in finished for problem in result.problems])
+    return {result.identifier: result.entry for result in finished}
 
 
-def convert_case(job: Job) -> Outcome:
-    """Read, check and write one case; problems of the input come back, errors of the disk are raised."""
+def convert_case(job: ConversionJob) -> CaseResult:
+    """Read, check and write one case; returns problems of the input, raises errors of the disk."""
     case = job.case
     try:
-        volume = _read(job)
-        image, label, notes = _checked(volume, job)
+        volume = _read_case(job)
+        image, label, notes = _check_and_convert(volume, job)
     except InputError as error:
-        return Outcome(case.identifier, problems=error.problems)
+        return CaseResult(case.identifier, problems=error.problems)
     write_case(job.target, job.role, case.identifier, image, label, volume.affine)
-    return Outcome(case.identifier, _entry(job, volume, notes))
+    return CaseResult(case.identifier, _record_entry(job, volume, notes))
 
 
-def _outcomes(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
+def _results(jobs: Sequence[ConversionJob], processes: int) -> Iterator[CaseResult]:
     if processes == 1:
         yield from map(convert_case, jobs)
         return
     spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, spawn, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(processes, spawn, initializer=_start_parent_watcher)
     try:
         yield from (future.result() for future in as_completed([pool.submit(convert_case, job) for job in jobs]))
     except BrokenProcessPool as error:
@@ -66,8 +66,8 @@ def _outcomes(jobs: Sequence[Job], processes: int) -> Iterator[Outcome]:
         pool.shutdown(cancel_futures=True)
 
 
-def _end_with_parent() -> None:
-    """Let a worker end when its parent is killed: left alone, it would wait for work for ever."""
+def _start_parent_watcher() -> None:
+    """Let a worker exit when its parent is killed; otherwise it would wait for jobs forever."""
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
@@ -78,28 +78,28 @@ def _exit_after_parent() -> None:
     os._exit(1)
 
 
-def _read(job: Job) -> Volume:
+def _read_case(job: ConversionJob) -> Volume:
     case, with_label = job.case, job.role != "unlabeled"
     if with_label and case.label is None:
         detail = f"case {case.identifier} is in the list of {job.role} cases"
         fix = 'add the label file, or put the case into the "unlabeled" list (--splits FILE)'
         raise InputError(Problem("label missing", case.image, detail, fix))
-    return job.read(case, with_label)
+    return job.read_case(case, with_label)
 
 
-def _checked(volume: Volume, job: Job) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Image and label as they are stored, and notes; raises with the problems of both."""
-    case, image = job.case, as_image(volume.image)
+def _check_and_convert(volume: Volume, job: ConversionJob) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Image and label as they are stored, and notes; raises the problems of both."""
+    case, image = job.case, convert_image(volume.image)
     problems = image_problems(image, case.image)
     if volume.label is None:
         raise_if_any(problems)
         return image, None, ()
     raise_if_any(problems + label_problems(volume.label, job.classes, case.label or case.image))
-    label, notes = as_label(volume.label, job.classes)
+    label, notes = convert_label(volume.label, job.classes)
     return image, label, notes
 
 
-def _entry(job: Job, volume: Volume, notes: tuple[str, ...]) -> dict[str, Any]:
+def _record_entry(job: ConversionJob, volume: Volume, notes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "role": job.role,
         "patient": job.case.patient,

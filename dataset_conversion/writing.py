@@ -1,6 +1,6 @@
-"""The target data set: its name, its files in nnU-Net's raw format, and errors of the disk told as the user's.
+"""Writing of a raw nnU-Net data set: its name, images, labels, ``dataset.json`` and splits; reporting of disk errors.
 
-Limit: knows nothing of where the volumes come from.
+Limit: independent of the source of the volumes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import preprocessed_folder, raw_folder, results_folder, written_whole
+from nnunetv2_crossmatch.folders import atomic_write, preprocessed_folder, raw_folder, results_folder
 
 FILE_ENDING = ".nii.gz"
 FOLDER_ENDINGS = {"labeled": "Tr", "unlabeled": "Un", "val": "Val", "test": "Ts"}
@@ -28,35 +28,35 @@ SPLITS_FILE = "splits_final.json"
 GZIP_LEVEL = 1  # three times as fast as level 6 on MR images, files a few per cent larger
 SCANNER_CODE = 1  # NIfTI: scanner coordinates
 FOLDS = 5
-HOST_SPLIT_SEED = 12345
+NNUNET_SPLIT_SEED = 12345
 SPACE_FACTOR = 1.2  # level 1 against the sources' stronger compression
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def new_dataset_name(dataset_id: int, kind: str) -> str:
-    """``DatasetXXX_<kind>`` for an id that no data set carries in any of the host's root folders.
+    """``DatasetXXX_<kind>`` for an id that no data set has in any of nnU-Net's root folders.
 
-    A preprocessed folder of this name that holds nothing but the splits is what a killed run leaves: it may stay.
+    A preprocessed folder of this name that contains only the splits, as after a killed run, is allowed.
 
     Raises:
-        InputError: the id is outside 1 to 999, or taken, under this name or another.
+        InputError: the id is outside 1 to 999, or a data set of any name has it.
     """
     if not 0 < dataset_id < 1000:
         raise InputError(Problem("impossible data set id", "", f"-d {dataset_id}", "choose one from 1 to 999"))
     name = f"Dataset{dataset_id:03d}_{kind}"
     raw, preprocessed = raw_folder(), preprocessed_folder()
-    taken = [*_carrying(raw, dataset_id), *_carrying(preprocessed, dataset_id)]
+    taken = [*_folders_with_id(raw, dataset_id), *_folders_with_id(preprocessed, dataset_id)]
     if os.environ.get("nnUNet_results"):
-        taken += [folder for folder in _carrying(results_folder(), dataset_id) if folder.name != name]
-    taken = [folder for folder in taken if folder != preprocessed / name or not _holds_splits_only(folder)]
+        taken += [folder for folder in _folders_with_id(results_folder(), dataset_id) if folder.name != name]
+    taken = [folder for folder in taken if folder != preprocessed / name or not _contains_splits_only(folder)]
     fix = "choose another id with -d, or remove the folder"
     raise_if_any([Problem("data set id taken", folder, f"it carries the id {dataset_id:03d}", fix) for folder in taken])
     return name
 
 
-def check_space(source_bytes: int) -> int:
-    """Bytes that the target will need at most; raises an :class:`InputError` if the disk lacks them."""
+def check_disk_space(source_bytes: int) -> int:
+    """Upper bound of the bytes that the target needs; raises an :class:`InputError` if less space is free."""
     needed, free = int(source_bytes * SPACE_FACTOR), shutil.disk_usage(raw_folder()).free
     if free < needed:
         raise InputError(_disk_full(needed))
@@ -64,8 +64,8 @@ def check_space(source_bytes: int) -> int:
 
 
 @contextmanager
-def disk_errors_told(needed: int) -> Iterator[None]:
-    """Turn a full or read-only disk into an :class:`InputError` that names the bytes needed and free."""
+def disk_errors_reported(needed: int) -> Iterator[None]:
+    """Raise an :class:`InputError` for a full or read-only disk, with the needed and free space."""
     try:
         yield
     except OSError as error:
@@ -80,7 +80,7 @@ def disk_errors_told(needed: int) -> Iterator[None]:
 def write_case(
     dataset: Path, role: str, identifier: str, image: np.ndarray, label: np.ndarray | None, affine: np.ndarray
 ) -> None:
-    """Write one case, axes (x, y, z), into the folders of its role; both files carry the same geometry."""
+    """Write one case, axes (x, y, z), to the folders of its role; image and label get the same geometry."""
     ending = FOLDER_ENDINGS[role]
     _write_nifti(dataset / f"images{ending}" / f"{identifier}_0000{FILE_ENDING}", image, affine)
     if label is not None:
@@ -88,57 +88,60 @@ def write_case(
 
 
 def write_dataset_json(folder: Path, cases: int, channel: str, labels: Mapping[str, int], **more: str) -> None:
-    """The host's ``dataset.json`` for one channel and ``cases`` labeled cases."""
+    """nnU-Net's ``dataset.json`` for one channel and ``cases`` labeled cases."""
     generate_dataset_json(str(folder), {"0": channel}, dict(labels), cases, FILE_ENDING, **more)
 
 
 def write_json(file: Path, content: Any) -> None:
-    """Indented JSON, complete or not at all."""
-    with written_whole(file) as temporary:
+    """Write indented JSON, atomically."""
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def write_splits(folder: Path, dataset: str, patients: Mapping[str, str]) -> int:
-    """Write the folds to ``folder`` and to the preprocessed folder of ``dataset``, where the host looks for them.
+    """Write the folds to ``folder`` and to the preprocessed folder of ``dataset``, where nnU-Net reads them.
 
-    The host's own folds go by case: two frames of one patient would lie on both sides. A single patient cannot be
-    split, and without a file the host fails rather than splitting the patient.
+    nnU-Net's own folds split by case, which can separate two frames of one patient into training and validation. For
+    a single patient no file is written, and nnU-Net fails instead of splitting the patient.
 
     Returns:
-        Number of folds, 0 if none were written.
+        Number of folds, 0 if none was written.
     """
     folds = patient_folds(patients)
     if folds:
         write_json(folder / SPLITS_FILE, folds)
-        host_folder = preprocessed_folder() / dataset
-        host_folder.mkdir(exist_ok=True)
-        write_json(host_folder / SPLITS_FILE, folds)
+        nnunet_folder = preprocessed_folder() / dataset
+        nnunet_folder.mkdir(exist_ok=True)
+        write_json(nnunet_folder / SPLITS_FILE, folds)
     return len(folds)
 
 
 def patient_folds(patients: Mapping[str, str]) -> list[dict[str, list[str]]]:
-    """Cross-validation folds by patient from case -> patient: five, or as many as there are patients; none for one.
+    """Cross-validation folds by patient; at most five, and none for a single patient.
 
-    Where each patient has one case these are the host's own folds.
+    Equal to nnU-Net's own folds if each patient has one case.
+
+    Args:
+        patients: case name -> patient name.
     """
     names = sorted(set(patients.values()))
     if len(names) < 2:
         return []
     from nnunetv2.utilities.crossval_split import generate_crossval_split  # takes a second to import
 
-    by_patient = generate_crossval_split(names, seed=HOST_SPLIT_SEED, n_splits=min(FOLDS, len(names)))
+    by_patient = generate_crossval_split(names, seed=NNUNET_SPLIT_SEED, n_splits=min(FOLDS, len(names)))
     return [
         {side: [case for case in sorted(patients) if patients[case] in chosen] for side, chosen in fold.items()}
         for fold in by_patient
     ]
 
 
-def _carrying(root: Path, dataset_id: int) -> list[Path]:
-    """Folders that the host takes for this id: by prefix, whatever follows."""
+def _folders_with_id(root: Path, dataset_id: int) -> list[Path]:
+    """Folders that nnU-Net assigns to this id: it compares the prefix only."""
     return sorted(folder for folder in root.glob(f"Dataset{dataset_id:03d}*") if folder.is_dir())
 
 
-def _holds_splits_only(folder: Path) -> bool:
+def _contains_splits_only(folder: Path) -> bool:
     return all(SPLITS_FILE in entry.name for entry in folder.iterdir())
 
 

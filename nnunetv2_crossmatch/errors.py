@@ -1,6 +1,6 @@
-"""How mistakes in the user's input are told: one line per mistake, each with its remedy, and exit code 2.
+"""Errors in the user's input: one line per error with its fix, and exit code 2.
 
-Limit: faults in this package itself stay ordinary exceptions with a traceback (exit code 1).
+Limit: bugs of this package stay ordinary exceptions with a traceback (exit code 1).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake: ``error: <what> in <where>: <detail>. Fix: <fix>`` (``where`` may be empty)."""
+    """One error, printed as ``error: <what> in <where>: <detail>. Fix: <fix>`` (``where`` may be empty)."""
 
     what: str
     where: str | Path
@@ -35,7 +35,7 @@ class Problem:
 
 
 class InputError(Exception):
-    """Raised for bad input; carries every problem found in one run, so that the user mends all of them at once."""
+    """Raised for bad input, with all problems of a run, so that the user can fix them at once."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -43,7 +43,7 @@ class InputError(Exception):
 
 
 class UnsupportedError(InputError, NotImplementedError):
-    """Raised where nnU-Net can do something that this package cannot; says what and why in one line."""
+    """Raised for a feature of nnU-Net that this package does not support."""
 
 
 def raise_if_any(problems: list[Problem]) -> None:
@@ -52,8 +52,12 @@ def raise_if_any(problems: list[Problem]) -> None:
         raise InputError(*problems)
 
 
-def collected(steps: Iterable[Callable[[], T]]) -> list[T]:
-    """Results of all ``steps``; if some refuse their input, one :class:`InputError` with all problems, each once."""
+def run_all(steps: Iterable[Callable[[], T]]) -> list[T]:
+    """Call all ``steps`` and return their results.
+
+    Raises:
+        InputError: at least one step raised it; contains the problems of all steps, without duplicates.
+    """
     results: list[T] = []
     problems: list[Problem] = []
     for step in steps:
@@ -66,9 +70,9 @@ def collected(steps: Iterable[Callable[[], T]]) -> list[T]:
 
 
 def command(main: Callable[[], None]) -> Callable[[], None]:
-    """Make ``main`` a console script: an :class:`InputError` becomes its lines on stderr and exit code 2.
+    """Make ``main`` a console script that prints an :class:`InputError` to stderr and exits with code 2.
 
-    With the environment variable ``NNUNETV2_CROSSMATCH_DEBUG=1`` the traceback is shown instead.
+    The environment variable ``NNUNETV2_CROSSMATCH_DEBUG=1`` shows the traceback instead.
     """
 
     @functools.wraps(main)
@@ -80,32 +84,32 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 
 
 def install_excepthook() -> None:
-    """Show uncaught :class:`InputError` as its lines, exit code 2; also inside the host's own commands.
+    """Print an uncaught :class:`InputError` without traceback and exit with code 2, also in nnU-Net's commands.
 
-    The host's error for one of its variables that is not set is told in the same way.
+    nnU-Net's error for an environment variable that is not set is printed in the same way.
     """
     previous = sys.excepthook
     if getattr(previous, "is_crossmatch_hook", False):
         return
 
     def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        told = error if isinstance(error, InputError) else _unset_variable(error)
-        if told is None or os.environ.get(DEBUG_VARIABLE) == "1":
+        message = error if isinstance(error, InputError) else _as_input_error(error)
+        if message is None or os.environ.get(DEBUG_VARIABLE) == "1":
             previous(kind, error, traceback)
             return
-        print(told, file=sys.stderr)
+        print(message, file=sys.stderr)
         sys.exit(2)
 
     hook.is_crossmatch_hook = True  # type: ignore[attr-defined]
     sys.excepthook = hook
 
 
-def not_set(variable: str) -> Problem:
-    """The problem of an environment variable that is needed and not set."""
+def variable_not_set(variable: str) -> Problem:
+    """Problem: a required environment variable is not set."""
     return Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"')
 
 
-def _unset_variable(error: BaseException) -> InputError | None:
-    """The host's complaint about a variable, in our words."""
+def _as_input_error(error: BaseException) -> InputError | None:
+    """:class:`InputError` in place of nnU-Net's error for a variable that is not set; None for any other error."""
     found = re.match(r"(nnUNet_\w+) is not defined", str(error)) if isinstance(error, RuntimeError) else None
-    return InputError(not_set(found.group(1))) if found else None
+    return InputError(variable_not_set(found.group(1))) if found else None

@@ -1,6 +1,6 @@
-"""Where things lie: nnU-Net's three root folders, ``imagesUn``, the preprocessed unlabeled cases, and safe writing.
+"""Paths of nnU-Net's root folders, ``imagesUn`` and the preprocessed unlabeled cases; atomic writing of files.
 
-Limit: names and paths only; nothing here reads an image or imports the host.
+Limit: reads no image and does not import nnU-Net.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_crossmatch.errors import InputError, Problem, not_set
+from nnunetv2_crossmatch.errors import InputError, Problem, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
 
@@ -21,11 +21,11 @@ def root_folder(variable: str) -> Path:
     """Folder that the environment variable ``variable`` (``nnUNet_raw``, ...) names.
 
     Raises:
-        InputError: the variable is not set, or names something that is not a folder.
+        InputError: the variable is not set, or does not name a folder.
     """
     value = os.environ.get(variable)
     if not value:
-        raise InputError(not_set(variable))
+        raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
         raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
     return Path(value)
@@ -46,80 +46,84 @@ def results_folder() -> Path:
     return root_folder("nnUNet_results")
 
 
-def dataset_names(root: Path, dataset_id: int) -> list[str]:
-    """Names of the data sets in ``root`` that carry ``dataset_id``, sorted."""
+def datasets_with_id(root: Path, dataset_id: int) -> list[str]:
+    """Names of the data sets in ``root`` with the id ``dataset_id``, sorted."""
     matches = (DATASET_NAME.fullmatch(folder.name) for folder in root.iterdir() if folder.is_dir())
     return sorted(match.group(0) for match in matches if match and int(match.group(1)) == dataset_id)
 
 
 def dataset_name(dataset: str | int) -> str:
-    """``DatasetXXX_Name`` of a data set given by id or by name, looked for in the raw, then the preprocessed folder.
+    """``DatasetXXX_Name`` of a data set given by id or name, searched in the raw and the preprocessed folder.
 
     Raises:
-        InputError: no data set, or more than one, carries the id.
+        InputError: no data set, or more than one, has the id.
     """
     if not str(dataset).isdigit():
         if not any((root / str(dataset)).is_dir() for root in (raw_folder(), preprocessed_folder())):
             raise InputError(Problem("data set missing", raw_folder(), str(dataset), "give the id of an existing one"))
         return str(dataset)
     roots = (raw_folder(), preprocessed_folder())
-    names = sorted({name for root in roots for name in dataset_names(root, int(dataset))})
+    names = sorted({name for root in roots for name in datasets_with_id(root, int(dataset))})
     if len(names) != 1:
         detail = f"id {int(dataset):03d} is carried by {', '.join(names) or 'no folder'}"
         raise InputError(Problem("no unique data set", raw_folder(), detail, "use an id that exactly one data set has"))
     return names[0]
 
 
-def images_unlabeled(dataset: str) -> Path:
-    """``$nnUNet_raw/<dataset>/imagesUn``: the raw unlabeled images, named like ``imagesTr``."""
+def unlabeled_images_folder(dataset: str) -> Path:
+    """``$nnUNet_raw/<dataset>/imagesUn``: the raw unlabeled images, named like those in ``imagesTr``."""
     return raw_folder() / dataset / "imagesUn"
 
 
 def unlabeled_folder(dataset: str, data_identifier: str) -> Path:
-    """Preprocessed unlabeled cases of one configuration, apart from the labeled ones: the host trains on those."""
+    """Folder of the preprocessed unlabeled cases of one configuration.
+
+    It is separate from the labeled cases because nnU-Net trains on every case in their folder.
+    """
     return preprocessed_folder() / dataset / f"{data_identifier}_unlabeled"
 
 
 def manifest_file(unlabeled: Path) -> Path:
-    """Record of the cases in ``unlabeled``; beside the folder, since the host refuses foreign file endings in it."""
+    """Manifest of the folder ``unlabeled``, next to it: nnU-Net refuses other file endings inside the folder."""
     return unlabeled.with_name(unlabeled.name + ".json")
 
 
 def partial_path(path: Path) -> Path:
-    """Name under which ``path`` is written until it is complete: ``.<name>.partial`` in the same folder."""
+    """Temporary name of ``path`` while it is written: ``.<name>.partial`` in the same folder."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write a file to; flush it to disk and rename it to ``path`` when the block succeeds.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to; flush the file to disk and rename it to ``path`` when the block succeeds.
 
-    On an exception what was at ``path`` before stays, and the temporary file is removed.
+    On an exception an existing file at ``path`` stays unchanged, and the temporary file is removed.
     """
     temporary = partial_path(path)
     try:
         yield temporary
-        move_flushed(temporary, path)
+        flush_and_rename(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def move_flushed(source: Path, target: Path) -> None:
-    """Rename a file within a file system once its bytes are on the disk: after a power cut it is whole or not there."""
-    _flush(source)
+def flush_and_rename(source: Path, target: Path) -> None:
+    """Flush a file to disk, then rename it in the same file system: after a power cut it is complete or absent."""
+    _fsync(source)
     source.replace(target)
 
 
-def _flush(file: Path) -> None:
+def _fsync(file: Path) -> None:
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
 
 
 @contextmanager
-def folder_written_whole(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder that becomes ``path`` when the block succeeds, and is removed otherwise.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder; rename it to ``path`` when the block succeeds, remove it otherwise.
 
-    Its files are flushed to disk first. A leftover of a killed run is removed first. ``path`` must not exist.
+    The temporary folder of a killed run is removed first. All files are flushed to disk before the rename. ``path``
+    must not exist.
     """
     temporary = partial_path(path)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -128,7 +132,7 @@ def folder_written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _flush(file)
+                _fsync(file)
         temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

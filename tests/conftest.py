@@ -1,6 +1,6 @@
 """A tiny planned and preprocessed data set, built once per test session and shared by all tests and workers.
 
-Limit: blobs in noise, far too small to learn from; it is there to exercise code, not the method.
+Limit: ellipsoids in noise, too small to learn from.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPACING_XYZ = (1.0, 1.0, 1.5)
 
 @dataclass(frozen=True)
 class TinyDataset:
-    """Where the tiny data set lies; ``env`` is a whole environment for subprocesses that use it."""
+    """Folders of the tiny data set, and environment variables for subprocesses that use it."""
 
     root: Path
     name: str = "Dataset998_Tiny"
@@ -53,13 +53,13 @@ class TinyDataset:
 
     @property
     def variables(self) -> dict[str, str]:
-        """The variables that the package and the host read, with two cores and no compilation."""
+        """Environment variables of the package and nnU-Net: few processes, no compilation."""
         folders = {f"nnUNet_{kind}": str(self.root / kind) for kind in ("raw", "preprocessed", "results")}
-        door = Path(__file__).parents[1] / "nnunetv2_crossmatch" / "ext_trainers"
-        small = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-        # Several tests run at a time, and the host takes all cores for each: threads that spin would starve the others.
+        entry_point = Path(__file__).parents[1] / "nnunetv2_crossmatch" / "ext_trainers"
+        few_processes = {"nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+        # Tests run in parallel and nnU-Net uses all cores in each; spinning threads would slow the other tests down.
         threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-        return {**folders, **small, **threads, "nnUNet_extTrainer": str(door)}
+        return {**folders, **few_processes, **threads, "nnUNet_extTrainer": str(entry_point)}
 
     @property
     def env(self) -> dict[str, str]:
@@ -68,11 +68,11 @@ class TinyDataset:
         return {**os.environ, "PATH": path, **self.variables}
 
     def run(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a console command of the host or the package on this data set; a failure shows its output."""
+        """Run a console command of nnU-Net or the package on this data set; show its output if it fails."""
         environment = {**self.env, **variables}
-        done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
-        assert not check or done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
-        return done
+        completed = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+        assert not check or completed.returncode == 0, f"{' '.join(arguments)}\n{completed.stdout}\n{completed.stderr}"
+        return completed
 
 
 def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,7 +87,7 @@ def blob_case(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_volume(array: np.ndarray, file: Path) -> None:
-    """Write ``array`` (z, y, x), or (channel, z, y, x) into one file, with the tiny data set's spacing."""
+    """Write ``array`` (z, y, x) or (channel, z, y, x) to one file, with the spacing of the tiny data set."""
     image = sitk.GetImageFromArray(array, isVector=False)
     image.SetSpacing((*SPACING_XYZ, 1.0)[: array.ndim])
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def write_raw(tiny: TinyDataset) -> None:
 
 
 def shrink_network(plans_file: Path, names: Sequence[str] = ("2d", "3d_fullres")) -> None:
-    """Patches of 16 voxels, features 8 and 16, batch 2: a training step takes milliseconds."""
+    """Set patch size 16, features 8 and 16, batch size 2: a training step takes milliseconds."""
     plans = json.loads(plans_file.read_text())
     for name in names:
         dimensions = int(name[0])
@@ -122,7 +122,7 @@ def shrink_network(plans_file: Path, names: Sequence[str] = ("2d", "3d_fullres")
     plans_file.write_text(json.dumps(plans))
 
 
-def build(tiny: TinyDataset) -> None:
+def build_tiny(tiny: TinyDataset) -> None:
     for kind in ("raw", "preprocessed", "results"):
         (tiny.root / kind).mkdir(parents=True)
     write_raw(tiny)
@@ -131,7 +131,7 @@ def build(tiny: TinyDataset) -> None:
 
 def plan_small(tiny: TinyDataset, *configurations: str) -> None:
     workers = ("-npfp", "1", "-np", *("1" for _ in configurations))
-    # The host's planner takes the number of loader workers as a thread count and fails with 0.
+    # nnU-Net's planner takes the number of loader workers as a thread count and fails with 0.
     plan = ("nnUNetv2_plan_and_preprocess", "-d", str(tiny.id), "-c", *configurations, *workers)
     tiny.run(*plan, nnUNet_n_proc_DA="1")
     shrink_network(tiny.plans_file)
@@ -142,10 +142,10 @@ def preprocess_copy(tiny: TinyDataset, source: TinyDataset) -> None:
     tiny.run("nnUNetv2_crossmatch_preprocess", "-d", str(tiny.id), "-np", "2")
 
 
-def built_once(
+def build_once(
     tmp_path_factory: pytest.TempPathFactory, worker: str, name: str, make: Callable[[TinyDataset], None]
 ) -> TinyDataset:
-    """Data set ``name`` below the session's folder, made by whichever test worker comes first."""
+    """Data set ``name`` in the folder of the test session, built by the first test worker that needs it."""
     base = tmp_path_factory.getbasetemp()
     shared = base if worker == "master" else base.parent
     tiny = TinyDataset(shared / name)
@@ -158,7 +158,7 @@ def built_once(
     return tiny
 
 
-def own_copy(source: TinyDataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
+def copy_dataset(source: TinyDataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
     shutil.copytree(source.root, folder / "tiny")
     tiny = TinyDataset(folder / "tiny")
     for name, value in tiny.variables.items():
@@ -172,30 +172,30 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Ti
 
     Read it only: it is shared by all tests. :func:`tiny_copy` is for tests that write.
     """
-    return built_once(tmp_path_factory, worker_id, "tiny", build)
+    return build_once(tmp_path_factory, worker_id, "tiny", build_tiny)
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tiny_dataset: TinyDataset, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyDataset:
     """As :func:`tiny_dataset`, with the unlabeled cases preprocessed too. Read it only."""
-    return built_once(tmp_path_factory, worker_id, "prepared", lambda tiny: preprocess_copy(tiny, tiny_dataset))
+    return build_once(tmp_path_factory, worker_id, "prepared", lambda tiny: preprocess_copy(tiny, tiny_dataset))
 
 
 @pytest.fixture
 def tiny_copy(tiny_dataset: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
-    """A copy of :func:`tiny_dataset` of one's own, with the environment variables of this process set to it."""
-    return own_copy(tiny_dataset, tmp_path, monkeypatch)
+    """A copy of :func:`tiny_dataset` for one test; sets the environment variables of this process."""
+    return copy_dataset(tiny_dataset, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def prepared_copy(tiny_prepared: TinyDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
-    """A copy of :func:`tiny_prepared` of one's own, with the environment variables of this process set to it."""
-    return own_copy(tiny_prepared, tmp_path, monkeypatch)
+    """A copy of :func:`tiny_prepared` for one test; sets the environment variables of this process."""
+    return copy_dataset(tiny_prepared, tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def empty_folders(tmp_path: Path) -> TinyDataset:
-    """The three root folders, empty, and an environment that names them."""
+    """Three empty root folders, and environment variables with their paths."""
     tiny = TinyDataset(tmp_path / "empty")
     for kind in ("raw", "preprocessed", "results"):
         (tiny.root / kind).mkdir(parents=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_crossmatch.folders import folder_written_whole, move_flushed, written_whole
+from nnunetv2_crossmatch.folders import atomic_folder, atomic_write, flush_and_rename
 
 
 @pytest.fixture
@@ -27,15 +27,15 @@ def test_a_file_is_flushed_before_it_gets_its_name(tmp_path, flushed, monkeypatc
         return replace(source, target)
 
     monkeypatch.setattr(Path, "replace", only_flushed)
-    with written_whole(tmp_path / "whole") as temporary:
+    with atomic_write(tmp_path / "whole") as temporary:
         temporary.write_text("content")
     (tmp_path / "moved.part").write_text("content")
-    move_flushed(tmp_path / "moved.part", tmp_path / "moved")
+    flush_and_rename(tmp_path / "moved.part", tmp_path / "moved")
     assert (tmp_path / "whole").read_text() == (tmp_path / "moved").read_text() == "content"
 
 
 def test_every_file_of_a_folder_is_flushed(tmp_path, flushed):
-    with folder_written_whole(tmp_path / "folder") as temporary:
+    with atomic_folder(tmp_path / "folder") as temporary:
         (temporary / "below").mkdir()
         files = [temporary / "one", temporary / "below" / "two"]
         for file in files:
@@ -45,10 +45,10 @@ def test_every_file_of_a_folder_is_flushed(tmp_path, flushed):
 
 def test_a_failed_block_leaves_what_was_there(tmp_path):
     (tmp_path / "file").write_text("before")
-    with suppress(RuntimeError), written_whole(tmp_path / "file") as temporary:
+    with suppress(RuntimeError), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text("after")
         raise RuntimeError
-    with suppress(RuntimeError), folder_written_whole(tmp_path / "folder"):
+    with suppress(RuntimeError), atomic_folder(tmp_path / "folder"):
         raise RuntimeError
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"

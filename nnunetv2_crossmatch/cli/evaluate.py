@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nnunetv2.configuration import default_num_processes
 
-from nnunetv2_crossmatch.errors import Problem, collected, command, raise_if_any
+from nnunetv2_crossmatch.errors import Problem, command, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
 from nnunetv2_crossmatch.evaluation.score_files import terminal, write_scores
 from nnunetv2_crossmatch.evaluation.scores import Scores
@@ -95,7 +95,7 @@ def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> l
         allow_missing=arguments.allow_missing,
         processes=arguments.np,
     )
-    return collected(partial(score, folder) for folder in filter(None, (arguments.p, arguments.compare)))
+    return run_all(partial(score, folder) for folder in filter(None, (arguments.p, arguments.compare)))
 
 
 @command

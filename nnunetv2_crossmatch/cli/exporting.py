@@ -16,9 +16,9 @@ from typing import Any
 from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from nnunetv2_crossmatch import __version__
-from nnunetv2_crossmatch.data.manifest import stamp
+from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import DATASET_NAME, folder_written_whole
+from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -55,7 +55,7 @@ def export_model(model_folder: Path, output_folder: Path) -> Path:
     target = _target(model_folder, output_folder)
     checkpoints = _checkpoints(model_folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with folder_written_whole(target) as partial:
+    with atomic_folder(target) as partial:
         origin = _origin(model_folder, checkpoints)
         for file in _records(model_folder):
             (partial / file).parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _records(model_folder: Path) -> Iterator[Path]:
 
 
 def _origin(model_folder: Path, checkpoints: list[Path]) -> dict[str, Any]:
-    stamps = {str(file.relative_to(model_folder)): stamp(file) for file in checkpoints}
+    stamps = {str(file.relative_to(model_folder)): file_info(file) for file in checkpoints}
     return {
         "trainer": model_folder.name.split("__")[0],
         "dataset": model_folder.parent.name,

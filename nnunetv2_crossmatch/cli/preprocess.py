@@ -7,7 +7,7 @@ import argparse
 from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
+from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 from nnunetv2_crossmatch.errors import command
 
 

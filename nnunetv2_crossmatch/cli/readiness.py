@@ -20,7 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
-from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, well_named_cases
+from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
 
@@ -197,11 +197,11 @@ def _unlabeled(manager: PlansManager, configuration: str, dataset: str) -> Itera
     fix = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {manager.plans_name}"
     try:
         if is_preprocessed(manager, configuration):
-            yield Finding(OK, what, str(len(prepared_cases(manager, configuration, verify=False))))
+            yield Finding(OK, what, str(len(trainable_cases(manager, configuration, verify=False))))
             return
-        raw = folders.images_unlabeled(manager.dataset_name)
+        raw = folders.unlabeled_images_folder(manager.dataset_name)
         if raw.is_dir() and any(raw.iterdir()):
-            count = len(well_named_cases(manager.dataset_name))
+            count = len(raw_case_names(manager.dataset_name))
             yield Finding(NOTE, what, f"{count} not preprocessed yet; the trainer does it at its start", fix)
         else:
             yield Finding(WRONG, what, f"none in {raw}", f"put unlabeled images into it, then {fix}")

@@ -1,1 +1,1 @@
-"""From raw unlabeled images to batches of views: may import errors and folders, and knows no method."""
+"""Preprocessing of raw unlabeled images and loading of batches; imports errors and folders only, no method."""

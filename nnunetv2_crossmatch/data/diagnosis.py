@@ -1,7 +1,7 @@
-"""How right the pseudo-labels are, where the unlabeled cases have reference labels after all (benchmarks).
+"""Dice of the pseudo-labels against reference labels of the unlabeled cases, for benchmarks.
 
-Reference labels lie in ``labelsUn`` of the raw data set, named like those in ``labelsTr``. They are preprocessed like
-any others and travel beside the views through the same geometry. Limit: they are counted, never learned from.
+The reference labels are in ``labelsUn`` of the raw data set, named like those in ``labelsTr``. They are preprocessed
+like any label and get the geometric augmentation of their image. Limit: for logging only, never for the loss.
 """
 
 from __future__ import annotations
@@ -19,74 +19,80 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from tqdm import tqdm
 
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
-from nnunetv2_crossmatch.folders import images_unlabeled, unlabeled_folder, written_whole
+from nnunetv2_crossmatch.folders import atomic_write, unlabeled_folder, unlabeled_images_folder
 
 
-def truth_folder(unlabeled: Path) -> Path:
-    """Preprocessed reference labels beside the ``unlabeled`` cases, as ``<case>.npy`` (1, S) int16."""
+def reference_folder(unlabeled: Path) -> Path:
+    """Folder of the preprocessed reference labels, next to ``unlabeled``: ``<case>.npy`` (1, S) int16."""
     return unlabeled.with_name(unlabeled.name + "_truth")
 
 
-def prepare_truth(plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]) -> Path:
-    """Preprocess ``labelsUn`` of ``cases`` where that was not done since label and case were; returns their folder.
+def preprocess_reference_labels(
+    plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]
+) -> Path:
+    """Preprocess ``labelsUn`` of those ``cases`` whose result is missing or older than the label or the case.
+
+    Returns:
+        Folder of the results.
 
     Raises:
         InputError: reference labels are missing; all of them are named.
     """
     unlabeled = unlabeled_folder(plans_manager.dataset_name, configuration.data_identifier)
-    folder = truth_folder(unlabeled)
+    folder = reference_folder(unlabeled)
     folder.mkdir(exist_ok=True)
-    images = images_unlabeled(plans_manager.dataset_name)
+    images = unlabeled_images_folder(plans_manager.dataset_name)
     labels, dataset_json = images.with_name("labelsUn"), load_json(str(images.with_name("dataset.json")))
     ending = dataset_json["file_ending"]
     fix = "put the reference label there, or train without diagnose1"
     missing = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
     raise_if_any([Problem("reference label missing", labels / f"{case}{ending}", "diagnose1", fix) for case in missing])
-    made_of = {case: (labels / f"{case}{ending}", unlabeled / f"{case}.pkl") for case in cases}
-    due = [case for case, sources in made_of.items() if not is_newer(folder / f"{case}.npy", sources)]
-    for case in tqdm(due, desc="Preprocessing reference labels for diagnosis", unit="case", disable=not due):
+    sources = {case: (labels / f"{case}{ending}", unlabeled / f"{case}.pkl") for case in cases}
+    outdated = [case for case, sources in sources.items() if not is_up_to_date(folder / f"{case}.npy", sources)]
+    for case in tqdm(outdated, desc="Preprocessing reference labels for diagnosis", unit="case", disable=not outdated):
         files = sorted(str(file) for file in images.glob(f"{case}_????{ending}"))
         preprocessor = configuration.preprocessor_class(verbose=False)
         label = str(labels / f"{case}{ending}")
         segmentation = preprocessor.run_case(files, label, plans_manager, configuration, dataset_json)[1]
-        with written_whole(folder / f"{case}.npy") as temporary, temporary.open("wb") as file:
+        with atomic_write(folder / f"{case}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, segmentation.astype(np.int16))
     return folder
 
 
-def is_newer(file: Path, sources: Iterable[Path]) -> bool:
-    """Whether ``file`` is there and none of ``sources`` was written after it."""
+def is_up_to_date(file: Path, sources: Iterable[Path]) -> bool:
+    """Whether ``file`` exists and is not older than any of ``sources``."""
     return file.is_file() and file.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
 
 
-class CasesWithTruth:
-    """The host's unlabeled cases, each with its reference label as segmentation."""
+class DatasetWithReferenceLabels:
+    """nnU-Net's dataset of unlabeled cases, with the reference label of each case as its segmentation."""
 
     def __init__(self, cases: nnUNetBaseDataset, folder: Path) -> None:
         self.cases, self.folder, self.identifiers = cases, folder, cases.identifiers
 
     def load_case(self, identifier: str) -> tuple[Any, np.ndarray, Any, dict]:
-        """Image, reference label (1, S), previous stage and properties, as the host's loader expects them."""
+        """Image, reference label (1, S), segmentation of the previous stage, properties: for nnU-Net's loader."""
         data, _, previous, properties = self.cases.load_case(identifier)
         return data, np.load(self.folder / f"{identifier}.npy", mmap_mode="c"), previous, properties
 
 
 def mean_dice(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelManager) -> torch.Tensor:
-    """Dice of hard labels over the batch, mean of the foreground classes or regions that occur; NaN if none does.
+    """Dice of hard labels over the batch, averaged over the foreground classes or regions that occur; NaN if none.
 
     Args:
         labels: pseudo-labels, (U, S) classes or (U, C, S) regions.
         truth: (U, 1, S) labels of the data set.
-        label_manager: says which labels make up a region.
+        label_manager: nnU-Net's label manager with the labels of each region.
     """
     if label_manager.has_regions:
         regions = [torch.tensor(region, device=truth.device).flatten() for region in label_manager.foreground_regions]
-        wanted, found = torch.cat([torch.isin(truth, region) for region in regions], dim=1), labels
+        reference, predicted = torch.cat([torch.isin(truth, region) for region in regions], dim=1), labels
     else:
         classes = torch.tensor(label_manager.foreground_labels, device=truth.device)
         classes = classes.view(1, -1, *[1] * (labels.ndim - 1))
-        wanted, found = truth == classes, labels[:, None] == classes
+        reference, predicted = truth == classes, labels[:, None] == classes
     overlap, size = (
-        mask.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64) for mask in (wanted & found, wanted * 1 + found * 1)
+        mask.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+        for mask in (reference & predicted, reference * 1 + predicted * 1)
     )
     return (2 * overlap / size).nanmean()

@@ -1,8 +1,8 @@
-"""Labeled and unlabeled batches together, drawn as a function of seed and step alone.
+"""Loader of joint batches of labeled and unlabeled cases, reproducible from seed and step.
 
-Every batch seeds numpy and torch from (seed, rank, stream, index of the batch): no two workers, loaders or steps share
-draws, and a run repeats itself with any number of workers, resumed or not. Limit: crops and augmentation are the
-host's loader and transforms; nothing here looks at an image.
+Before each batch numpy and torch are seeded from (seed, rank, stream, index of the batch): no two workers, loaders or
+steps share random numbers, and a run is reproducible with any number of workers, resumed or not. Limit: cropping and
+augmentation are done by nnU-Net's loader and transforms.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from batchgenerators.dataloading.single_threaded_augmenter import SingleThreaded
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
-from nnunetv2_crossmatch.data.workers import follow_parent
+from nnunetv2_crossmatch.data.workers import exit_with_parent
 
-QUIET = 0.1  # seconds without a batch after which workers that were told to pause have none on the way
+PAUSE_SECONDS = 0.1  # without a batch for so long, paused workers have no batch in transfer
 
 
 class BatchLoader:
-    """Infinite loader of host batches, joined by ``unlabeled`` views (U, 3, C, S) if there is a loader for them.
+    """Infinite loader of nnU-Net's batches, with ``unlabeled`` views (U, 3, C, S) if there is an unlabeled loader.
 
-    Where the views are made later there is one: the moved crop.
-
-    Batchgenerators' augmenters run it in the main process or copy it into workers, which then take turns.
+    The views axis has length 1 if the views are made on the device: it holds the geometrically augmented crop.
+    Batchgenerators' augmenters run this loader in the main process, or copies of it in workers, which alternate.
 
     Args:
-        labeled: the host's loader.
-        unlabeled: the host's loader on unlabeled cases, with ``views.Views`` as transforms.
-        seed: entropy of all draws, e.g. (seed, rank, stream).
-        first: index of the first batch.
-        workers: how many copies take turns.
-        with_segmentation: add ``unlabeled_segmentation`` (U, 1, S), which came with the views.
+        labeled: nnU-Net's loader.
+        unlabeled: nnU-Net's loader of unlabeled cases, with ``views.WeakStrongViews`` as transforms.
+        seed: seed of all random numbers, e.g. (seed, rank, stream).
+        first_index: index of the first batch.
+        workers: number of copies.
+        with_segmentation: add ``unlabeled_segmentation`` (U, 1, S), augmented like its views.
     """
 
     def __init__(
@@ -46,17 +45,17 @@ class BatchLoader:
         labeled: nnUNetDataLoader,
         unlabeled: nnUNetDataLoader | None,
         seed: tuple[int, ...],
-        first: int = 0,
+        first_index: int = 0,
         workers: int = 1,
         with_segmentation: bool = False,
     ) -> None:
         self.labeled, self.unlabeled = labeled, unlabeled
-        self.seed, self.index, self.workers, self.with_segmentation = seed, first, workers, with_segmentation
+        self.seed, self.index, self.workers, self.with_segmentation = seed, first_index, workers, with_segmentation
 
     def set_thread_id(self, worker: int) -> None:
-        """Called by the augmenter in each worker: start at the worker's own batch."""
+        """Start at the first batch of this worker; called by the augmenter in each worker."""
         torch.set_num_threads(1)
-        follow_parent()
+        exit_with_parent()
         self.index += worker
 
     def __next__(self) -> dict:
@@ -71,58 +70,60 @@ class BatchLoader:
         return batch
 
 
-class BatchWorkers(MultiThreadedAugmenter):
-    """Batchgenerators' worker processes, brought to rest before they end.
+class DrainingAugmenter(MultiThreadedAugmenter):
+    """Batchgenerators' augmenter that empties the queues of its workers before it ends them.
 
-    A worker hands its tensors over in person. If it ended with a batch on the way, the thread that fetches it would
-    die with a traceback at the end of every other training.
+    A worker process must be alive while its tensors are transferred. If it ended earlier, the thread that fetches the
+    batch would print a traceback at the end of about every second training.
     """
 
     def _finish(self, timeout: float = 10, force: bool = False) -> None:
         if self.pin_memory_queue is not None:
             self.pause_event.set()
-            while self._something_arrives():
+            while self._take_batch():
                 pass
         super()._finish(timeout, force)
 
-    def _something_arrives(self) -> bool:
+    def _take_batch(self) -> bool:
         try:
-            self.pin_memory_queue.get(timeout=QUIET)
+            self.pin_memory_queue.get(timeout=PAUSE_SECONDS)
         except Empty:
             return False
         return True
 
 
 def seed_everything(entropy: tuple[int, ...]) -> None:
-    """Seed the global generators of numpy and torch, which the host's loaders and transforms draw from."""
+    """Seed the global generators of numpy and torch, which nnU-Net's loaders and transforms use."""
     state = np.random.SeedSequence(entropy).generate_state(2)
     np.random.seed(state[0])
     torch.manual_seed(int(state[1]))
 
 
-def augmenter(
+def make_augmenter(
     loader: nnUNetDataLoader,
     unlabeled: nnUNetDataLoader | None,
     seed: tuple[int, ...],
-    first: int,
+    first_index: int,
     workers: int,
     pin_memory: bool,
     with_segmentation: bool = False,
-) -> BatchWorkers | SingleThreadedAugmenter:
-    """The loaders behind ``workers`` processes (0: this one), in the order of their batches."""
-    batches = BatchLoader(loader, unlabeled, seed, first, max(workers, 1), with_segmentation)
+) -> DrainingAugmenter | SingleThreadedAugmenter:
+    """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order."""
+    batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
-    running = BatchWorkers(batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002)
-    running._start()
-    return running
+    workers_augmenter = DrainingAugmenter(
+        batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
+    )
+    workers_augmenter._start()
+    return workers_augmenter
 
 
 @contextmanager
-def host_in_this_process() -> Iterator[int]:
-    """Let the host build its loaders without workers; yields the number of workers that it would have started.
+def nnunet_loaders_without_workers() -> Iterator[int]:
+    """Let nnU-Net build its loaders without workers; yield the number of workers that it would have started.
 
-    The host has no hook between its loaders and its augmenters, but honours ``nnUNet_n_proc_DA``.
+    nnU-Net has no hook between its loaders and its augmenters, but reads ``nnUNet_n_proc_DA``.
     """
     workers = get_allowed_n_proc_DA()
     with patch.dict(os.environ, {"nnUNet_n_proc_DA": "0"}):

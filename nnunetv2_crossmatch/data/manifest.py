@@ -1,6 +1,6 @@
-"""Manifest of a folder of preprocessed unlabeled cases: what is in it, made from what, and whether it is still whole.
+"""Manifest of a folder of preprocessed unlabeled cases: its files and their source files, with sizes and checksums.
 
-Limit: a CRC32 finds damage and accidents, not a forger. The manifest is JSON and is never unpickled.
+Limit: CRC32 detects accidental changes, no deliberate ones. The manifest is JSON; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 FORMAT = 1
-READ_BYTES = 1 << 20
+CHUNK_BYTES = 1 << 20
 ENDINGS = (".pkl", "_seg.b2nd", ".b2nd")
-"""What a case consists of, in the order in which it is put in place: the host lists a case by its last one."""
+"""Endings of the files of a case, in the order in which they are written: nnU-Net lists cases by the last one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stamp:
-    """What a file looked like: bytes, CRC32 of its content, and, of a source file, when it was last written (ns)."""
+class FileInfo:
+    """Size in bytes, CRC32 of the content, and, for a source file, modification time (ns)."""
 
     size: int
     crc32: int
@@ -36,15 +36,15 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class CaseRecord:
-    """A finished case: its files by ending (:data:`ENDINGS`), and the raw files by name that it was made from."""
+    """Files of a preprocessed case by ending (:data:`ENDINGS`), and its raw files by name."""
 
-    files: dict[str, Stamp]
-    sources: dict[str, Stamp]
+    files: dict[str, FileInfo]
+    sources: dict[str, FileInfo]
 
 
 @dataclass
 class Manifest:
-    """Finished cases by identifier, and the hash of the preprocessing that made them."""
+    """Preprocessed cases by identifier, and the hash of the plans that they were preprocessed with."""
 
     plans_hash: str
     package_version: str
@@ -52,48 +52,48 @@ class Manifest:
 
 
 def file_crc32(file: Path) -> int:
-    """CRC32 of the content of ``file``, read in pieces; other threads run meanwhile."""
+    """CRC32 of the content of ``file``, read in chunks; releases the GIL."""
     crc = 0
     with file.open("rb", buffering=0) as stream:
-        while piece := stream.read(READ_BYTES):
-            crc = zlib.crc32(piece, crc)
+        while chunk := stream.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
     return crc
 
 
-def stamp(file: Path) -> Stamp:
-    """Stamp of ``file`` as it is now."""
+def file_info(file: Path) -> FileInfo:
+    """Present size, CRC32 and modification time of ``file``."""
     status = file.stat()
-    return Stamp(status.st_size, file_crc32(file), status.st_mtime_ns)
+    return FileInfo(status.st_size, file_crc32(file), status.st_mtime_ns)
 
 
-def fresh_stamp(file: Path, known: Stamp | None) -> Stamp:
-    """Stamp of ``file``; the ``known`` one where size and time say that it still holds, so that nothing is read."""
+def updated_file_info(file: Path, known: FileInfo | None) -> FileInfo:
+    """As :func:`file_info`, but ``known`` without reading the file if size and modification time are equal."""
     status = file.stat()
     same = known is not None and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns)
-    return known if known is not None and same else stamp(file)
+    return known if known is not None and same else file_info(file)
 
 
 def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
-    """Whether ``sources`` are other files, or other bytes, than those that ``record`` was made from."""
+    """Whether names or contents of ``sources`` differ from the raw files in ``record``."""
     files = {file.name: file for file in sources}
     if files.keys() != record.sources.keys():
         return True
     pairs = [(file, record.sources[name]) for name, file in files.items()]
     if any(file.stat().st_size != known.size for file, known in pairs):
         return True
-    return any(fresh_stamp(file, known).crc32 != known.crc32 for file, known in pairs)
+    return any(updated_file_info(file, known).crc32 != known.crc32 for file, known in pairs)
 
 
-def damage(folder: Path, identifier: str, record: CaseRecord) -> list[tuple[Path, str]]:
-    """Files of a case that are missing or differ from its record, each with what is wrong."""
+def case_damage(folder: Path, identifier: str, record: CaseRecord) -> list[tuple[Path, str]]:
+    """Files of a case that are missing or differ from its record, each with the reason."""
     return [
-        (folder / (identifier + ending), fault)
+        (folder / (identifier + ending), problem)
         for ending, known in record.files.items()
-        if (fault := _fault(folder / (identifier + ending), known))
+        if (problem := _file_damage(folder / (identifier + ending), known))
     ]
 
 
-def _fault(file: Path, known: Stamp) -> str:
+def _file_damage(file: Path, known: FileInfo) -> str:
     try:
         size = file.stat().st_size
         if size != known.size:
@@ -103,27 +103,27 @@ def _fault(file: Path, known: Stamp) -> str:
         return "file missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
 
 
-def damaged_cases(folder: Path, manifest: Manifest) -> dict[str, list[tuple[Path, str]]]:
-    """Every case of ``manifest`` that is not whole in ``folder``; a progress bar appears after two seconds."""
+def find_damaged_cases(folder: Path, manifest: Manifest) -> dict[str, list[tuple[Path, str]]]:
+    """Cases of ``manifest`` with missing or changed files in ``folder``; a progress bar appears after two seconds."""
 
     def check(item: tuple[str, CaseRecord]) -> tuple[str, list[tuple[Path, str]]]:
-        return item[0], damage(folder, *item)
+        return item[0], case_damage(folder, *item)
 
     with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
         checked = pool.imap(check, manifest.cases.items(), chunksize=32)
         bar = tqdm(checked, "Verifying unlabeled cases", total=len(manifest.cases), delay=2, unit="case")
-        return {identifier: faults for identifier, faults in bar if faults}
+        return {identifier: problems for identifier, problems in bar if problems}
 
 
 def write_manifest(file: Path, manifest: Manifest) -> None:
-    """Write ``manifest`` as JSON; what was at ``file`` is replaced at once or not at all."""
+    """Write ``manifest`` as JSON, atomically."""
     content = {
         "format": FORMAT,
         "package_version": manifest.package_version,
         "plans_hash": manifest.plans_hash,
         "cases": {identifier: _case_to_json(record) for identifier, record in sorted(manifest.cases.items())},
     }
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")
 
 
@@ -134,10 +134,10 @@ def _case_to_json(record: CaseRecord) -> dict[str, dict[str, list[int]]]:
 
 
 def read_manifest(file: Path, remedy: str) -> Manifest:
-    """Manifest in ``file``.
+    """Read a manifest.
 
     Raises:
-        InputError: it is missing, is no JSON, or is no manifest of this format; ``remedy`` is the command to run.
+        InputError: ``file`` is missing, is no JSON, or has another format; ``remedy`` is the command to run.
     """
     try:
         content = json.loads(file.read_bytes())
@@ -152,42 +152,44 @@ def _manifest_from_json(content: dict) -> Manifest:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
     cases = {identifier: _case_from_json(identifier, case) for identifier, case in content["cases"].items()}
-    return Manifest(_text(content["plans_hash"]), _text(content["package_version"]), cases)
+    return Manifest(_string(content["plans_hash"]), _string(content["package_version"]), cases)
 
 
 def _case_from_json(identifier: str, case: dict) -> CaseRecord:
     if set(case["files"]) != set(ENDINGS) or Path(identifier).name != identifier:
         raise ValueError(f"case {identifier!r} is not described by {', '.join(ENDINGS)}")
-    return CaseRecord(*({name: _stamp(values) for name, values in case[part].items()} for part in ("files", "sources")))
+    return CaseRecord(
+        *({name: _file_info_from_json(values) for name, values in case[part].items()} for part in ("files", "sources"))
+    )
 
 
-def _stamp(values: list) -> Stamp:
+def _file_info_from_json(values: list) -> FileInfo:
     if not (isinstance(values, list) and all(type(value) is int for value in values)):
         raise ValueError(f"whole numbers expected, got {values!r}")
-    return Stamp(*values)
+    return FileInfo(*values)
 
 
-def _text(value: object) -> str:
+def _string(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"text expected, got {value!r}")
     return value
 
 
-class ManifestKeeper:
-    """Adds finished cases to a manifest file while work goes on, so that a killed run loses seconds of it at most.
+class ManifestWriter:
+    """Adds preprocessed cases to a manifest file during a run, so that a killed run loses seconds of work at most.
 
-    Writing everything for each case would take quadratic time: it is done when at most 5 % of the time goes into it.
+    Writing the whole file for each case would take quadratic time; writing takes 5 % of the run time at most.
     """
 
     def __init__(self, file: Path, manifest: Manifest) -> None:
         self.file = file
         self.manifest = manifest
-        self.pause_until = 0.0
+        self.next_write = 0.0
 
     def add(self, identifier: str, record: CaseRecord) -> None:
-        """Record a finished case, and write the file if the last time is long enough ago."""
+        """Record a preprocessed case; write the file if the last write is long enough ago."""
         self.manifest.cases[identifier] = record
-        if time.monotonic() >= self.pause_until:
+        if time.monotonic() >= self.next_write:
             self.write()
 
     def write(self) -> None:
@@ -195,4 +197,4 @@ class ManifestKeeper:
         start = time.monotonic()
         write_manifest(self.file, self.manifest)
         end = time.monotonic()
-        self.pause_until = end + max(1.0, 20 * (end - start))
+        self.next_write = end + max(1.0, 20 * (end - start))

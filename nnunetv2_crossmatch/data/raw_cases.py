@@ -1,6 +1,7 @@
-"""Raw images of a data set, case by case: finds them, names the misnamed, and finds unlabeled images that leak.
+"""Raw images of a data set grouped by case, and checks for misnamed files and for data leakage.
 
-Limit: names, sizes and bytes only. No image is decoded here, so a copy that was re-saved with other bytes is not found.
+Limit: compares names, sizes and bytes. No image is decoded, so a copy that was saved again with other bytes is not
+found.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pathlib import Path
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 
-HELD_FOLDERS = ("imagesTr", "imagesVal", "imagesTs")
+LABELED_AND_TEST_FOLDERS = ("imagesTr", "imagesVal", "imagesTs")
 
 
 @dataclass(frozen=True, slots=True)
 class RawCase:
-    """One case: its channels in order, and files that belong to it without being an image (spacing of a .tif, ...)."""
+    """One case: its channel files in order, and its sidecar files (the spacing of a .tif, ...)."""
 
     identifier: str
     images: tuple[Path, ...]
@@ -27,69 +28,74 @@ class RawCase:
 
     @property
     def sources(self) -> tuple[Path, ...]:
-        """Every file whose change makes the case a different one."""
+        """All files of the case: it is preprocessed again if one of them changes."""
         return self.images + self.sidecars
 
 
 def group_by_case(folder: Path, file_ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Images ``<identifier>_<4 digits><file_ending>`` by identifier, sorted, and everything else that is not hidden.
+    """Images ``<identifier>_<4 digits><file_ending>`` by identifier, sorted; and all other files that are not hidden.
 
-    One pass over the folder; the host's helper compares every identifier with every file.
+    Linear in the number of files; nnU-Net's function compares every identifier with every file.
     """
     pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
     cases: dict[str, list[Path]] = {}
-    rest: list[Path] = []
+    other_files: list[Path] = []
     for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
         match = pattern.fullmatch(name)
-        (cases.setdefault(match.group(1), []) if match else rest).append(folder / name)
-    return cases, rest
+        (cases.setdefault(match.group(1), []) if match else other_files).append(folder / name)
+    return cases, other_files
 
 
-def unlabeled_cases(folder: Path, file_ending: str, counts: Collection[int]) -> dict[str, RawCase]:
-    """All cases in ``folder`` by identifier, each with one of ``counts`` images, numbered from 0000 on.
+def find_unlabeled_cases(folder: Path, file_ending: str, allowed_counts: Collection[int]) -> dict[str, RawCase]:
+    """All cases in ``folder`` by identifier.
+
+    Args:
+        folder: folder of raw images.
+        file_ending: ending of the images.
+        allowed_counts: allowed numbers of image files per case, which are numbered from 0000.
 
     Raises:
-        InputError: the folder is missing or empty, or holds files that cannot be used; all of them are named.
+        InputError: the folder is missing or empty, or contains unusable files; all of them are named.
     """
     example = f"<case>_0000{file_ending}"
     if not folder.is_dir():
         raise InputError(Problem("folder missing", folder, "no unlabeled images", f"put images named {example} there"))
-    images, rest = group_by_case(folder, file_ending)
-    owners = {stem: name for name, files in images.items() for stem in _stems(name, files, file_ending)}
+    images, other_files = group_by_case(folder, file_ending)
+    case_of_stem = {stem: name for name, files in images.items() for stem in _sidecar_stems(name, files, file_ending)}
     sidecars: dict[str, list[Path]] = {}
-    problems = [problem for name, files in images.items() for problem in _channel_problems(name, files, counts)]
-    for file in rest:
-        owner = None if file.name.endswith(file_ending) or file.is_dir() else _owner(file.name, owners)
-        if owner is None:
-            problems.append(_stranger(file, file_ending))
+    problems = [problem for name, files in images.items() for problem in _channel_problems(name, files, allowed_counts)]
+    for file in other_files:
+        case = None if file.name.endswith(file_ending) or file.is_dir() else _case_of_sidecar(file.name, case_of_stem)
+        if case is None:
+            problems.append(_unusable_file(file, file_ending))
         else:
-            sidecars.setdefault(owner, []).append(file)
+            sidecars.setdefault(case, []).append(file)
     raise_if_any(problems)
     if not images:
         raise InputError(Problem("no images", folder, "the folder is empty", f"put images named {example} there"))
     return {name: RawCase(name, tuple(files), tuple(sidecars.get(name, ()))) for name, files in images.items()}
 
 
-def _stems(identifier: str, files: Iterable[Path], file_ending: str) -> Iterator[str]:
+def _sidecar_stems(identifier: str, files: Iterable[Path], file_ending: str) -> Iterator[str]:
     yield identifier
     yield from (file.name.removesuffix(file_ending) for file in files)
 
 
-def _owner(name: str, owners: Mapping[str, str]) -> str | None:
-    """Case that ``name`` accompanies: one of its beginnings, cut at a dot, is the name of a case or an image."""
-    beginnings = (name[: dot.start()] for dot in re.finditer(r"\.", name))
-    return next((owners[beginning] for beginning in beginnings if beginning in owners), None)
+def _case_of_sidecar(name: str, case_of_stem: Mapping[str, str]) -> str | None:
+    """Case of the sidecar file ``name``: a prefix of it, up to a dot, is the name of the case or of its image."""
+    prefixes = (name[: dot.start()] for dot in re.finditer(r"\.", name))
+    return next((case_of_stem[prefix] for prefix in prefixes if prefix in case_of_stem), None)
 
 
-def _channel_problems(identifier: str, files: list[Path], counts: Collection[int]) -> Iterator[Problem]:
+def _channel_problems(identifier: str, files: list[Path], allowed_counts: Collection[int]) -> Iterator[Problem]:
     found = [file.name[len(identifier) + 1 :][:4] for file in files]
-    expected = [[f"{channel:04d}" for channel in range(count)] for count in sorted(counts)]
+    expected = [[f"{channel:04d}" for channel in range(count)] for count in sorted(allowed_counts)]
     if found not in expected:
         detail = f"channels {', '.join(found)} found, {' or '.join(map(', '.join, expected))} expected"
         yield Problem("wrong number of channels", files[0].with_name(identifier), detail, "add or remove channel files")
 
 
-def _stranger(file: Path, file_ending: str) -> Problem:
+def _unusable_file(file: Path, file_ending: str) -> Problem:
     if file.is_dir():
         return Problem("not an image", file, "it is a folder", "move the images up and remove the folder")
     if not file.name.endswith(file_ending):
@@ -98,61 +104,62 @@ def _stranger(file: Path, file_ending: str) -> Problem:
     return Problem("no channel number", file, f"<case>_0000{file_ending} expected", f"rename it to {name}")
 
 
-def images_in(folder: Path, file_ending: str) -> dict[str, list[Path]]:
-    """Images by identifier; none where the folder is missing."""
+def images_by_case(folder: Path, file_ending: str) -> dict[str, list[Path]]:
+    """Images in ``folder`` by identifier; empty if the folder does not exist."""
     return group_by_case(folder, file_ending)[0] if folder.is_dir() else {}
 
 
-def held_images(dataset_folder: Path, file_ending: str) -> dict[str, list[Path]]:
-    """Images of ``imagesTr``, ``imagesVal`` and ``imagesTs`` by identifier: none of them may be unlabeled."""
-    held: dict[str, list[Path]] = {}
-    for folder in (dataset_folder / name for name in HELD_FOLDERS):
-        for identifier, files in images_in(folder, file_ending).items():
-            held.setdefault(identifier, []).extend(files)
-    return held
+def labeled_and_test_images(dataset_folder: Path, file_ending: str) -> dict[str, list[Path]]:
+    """Images in ``imagesTr``, ``imagesVal`` and ``imagesTs`` by identifier."""
+    reserved: dict[str, list[Path]] = {}
+    for folder in (dataset_folder / name for name in LABELED_AND_TEST_FOLDERS):
+        for identifier, files in images_by_case(folder, file_ending).items():
+            reserved.setdefault(identifier, []).extend(files)
+    return reserved
 
 
-def find_leaks(
+def leak_problems(
     cases: Iterable[RawCase],
-    held: Mapping[str, list[Path]],
+    reserved: Mapping[str, list[Path]],
     crc_unlabeled: Callable[[Path], int],
-    crc_held: Callable[[Path], int],
+    crc_reserved: Callable[[Path], int],
 ) -> list[Problem]:
-    """Unlabeled cases that are named like a held one, or hold the same bytes under another name.
+    """Data leakage: unlabeled cases with the name or the bytes of a labeled, validation or test image.
 
-    Sizes are compared first, checksums where sizes are equal, bytes where checksums are.
+    Sizes are compared first, then checksums of files of equal size, then bytes of files with equal checksums.
 
     Args:
         cases: the unlabeled cases.
-        held: labeled, validation and test images by identifier.
-        crc_unlabeled, crc_held: CRC32 of a file of either kind; ``crc_held`` is asked once per file.
+        reserved: labeled, validation and test images by identifier.
+        crc_unlabeled: CRC32 of an unlabeled file.
+        crc_reserved: CRC32 of a file in ``reserved``; called once per file.
     """
     by_size: dict[int, list[Path]] = {}
-    for file in (file for files in held.values() for file in files):
+    for file in (file for files in reserved.values() for file in files):
         by_size.setdefault(file.stat().st_size, []).append(file)
     by_crc: dict[int, dict[int, list[Path]]] = {}
     problems = []
     for case in cases:
-        if case.identifier in held:
-            problems.append(_leak(case.images[0], held[case.identifier][0], "has the name of"))
+        if case.identifier in reserved:
+            problems.append(_leak_problem(case.images[0], reserved[case.identifier][0], "has the name of"))
             continue
         for file in case.images:
             size = file.stat().st_size
             if size in by_size and size not in by_crc:
-                by_crc[size] = _grouped(by_size[size], crc_held)
-            twins = by_crc[size].get(crc_unlabeled(file), []) if size in by_size else []
-            same = (twin for twin in twins if filecmp.cmp(file, twin, shallow=False))
-            problems += [_leak(file, twin, "holds the same bytes as") for twin in same]
+                by_crc[size] = _group_by_crc(by_size[size], crc_reserved)
+            candidates = by_crc[size].get(crc_unlabeled(file), []) if size in by_size else []
+            same = (candidate for candidate in candidates if filecmp.cmp(file, candidate, shallow=False))
+            problems += [_leak_problem(file, candidate, "holds the same bytes as") for candidate in same]
     return problems
 
 
-def _grouped(files: list[Path], crc: Callable[[Path], int]) -> dict[int, list[Path]]:
+def _group_by_crc(files: list[Path], crc: Callable[[Path], int]) -> dict[int, list[Path]]:
     groups: dict[int, list[Path]] = {}
     for file in files:
         groups.setdefault(crc(file), []).append(file)
     return groups
 
 
-def _leak(unlabeled: Path, held: Path, relation: str) -> Problem:
-    detail = f"it {relation} {held.parent.name}/{held.name}"
+def _leak_problem(unlabeled: Path, reserved: Path, relation: str) -> Problem:
+    detail = f"it {relation} {reserved.parent.name}/{reserved.name}"
     return Problem("labeled or held-out image among the unlabeled", unlabeled, detail, "remove one of the two")

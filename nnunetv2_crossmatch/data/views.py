@@ -1,8 +1,8 @@
-"""One weak and several strong views of an unlabeled crop, out of the host's own augmentation.
+"""One weak and several strong views of an unlabeled crop, made with nnU-Net's own augmentation.
 
-The host's transforms are sorted into geometry (shared by the views), intensity (drawn anew for each strong view) and
-finish. Limit: CutMix needs the whole batch and happens later; labels that come along are moved, never looked at.
-Shapes: image (C, S), segmentation (1, S); n views come out as (n C, S): weak, strong1, strong2, ...
+nnU-Net's transforms are grouped into geometry (applied once for all views), intensity (drawn anew for each strong
+view) and other. Shapes: image (C, S), segmentation (1, S); n views come out as (n C, S): weak, strong1, strong2, ...
+Limit: CutMix, which needs the whole batch, is applied in the training step.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ GEOMETRY = (SpatialTransform, MirrorTransform, Convert3DTo2DTransform, Convert2D
 MAX_DRAWS = 100
 
 
-class Sorted(NamedTuple):
-    """The host's transforms by what they change, each group in the host's order."""
+class TransformGroups(NamedTuple):
+    """nnU-Net's transforms by kind, each group in nnU-Net's order."""
 
     geometry: list[BasicTransform]
     intensity: list[RandomTransform]
-    finish: list[BasicTransform]
+    other: list[BasicTransform]
 
 
-def sort_transforms(transforms: ComposeTransforms) -> Sorted:
-    """Sort the host's training transforms.
+def group_transforms(transforms: ComposeTransforms) -> TransformGroups:
+    """Group nnU-Net's training transforms.
 
-    Intensity are the random image-only transforms; geometry moves voxels; the rest finishes. The host mirrors after the
-    intensity changes; mirroring before them has the same distribution, since none of them prefers a side.
+    Random image-only transforms are ``intensity``, spatial transforms ``geometry``, the remaining ones ``other``.
+    nnU-Net mirrors after the intensity transforms; mirroring before them gives the same distribution, since all of them
+    are symmetric.
     """
-    groups = Sorted([], [], [])
+    groups = TransformGroups([], [], [])
     for transform in transforms.transforms:
         inner = transform.transform if isinstance(transform, RandomTransform) else transform
         if isinstance(transform, RandomTransform) and isinstance(inner, ImageOnlyTransform):
@@ -49,18 +50,18 @@ def sort_transforms(transforms: ComposeTransforms) -> Sorted:
         elif isinstance(inner, GEOMETRY):
             groups.geometry.append(transform)
         else:
-            groups.finish.append(transform)
+            groups.other.append(transform)
     return groups
 
 
-class Views(BasicTransform):
-    """Host-style transform from one crop to its views, stacked along the channels: weak, strong1, strong2, ...
+class WeakStrongViews(BasicTransform):
+    """Transform from one crop to its views, concatenated along the channels: weak, strong1, strong2, ...
 
     Args:
-        transforms: the host's training transforms without deep supervision, regions and cascade.
-        intensity: what makes a view strong instead of the host's own intensity changes.
+        transforms: nnU-Net's training transforms without deep supervision, regions and cascade.
+        intensity: transforms of the strong views in place of nnU-Net's intensity transforms.
         strong_views: how many strong views.
-        on_device: move the crop only; the trainer makes the views of it on its device, by :meth:`of_crop`.
+        geometry_only: apply the geometric transforms only; :meth:`make_views` is called later, on the device.
     """
 
     def __init__(
@@ -68,69 +69,69 @@ class Views(BasicTransform):
         transforms: ComposeTransforms,
         intensity: Sequence[RandomTransform] | None = None,
         strong_views: int = 2,
-        on_device: bool = False,
+        geometry_only: bool = False,
     ) -> None:
         super().__init__()
-        self.strong_views, self.on_device = strong_views, on_device
-        self.geometry, host_intensity, self.finish = sort_transforms(transforms)
-        self.intensity = list(host_intensity if intensity is None else intensity)
+        self.strong_views, self.geometry_only = strong_views, geometry_only
+        self.geometry, nnunet_intensity, self.other = group_transforms(transforms)
+        self.intensity = list(nnunet_intensity if intensity is None else intensity)
 
     def apply(self, data_dict: dict, **params: object) -> dict:
-        """Replace ``image`` (C, S) by its views (views * C, S); ``segmentation`` follows the geometry."""
+        """Replace ``image`` (C, S) by its views (n C, S); ``segmentation`` gets the geometric transforms only."""
         for transform in self.geometry:
             data_dict = transform(**data_dict)
-        return data_dict if self.on_device else self.of_crop(data_dict["image"], data_dict["segmentation"])
+        return data_dict if self.geometry_only else self.make_views(data_dict["image"], data_dict["segmentation"])
 
-    def of_crop(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
-        """The views of a moved crop, on its device."""
+    def make_views(self, weak: torch.Tensor, segmentation: torch.Tensor) -> dict:
+        """The views of a geometrically augmented crop, on its device."""
         changed: list[torch.Tensor] = []
         for _ in range(self.strong_views):
-            changed.append(self._strong(weak, changed))
-        strong = [self._finished(view, segmentation) for view in changed]
+            changed.append(self._strong_view(weak, changed))
+        strong = [self._finish_image(view, segmentation) for view in changed]
         sample = {"image": weak, "segmentation": segmentation}
-        for transform in self.finish:
+        for transform in self.other:
             sample = transform(**sample)
         return {**sample, "image": torch.cat([sample["image"], *strong])}
 
-    def _strong(self, weak: torch.Tensor, others: Sequence[torch.Tensor]) -> torch.Tensor:
-        """An intensity-changed copy that differs from ``weak`` and ``others``, unless the crop can't be changed.
+    def _strong_view(self, weak: torch.Tensor, used_views: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Copy with other intensities that differs from ``weak`` and ``used_views`` unless that is impossible.
 
-        Drawn again until it differs: some of the host's changes spare every channel by chance, and on a constant crop
-        only noise shows.
+        Up to :data:`MAX_DRAWS` draws: nnU-Net's transforms may skip all channels by chance, and on a constant crop only
+        noise has an effect.
         """
         view = weak
         for _ in range(MAX_DRAWS):
-            view = self._changed(weak)
-            if not any(torch.equal(view, other) for other in (weak, *others)):
+            view = self._change_intensity(weak)
+            if not any(torch.equal(view, used_view) for used_view in (weak, *used_views)):
                 break
         return view
 
-    def _changed(self, weak: torch.Tensor) -> torch.Tensor:
-        chance = torch.tensor([transform.apply_probability for transform in self.intensity])
-        chosen = torch.rand(len(self.intensity)) < chance
+    def _change_intensity(self, weak: torch.Tensor) -> torch.Tensor:
+        probabilities = torch.tensor([transform.apply_probability for transform in self.intensity])
+        chosen = torch.rand(len(self.intensity)) < probabilities
         if not chosen.any():
-            chosen[torch.multinomial(chance, 1)] = True
-        sample = {"image": weak.clone()}  # the host's transforms work in place
+            chosen[torch.multinomial(probabilities, 1)] = True
+        sample = {"image": weak.clone()}  # nnU-Net's transforms work in place
         for transform, applies in zip(self.intensity, chosen.tolist(), strict=True):
             if applies:
                 drawn = transform.transform.get_parameters(**sample)
-                with weak.device:  # the blur makes its kernel on whatever the default device is
+                with weak.device:  # the blur makes its kernel on the default device
                     sample = transform.transform.apply(sample, **drawn)
         return sample["image"]
 
-    def _finished(self, image: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
-        """``image`` after the part of the finish that changes images; the segmentation is finished once, elsewhere."""
+    def _finish_image(self, image: torch.Tensor, segmentation: torch.Tensor) -> torch.Tensor:
+        """``image`` after the ``other`` transforms that change images; the segmentation is transformed once."""
         sample = {"image": image, "segmentation": segmentation}
-        for transform in self.finish:
+        for transform in self.other:
             if not isinstance(transform, SegOnlyTransform):
                 sample = transform(**sample)
         return sample["image"]
 
 
-def repeatable(transforms: ComposeTransforms) -> ComposeTransforms:
-    """``transforms``, with the blur always computed the same way.
+def with_deterministic_blur(transforms: ComposeTransforms) -> ComposeTransforms:
+    """``transforms`` with a blur that always uses the same algorithm.
 
-    The host's chooses between two algorithms by timing them, so that equal draws differ in the last bits.
+    nnU-Net's blur chooses the faster of two algorithms, whose results differ in the last bits.
     """
     for transform in transforms.transforms:
         inner = transform.transform if isinstance(transform, RandomTransform) else transform
@@ -139,11 +140,11 @@ def repeatable(transforms: ComposeTransforms) -> ComposeTransforms:
     return transforms
 
 
-def authors_intensity(dimensions: int) -> list[RandomTransform]:
-    """The strong views of the authors' released code, for comparisons.
+def authors_intensity_transforms(dimensions: int) -> list[RandomTransform]:
+    """Intensity transforms like those of the authors' released code, for comparisons.
 
-    3d: bias field, gamma, blur. 2d: brightness and contrast jitter (0.8), blur (0.5). Built on batchgeneratorsv2, whose
-    smooth additive gradient stands for the multiplicative bias field, since nnU-Net's images are centred on 0.
+    3d: bias field, gamma, blur. 2d: brightness and contrast jitter (0.8), blur (0.5). Built from batchgeneratorsv2. Its
+    smooth additive gradient replaces the multiplicative bias field because nnU-Net's images have mean 0.
     """
     blur = GaussianBlurTransform(blur_sigma=(0.1, 2.0), p_per_channel=1)
     if dimensions == 2:
@@ -162,14 +163,14 @@ def authors_intensity(dimensions: int) -> list[RandomTransform]:
 
 
 class ComposeIntensity(ComposeTransforms, ImageOnlyTransform):
-    """Several intensity changes that come together or not at all."""
+    """Several intensity transforms that are applied together."""
 
 
 def _gradient_width(shape: Sequence[int], axis: int) -> float:
-    """Standard deviation in voxels of the bias field's bump: about the patch."""
+    """Standard deviation in voxels of the bias field's Gaussian: 0.5 to 1.5 times the patch size."""
     return float(shape[axis] * (0.5 + torch.rand(1).item()))
 
 
 def _gradient_strength(image: torch.Tensor, gradient: torch.Tensor) -> float:
-    """Peak of the bias field in standard deviations of the data set's intensities, of either sign."""
+    """Maximum of the bias field, -1 to 1 standard deviations of the data set's intensities."""
     return float(torch.empty(1).uniform_(-1.0, 1.0).item())

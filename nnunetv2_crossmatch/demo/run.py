@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.demo.phantom import write_dataset
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.report.contours import CasePicture, draw_cases
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
@@ -85,7 +85,7 @@ def prepare(stages: Stages, size: Size, seed: int = 0) -> None:
     stages.run("nnUNetv2_plan_and_preprocess", "-d", dataset, "-c", CONFIGURATION, "-npfp", "1", "-np", "1")
     plans = stages.folder / "nnUNet_preprocessed" / DATASET / "nnUNetPlans.json"
     with stages.stage(f"plans with few features, so that minutes suffice: {PLANS}"):
-        with written_whole(plans.with_name(f"{PLANS}.json")) as temporary:
+        with atomic_write(plans.with_name(f"{PLANS}.json")) as temporary:
             temporary.write_text(json.dumps(small_plans(json.loads(plans.read_text())), indent=2))
     stages.run("nnUNetv2_crossmatch_preprocess", "-d", dataset, "-c", CONFIGURATION, "-p", PLANS, "-np", "2")
 

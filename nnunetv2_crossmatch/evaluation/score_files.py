@@ -24,7 +24,7 @@ from nnunetv2_crossmatch.evaluation.scores import (
     compare,
     each_row,
 )
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 HEADINGS = {
     "dice": "Dice",
@@ -168,10 +168,10 @@ def write_scores(
     paths = tuple(folder / name for name in ("scores.csv", *texts))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with written_whole(paths[0]) as path:
+        with atomic_write(paths[0]) as path:
             write_csv(scores, path)
         for name, text in texts.items():
-            with written_whole(folder / name) as path:
+            with atomic_write(folder / name) as path:
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
         problem = Problem("scores not written", folder, error.strerror or str(error), "choose another folder with -o")

@@ -18,7 +18,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.data.intact import check_intact, damaged
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
 
@@ -160,11 +160,11 @@ def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
     Raises:
         InputError: the file is damaged, cannot be read, or has several channels.
     """
-    check_intact(file)
+    check_file_integrity(file)
     try:
         volume, header = reader.read_seg(str(file))
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        raise damaged(file, error) from error
+        raise damaged_file_error(file, error) from error
     if len(volume) != 1:
         detail = f"{len(volume)} channels"
         raise InputError(Problem("not a segmentation", file, detail, "store one label per voxel"))

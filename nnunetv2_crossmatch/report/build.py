@@ -16,13 +16,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.errors import InputError, Problem, collected, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import CONVERSION_RECORD, beside, evaluate_folder, find_dataset_json
 from nnunetv2_crossmatch.evaluation.published import compare_with_published
 from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, number
 from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, read_label_scheme
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.report.case_pictures import (
     Sources,
     read_case,
@@ -76,7 +76,7 @@ def write_report(request: Request, output: Path) -> None:
     page = render(findings, list(case_entries(findings, request)), request.command)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(output) as path:
+        with atomic_write(output) as path:
             path.write_text(page, encoding="utf-8")
     except OSError as error:
         fix = "choose another file with -o"
@@ -100,7 +100,7 @@ def gather(request: Request, output: Path) -> Findings:
     )
     steps: list[Callable[[], Any]] = [partial(score, folder) for folder in named.values()]
     steps += [partial(check_output, output), partial(read_model, request.model) if request.model else lambda: None]
-    *results, _, model = collected(steps)
+    *results, _, model = run_all(steps)
     scores = dict(zip(named, results, strict=True))
     raise_if_any(sources.missing_images(next(iter(scores.values())).cases))
     record = conversion_record([*beside(request.reference), dataset_json.parent])
@@ -149,7 +149,7 @@ def case_entries(findings: Findings, request: Request) -> Iterator[CaseEntry]:
     ranked = worst_first(findings.main)
     drawn = tqdm(ranked[: request.pictures], desc="draw", unit="case")
     draw = ((case, rank <= request.surfaces) for rank, case in enumerate(drawn, 1))
-    pictures = collected(partial(case_pictures, findings, case, with_surface) for case, with_surface in draw)
+    pictures = run_all(partial(case_pictures, findings, case, with_surface) for case, with_surface in draw)
     for rank, case in enumerate(ranked, 1):
         yield case_entry(findings.main, case, rank, pictures[rank - 1] if rank <= len(pictures) else {})
 

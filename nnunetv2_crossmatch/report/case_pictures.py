@@ -22,7 +22,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.data.intact import check_intact, damaged
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
@@ -100,11 +100,11 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
     Raises:
         InputError: the file is missing, damaged, or on another grid.
     """
-    check_intact(file)
+    check_file_integrity(file)
     try:
         volume, header = reader.read_images((str(file),))
     except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        raise damaged(file, error) from error
+        raise damaged_file_error(file, error) from error
     raise_if_any(list(grid_problems(Segmentation(file, volume[0], header), reference)))
     coloured = isinstance(reader, NaturalImage2DIO) and len(volume) >= 3
     return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 WINDOW = (1.0, 99.5)  # percentiles shown as black and white
 MARGIN = 0.35  # shown around all contours, as a share of their box
@@ -169,5 +169,5 @@ def _around(drawn: NDArray[np.bool_]) -> slice:
 
 
 def _save(figure: Figure, file: Path, dpi: int) -> None:
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         figure.savefig(temporary, format="png", dpi=dpi)

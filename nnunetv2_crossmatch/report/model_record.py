@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_crossmatch.errors import InputError, Problem, collected
+from nnunetv2_crossmatch.errors import InputError, Problem, run_all
 from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
 from nnunetv2_crossmatch.methods.tokens import ordered_fields
 from nnunetv2_crossmatch.training.checkpoints import CANDIDATES, load_checkpoint
@@ -74,7 +74,7 @@ def read_model(folder: Path) -> ModelRecord:
         detail = "expected plans.json and fold_*/checkpoint_*.pth"
         fix = "give <results>/<data set>/<trainer>__<plans>__<configuration>"
         raise InputError(Problem("no trained model", folder, detail, fix))
-    read = collected(partial(read_fold, file) for file in checkpoints)
+    read = run_all(partial(read_fold, file) for file in checkpoints)
     trainer, facts, _ = read[-1]
     return ModelRecord(folder, trainer, facts, setting_rows(trainer), tuple(fold for _, _, fold in read))
 

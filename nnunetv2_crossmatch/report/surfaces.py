@@ -20,7 +20,7 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from nnunetv2_crossmatch.evaluation.metrics import BoolArray, FloatArray, bounding_box
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 RESOLUTION = 80  # steps of the drawn grid along the longest side
 SMOOTHING = 0.7  # of such a step
@@ -127,7 +127,7 @@ def draw_surfaces(
     body.subplots_adjust(0.02, 0, 0.98, 1, 0.06, 0)
     if limit:
         _draw_scale(foot, Normalize(-limit, limit), unit)
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         figure.savefig(temporary, format=file.suffix.removeprefix("."), dpi=150)
 
 

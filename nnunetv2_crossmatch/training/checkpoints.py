@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import partial_path, written_whole
+from nnunetv2_crossmatch.folders import atomic_write, partial_path
 
 LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
@@ -69,7 +69,7 @@ def checkpoint_written_whole(file: Path, needed_bytes: int) -> Iterator[Path]:
     Raises:
         InputError: the disk is full; ``needed_bytes`` and the free bytes are told.
     """
-    with full_disk_told(file, needed_bytes), written_whole(file) as temporary:
+    with full_disk_told(file, needed_bytes), atomic_write(file) as temporary:
         yield temporary
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import BaseFileLock, FileLock, Timeout
 
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 ORPHANS_END = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
 
@@ -34,7 +34,7 @@ def lock_folder(folder: Path) -> BaseFileLock:
     except Timeout:
         raise _refusal(folder, _read(holder)) from None
     record = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(timespec="seconds")}
-    with written_whole(holder) as temporary:
+    with atomic_write(holder) as temporary:
         temporary.write_text(json.dumps(record), encoding="utf-8")
     return lock
 

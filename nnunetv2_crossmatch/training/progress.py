@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 CURVE_TITLES = {
     "loss_sup": "supervised loss",
@@ -39,7 +39,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int 
     shown = {name: np.asarray(values, float) for name, values in curves.items() if len(values)}
     with rc_context(rcParamsDefault):  # the host sets a style of its own for its figure
         figure = _curve_panels(shown, columns)
-        with written_whole(file) as temporary:
+        with atomic_write(file) as temporary:
             figure.savefig(temporary, format="png", dpi=110)
 
 

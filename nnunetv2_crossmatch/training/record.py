@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import written_whole
+from nnunetv2_crossmatch.folders import atomic_write
 
 FILE = "crossmatch_run.json"
 INPUTS = "made_of"  # in the file
@@ -38,7 +38,7 @@ def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of the run in ``folder``, whole or not at all."""
-    with written_whole(folder / FILE) as temporary:
+    with atomic_write(folder / FILE) as temporary:
         content = {"seed": record.seed, "versions": record.versions, INPUTS: record.inputs}
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, not_set, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, raise_if_any, variable_not_set
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
@@ -45,7 +45,7 @@ def refuse_cascade(plans: dict, configuration: str) -> None:
 def _unmet(device: torch.device) -> Iterator[Problem]:
     for name in NEEDED_VARIABLES:
         if not os.environ.get(name):
-            yield not_set(name)
+            yield variable_not_set(name)
     if torch.__version__.startswith(EXCLUDED_TORCH):
         detail = f"version {torch.__version__}: nnU-Net excludes {EXCLUDED_TORCH}x"
         yield Problem("torch not usable", "", detail, f'pip install "torch!={EXCLUDED_TORCH}*"')

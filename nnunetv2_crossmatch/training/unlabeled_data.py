@@ -18,11 +18,11 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUN
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.diagnosis import CasesWithTruth, prepare_truth, truth_folder
-from nnunetv2_crossmatch.data.loader import augmenter, host_in_this_process, seed_everything
-from nnunetv2_crossmatch.data.npz_cases import safe_to_augment
-from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
-from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
+from nnunetv2_crossmatch.data.diagnosis import DatasetWithReferenceLabels, preprocess_reference_labels, reference_folder
+from nnunetv2_crossmatch.data.loader import make_augmenter, nnunet_loaders_without_workers, seed_everything
+from nnunetv2_crossmatch.data.npz_dataset import writable_dataset_class
+from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, raw_checksums, trainable_cases
+from nnunetv2_crossmatch.data.views import WeakStrongViews, authors_intensity_transforms, with_deterministic_blur
 from nnunetv2_crossmatch.learning.streams import LABELED
 from nnunetv2_crossmatch.methods.settings import CommonSettings
 from nnunetv2_crossmatch.training.distributed import wait_for_first
@@ -52,7 +52,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
     def initialize(self) -> None:
         """The host's, with cases that may be augmented in place."""
         super().initialize()
-        self.dataset_class = safe_to_augment(self.dataset_class)
+        self.dataset_class = writable_dataset_class(self.dataset_class)
 
     def _set_batch_size_and_oversample(self) -> None:
         planned = self.configuration_manager.configuration
@@ -68,7 +68,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
     @staticmethod
     def get_training_transforms(*arguments: Any, **options: Any) -> BasicTransform:
         """The host's, with one way to compute the blur."""
-        return repeatable(nnUNetTrainer.get_training_transforms(*arguments, **options))
+        return with_deterministic_blur(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     def on_train_start(self) -> None:
         """Make sure of the unlabeled cases, then start as the host does."""
@@ -82,7 +82,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         arguments = self.plans_manager, self.configuration_name
         prepared = self._prepare_unlabeled_cases() if self.local_rank == 0 else []
         wait_for_first()
-        cases = prepared or prepared_cases(*arguments, verify=False)
+        cases = prepared or trainable_cases(*arguments, verify=False)
         self.print_to_log_file(f"{len(cases)} unlabeled cases.")
         return cases
 
@@ -93,14 +93,14 @@ class UnlabeledDataTrainer(ParallelTrainer):
             self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
             names = self.plans_manager.dataset_name, self.plans_manager.plans_name
             preprocess_unlabeled(*names, [self.configuration_name], default_num_processes)
-        cases = prepared_cases(*arguments, verify=bool(self.settings.verify))
+        cases = trainable_cases(*arguments, verify=bool(self.settings.verify))
         if self.settings.diagnose:
-            prepare_truth(self.plans_manager, self.configuration_manager, cases)
+            preprocess_reference_labels(self.plans_manager, self.configuration_manager, cases)
         return cases
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """The host's loaders, the training one joined with the unlabeled views."""
-        with host_in_this_process() as workers:
+        with nnunet_loaders_without_workers() as workers:
             training, validation = super().get_dataloaders()
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
@@ -108,8 +108,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
         first = epoch * self.settings.iterations + len(self.steps)
         first_validation = epoch * self.num_val_iterations_per_epoch
         return (
-            augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, with_segmentation),
-            augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
+            make_augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, with_segmentation),
+            make_augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
@@ -141,13 +141,13 @@ class UnlabeledDataTrainer(ParallelTrainer):
         transforms = self.get_training_transforms(
             patch_size, rotation, None, mirror_axes, dummy_2d, use_mask_for_norm=masks
         )
-        strong = authors_intensity(len(patch_size)) if self.settings.views == "authors" else None
+        strong = authors_intensity_transforms(len(patch_size)) if self.settings.views == "authors" else None
         count = len(self.unlabeled_views) - 1
-        self.views = Views(transforms, strong, count, on_device=bool(self.settings.gpu_views))
+        self.views = WeakStrongViews(transforms, strong, count, geometry_only=bool(self.settings.gpu_views))
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
         cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # whatever the labeled ones are kept in
         if self.settings.diagnose:
-            cases = CasesWithTruth(cases, truth_folder(folder))
+            cases = DatasetWithReferenceLabels(cases, reference_folder(folder))
         loader = nnUNetDataLoader(
             cases,
             self.unlabeled_batch_size,
@@ -177,5 +177,5 @@ class UnlabeledDataTrainer(ParallelTrainer):
         """Views (U, views, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
         seed_everything((self.seed, self.local_rank, 4, self.steps_done))
         samples = zip(crops, segmentations, strict=True)
-        views = [self.views.of_crop(*sample)["image"] for sample in samples]
+        views = [self.views.make_views(*sample)["image"] for sample in samples]
         return torch.stack(views).unflatten(1, (len(self.unlabeled_views), -1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_data
 import pytest
 import trained
-from real_volumes import DATA, thinned
+from real_volumes import DATA, subsampled_volumes
 
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError
@@ -298,7 +298,7 @@ def small_acdc(folder: Path) -> list[str]:
         patients = ("patient038", "patient050", "patient099", "patient003", "patient004", "patient002")
         files = [file for patient in patients for file in sorted((DATA / "acdc_h5").glob(f"{patient}_*.h5"))]
         every_second = slice(None, None, 2)
-        thinned(files, DATA / "acdc_h5", folder / "data", (slice(None), every_second, every_second))
+        subsampled_volumes(files, DATA / "acdc_h5", folder / "data", (slice(None), every_second, every_second))
         return ["--labeled", "3", "--allow-missing"]
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
     fake_data.acdc_h5(folder / "data", patients)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from real_volumes import DATA, thinned
+from real_volumes import DATA, subsampled_volumes
 
 TRAINER = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real volumes in {DATA}")
@@ -52,7 +52,7 @@ def test_la_in_reduced_form(empty_folders):
     """The four published labeled cases and two unlabeled ones, every third voxel of them."""
     run = empty_folders.run
     files = sorted((DATA / "la_h5").glob("*/mri_norm2.h5"))[:6]
-    data = thinned(files, DATA / "la_h5", empty_folders.root / "la", (slice(None, None, 3),) * 3)
+    data = subsampled_volumes(files, DATA / "la_h5", empty_folders.root / "la", (slice(None, None, 3),) * 3)
     run("nnUNetv2_crossmatch_convert_LA", "-i", str(data), "-d", "501", "--labeled", "4", "--allow-missing")
     raw, preprocessed = (empty_folders.root / kind / "Dataset501_LA" for kind in ("raw", "preprocessed"))
     assert len(list((raw / "imagesUn").iterdir())) == 2

@@ -1,4 +1,4 @@
-"""Faults 1 to 17 of the reliability matrix: what the converters do about bad input, on generated data."""
+"""Faults 1 to 17 of the reliability table: bad input of the converters, on generated data."""
 
 from __future__ import annotations
 
@@ -15,17 +15,26 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from converting import Roots, command_line, environment, make_roots, names, own_roots, read_back, run_command
 from fake_data import (
-    acdc_challenge,
-    acdc_h5,
     case_arrays,
-    la_challenge,
-    la_h5,
-    splits,
+    write_acdc_challenge,
+    write_acdc_h5,
     write_h5,
+    write_la_challenge,
+    write_la_h5,
     write_nifti,
     write_nrrd,
+    write_splits_file,
+)
+from run_converter import (
+    Roots,
+    command_line,
+    environment,
+    file_names,
+    make_root_folders,
+    read_with_nnunet,
+    run_command,
+    set_root_folders,
 )
 
 CASES = ["c0", "c1", "c2", "c3"]
@@ -35,32 +44,34 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 
 @pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
-    return own_roots(tmp_path, monkeypatch)
+    return set_root_folders(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def la(tmp_path: Path) -> Path:
+def la_folder(tmp_path: Path) -> Path:
     """Four cases; with :func:`la_lists` c0 and c1 are labeled, c2 is unlabeled, c3 is a test case."""
-    return la_h5(tmp_path / "source", CASES)
+    return write_la_h5(tmp_path / "source", CASES)
 
 
 @pytest.fixture
 def la_lists(tmp_path: Path) -> tuple[str, ...]:
-    return "--splits", str(splits(tmp_path / "own.json", labeled=["c0", "c1"], unlabeled=["c2"], test=["c3"]))
+    return "--splits", str(
+        write_splits_file(tmp_path / "own.json", labeled=["c0", "c1"], unlabeled=["c2"], test=["c3"])
+    )
 
 
 @pytest.fixture
-def acdc(tmp_path: Path) -> Path:
+def acdc_folder(tmp_path: Path) -> Path:
     """Three patients; with :func:`acdc_lists` the first two are labeled, the last is unlabeled."""
-    return acdc_challenge(tmp_path / "source", PATIENTS)
+    return write_acdc_challenge(tmp_path / "source", PATIENTS)
 
 
 @pytest.fixture
 def acdc_lists(tmp_path: Path) -> tuple[str, ...]:
-    return "--splits", str(splits(tmp_path / "own.json", labeled=PATIENTS[:2], unlabeled=PATIENTS[2:]))
+    return "--splits", str(write_splits_file(tmp_path / "own.json", labeled=PATIENTS[:2], unlabeled=PATIENTS[2:]))
 
 
-def h5(folder: Path, case: str) -> Path:
+def h5_file(folder: Path, case: str) -> Path:
     return folder / case / "mri_norm2.h5"
 
 
@@ -76,32 +87,34 @@ def record(dataset: Path) -> dict:
     return json.loads((dataset / "conversion.json").read_text())
 
 
-def test_fault_01_truncated_h5(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    cut(h5(la, "c0"))
-    message = roots.refusal("LA", la, *la_lists)
-    assert f"damaged file in {h5(la, 'c0')}" in message
+def test_fault_01_truncated_h5(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    cut(h5_file(la_folder, "c0"))
+    message = roots.expect_error("LA", la_folder, *la_lists)
+    assert f"damaged file in {h5_file(la_folder, 'c0')}" in message
     assert "truncated file" in message
     assert "Fix: download it again" in message
 
 
-def test_fault_01_all_bad_files_in_one_run_without_traceback(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    cut(h5(la, "c0"))
-    cut(h5(la, "c2"))
-    done = run_command("LA", roots.root, la, "-d", "501", "-np", "2", *la_lists)
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert done.returncode == 2
-    assert [case for case in CASES if any(str(h5(la, case)) in line for line in errors)] == ["c0", "c2"]
-    assert "Traceback" not in done.stderr
-    assert names(roots.raw) == []
+def test_fault_01_all_bad_files_in_one_run_without_traceback(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...]
+) -> None:
+    cut(h5_file(la_folder, "c0"))
+    cut(h5_file(la_folder, "c2"))
+    completed = run_command("LA", roots.root, la_folder, "-d", "501", "-np", "2", *la_lists)
+    errors = [line for line in completed.stderr.splitlines() if line.startswith("error: ")]
+    assert completed.returncode == 2
+    assert [case for case in CASES if any(str(h5_file(la_folder, case)) in line for line in errors)] == ["c0", "c2"]
+    assert "Traceback" not in completed.stderr
+    assert file_names(roots.raw) == []
 
 
-def test_fault_01_flipped_bit_in_h5(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    content = bytearray(h5(la, "c0").read_bytes())
-    with h5py.File(h5(la, "c0")) as file:
+def test_fault_01_flipped_bit_in_h5(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    content = bytearray(h5_file(la_folder, "c0").read_bytes())
+    with h5py.File(h5_file(la_folder, "c0")) as file:
         chunk = file["image"].id.get_chunk_info(0)
     content[chunk.byte_offset + chunk.size // 2] ^= 0xFF
-    h5(la, "c0").write_bytes(content)
-    assert "damaged file" in roots.refusal("LA", la, *la_lists)
+    h5_file(la_folder, "c0").write_bytes(content)
+    assert "damaged file" in roots.expect_error("LA", la_folder, *la_lists)
 
 
 @pytest.mark.parametrize(
@@ -112,322 +125,343 @@ def test_fault_01_flipped_bit_in_h5(roots: Roots, la: Path, la_lists: tuple[str,
         (b"", "empty file"),
     ],
 )
-def test_fault_02_stand_in_instead_of_h5(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], content: bytes, what: str
+def test_fault_02_failed_download_instead_of_h5(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], content: bytes, what: str
 ) -> None:
-    h5(la, "c0").write_bytes(content)
-    assert what in roots.refusal("LA", la, *la_lists)
+    h5_file(la_folder, "c0").write_bytes(content)
+    assert what in roots.expect_error("LA", la_folder, *la_lists)
 
 
-def test_fault_03_other_keys_are_listed(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
+def test_fault_03_other_keys_are_listed(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
     image, label = case_arrays(0)
-    write_h5(h5(la, "c2"), raw=image, seg=label)
-    message = roots.refusal("LA", la, *la_lists)
+    write_h5(h5_file(la_folder, "c2"), raw=image, seg=label)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "no image; keys found: raw, seg" in message
 
 
 @pytest.mark.parametrize("case", ["c0", "c3"])
 def test_fault_03_label_missing_in_labeled_or_test_case(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], case: str
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], case: str
 ) -> None:
-    write_h5(h5(la, case), image=case_arrays(0)[0])
-    message = roots.refusal("LA", la, *la_lists)
+    write_h5(h5_file(la_folder, case), image=case_arrays(0)[0])
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "no label; keys found: image" in message
     assert '"unlabeled" list' in message
 
 
-def test_fault_03_unlabeled_case_needs_no_label(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    write_h5(h5(la, "c2"), image=case_arrays(0)[0])
-    assert names(roots.convert("LA", la, *la_lists) / "imagesUn") == ["c2_0000.nii.gz"]
+def test_fault_03_unlabeled_case_needs_no_label(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    write_h5(h5_file(la_folder, "c2"), image=case_arrays(0)[0])
+    assert file_names(roots.convert("LA", la_folder, *la_lists) / "imagesUn") == ["c2_0000.nii.gz"]
 
 
-def test_fault_04_shapes_differ(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    with_label(h5(la, "c0"), np.zeros((20, 16, 7), np.uint8))
-    assert "image (20, 16, 8), label (20, 16, 7)" in roots.refusal("LA", la, *la_lists)
+def test_fault_04_shapes_differ(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    with_label(h5_file(la_folder, "c0"), np.zeros((20, 16, 7), np.uint8))
+    assert "image (20, 16, 8), label (20, 16, 7)" in roots.expect_error("LA", la_folder, *la_lists)
 
 
 @pytest.mark.parametrize("shape", [(20, 16), (1, 20, 16, 8), (20, 0, 8)])
-def test_fault_04_not_three_axes(roots: Roots, la: Path, la_lists: tuple[str, ...], shape: tuple[int, ...]) -> None:
-    with h5py.File(h5(la, "c0"), "w") as file:
+def test_fault_04_not_three_axes(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], shape: tuple[int, ...]
+) -> None:
+    with h5py.File(h5_file(la_folder, "c0"), "w") as file:
         file["image"], file["label"] = np.ones(shape, np.float32), np.ones(shape, np.uint8)
-    assert f"image {shape}, label {shape}" in roots.refusal("LA", la, *la_lists)
+    assert f"image {shape}, label {shape}" in roots.expect_error("LA", la_folder, *la_lists)
 
 
-def test_fault_04_not_numbers(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    write_h5(h5(la, "c0"), image=np.full((2, 2, 2), b"text"), label=np.ones((2, 2, 2), np.uint8))
-    assert "voxels are not numbers" in roots.refusal("LA", la, *la_lists)
+def test_fault_04_not_numbers(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    write_h5(h5_file(la_folder, "c0"), image=np.full((2, 2, 2), b"text"), label=np.ones((2, 2, 2), np.uint8))
+    assert "voxels are not numbers" in roots.expect_error("LA", la_folder, *la_lists)
 
 
 def test_fault_05_label_255_becomes_1_and_is_noted(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     label = case_arrays(0)[1]
-    with_label(h5(la, "c0"), label * 255)
-    dataset = roots.convert("LA", la, *la_lists)
-    np.testing.assert_array_equal(read_back(dataset / "labelsTr" / "c0.nii.gz")[0], label.transpose(2, 1, 0))
+    with_label(h5_file(la_folder, "c0"), label * 255)
+    dataset = roots.convert("LA", la_folder, *la_lists)
+    np.testing.assert_array_equal(read_with_nnunet(dataset / "labelsTr" / "c0.nii.gz")[0], label.transpose(2, 1, 0))
     assert record(dataset)["cases"]["c0"]["notes"] == ["label value 255 mapped to 1"]
     assert "label value 255 mapped to 1 (1: c0)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", [2, 0.5, -1, np.nan, 256])
 def test_fault_05_unknown_label_values_with_counts(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], value: float
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], value: float
 ) -> None:
     label = np.zeros((20, 16, 8), np.float32)
     label[:2, :2, :2] = value
-    with_label(h5(la, "c0"), label)
-    message = roots.refusal("LA", la, *la_lists)
+    with_label(h5_file(la_folder, "c0"), label)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert f"{value:g} (8 voxels)" in message
     assert "0 (2552 voxels)" in message
 
 
 def test_fault_05_acdc_does_not_take_255(roots: Roots) -> None:
-    folder = acdc_h5(roots.root / "h5", ["patient001"])
+    folder = write_acdc_h5(roots.root / "h5", ["patient001"])
     label = np.zeros((8, 16, 20), np.uint8)
     label[0] = 255
     write_h5(folder / "patient001_frame01.h5", image=case_arrays(0)[0].transpose(2, 1, 0), label=label)
-    own = splits(roots.root / "one.json", labeled=["patient001"])
-    assert "255 (320 voxels); expected 0 to 3" in roots.refusal("ACDC", folder, "--splits", str(own))
+    splits_file = write_splits_file(roots.root / "one.json", labeled=["patient001"])
+    assert "255 (320 voxels); expected 0 to 3" in roots.expect_error("ACDC", folder, "--splits", str(splits_file))
 
 
 @pytest.mark.parametrize("dtype", [bool, np.int64, np.float32, np.float64])
 def test_fault_05_whole_numbers_of_any_type_are_labels(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], dtype: type
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], dtype: type
 ) -> None:
     label = case_arrays(0)[1]
-    with_label(h5(la, "c0"), label.astype(dtype))
-    dataset = roots.convert("LA", la, *la_lists)
-    np.testing.assert_array_equal(read_back(dataset / "labelsTr" / "c0.nii.gz")[0], label.transpose(2, 1, 0))
+    with_label(h5_file(la_folder, "c0"), label.astype(dtype))
+    dataset = roots.convert("LA", la_folder, *la_lists)
+    np.testing.assert_array_equal(read_with_nnunet(dataset / "labelsTr" / "c0.nii.gz")[0], label.transpose(2, 1, 0))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_fault_06_non_finite_image(roots: Roots, la: Path, la_lists: tuple[str, ...], value: float) -> None:
+def test_fault_06_non_finite_image(roots: Roots, la_folder: Path, la_lists: tuple[str, ...], value: float) -> None:
     image, label = case_arrays(0)
     image[3, 2, 1] = image[4, 5, 6] = value
-    write_h5(h5(la, "c2"), image=image, label=label)
-    message = roots.refusal("LA", la, *la_lists)
+    write_h5(h5_file(la_folder, "c2"), image=image, label=label)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "2 voxels are NaN or infinite, the first at (x, y, z) = (3, 2, 1)" in message
-    assert names(roots.raw) == []
+    assert file_names(roots.raw) == []
 
 
 def test_fault_06_nan_in_nrrd(roots: Roots, la_lists: tuple[str, ...]) -> None:
-    folder = la_challenge(roots.root / "challenge", CASES)
+    folder = write_la_challenge(roots.root / "challenge", CASES)
     image = case_arrays(0)[0]
     image[0, 0, 0] = np.nan
     write_nrrd(folder / "c2" / "lgemri.nrrd", image)
-    assert "1 voxels are NaN" in roots.refusal("LA", folder, *la_lists)
+    assert "1 voxels are NaN" in roots.expect_error("LA", folder, *la_lists)
 
 
 @pytest.mark.parametrize("value", [0.0, 7.0])
-def test_fault_07_constant_image(roots: Roots, la: Path, la_lists: tuple[str, ...], value: float) -> None:
+def test_fault_07_constant_image(roots: Roots, la_folder: Path, la_lists: tuple[str, ...], value: float) -> None:
     image, label = case_arrays(0)
-    write_h5(h5(la, "c2"), image=np.full_like(image, value), label=label)
-    assert f"image without content in {h5(la, 'c2')}: every voxel is {value}" in roots.refusal("LA", la, *la_lists)
+    write_h5(h5_file(la_folder, "c2"), image=np.full_like(image, value), label=label)
+    assert f"image without content in {h5_file(la_folder, 'c2')}: every voxel is {value}" in roots.expect_error(
+        "LA", la_folder, *la_lists
+    )
 
 
 def test_fault_07_one_empty_label_is_a_warning(
-    roots: Roots, la: Path, la_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with_label(h5(la, "c0"), np.zeros((20, 16, 8), np.uint8))
-    roots.convert("LA", la, *la_lists)
+    with_label(h5_file(la_folder, "c0"), np.zeros((20, 16, 8), np.uint8))
+    roots.convert("LA", la_folder, *la_lists)
     assert "warning: label without foreground (1: c0)" in capsys.readouterr().err
 
 
-def test_fault_07_all_labeled_cases_empty(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
+def test_fault_07_all_labeled_cases_empty(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
     for case in ("c0", "c1"):
-        with_label(h5(la, case), np.zeros((20, 16, 8), np.uint8))
-    assert "no foreground in any labeled case: c0, c1" in roots.refusal("LA", la, *la_lists)
+        with_label(h5_file(la_folder, case), np.zeros((20, 16, 8), np.uint8))
+    assert "no foreground in any labeled case: c0, c1" in roots.expect_error("LA", la_folder, *la_lists)
 
 
 def test_fault_08_la_case_without_laendo(roots: Roots, la_lists: tuple[str, ...]) -> None:
-    folder = la_challenge(roots.root / "challenge", CASES)
+    folder = write_la_challenge(roots.root / "challenge", CASES)
     (folder / "c3" / "laendo.nrrd").unlink()
-    message = roots.refusal("LA", folder, *la_lists)
+    message = roots.expect_error("LA", folder, *la_lists)
     assert "label missing" in message
     assert "c3 is in the list of test cases" in message
     assert '"unlabeled" list' in message
 
 
 def test_fault_08_la_case_without_laendo_may_be_unlabeled(roots: Roots, la_lists: tuple[str, ...]) -> None:
-    folder = la_challenge(roots.root / "challenge", CASES)
+    folder = write_la_challenge(roots.root / "challenge", CASES)
     (folder / "c2" / "laendo.nrrd").unlink()
-    assert names(roots.convert("LA", folder, *la_lists) / "imagesUn") == ["c2_0000.nii.gz"]
+    assert file_names(roots.convert("LA", folder, *la_lists) / "imagesUn") == ["c2_0000.nii.gz"]
 
 
-def test_fault_08_case_that_no_list_names(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    la_h5(la, ["foreign"])
-    message = roots.refusal("LA", la, *la_lists)
+def test_fault_08_case_that_no_list_names(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
+    write_la_h5(la_folder, ["foreign"])
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "cases that no list names" in message
     assert "foreign" in message
 
 
 @pytest.mark.parametrize("text", ["c0\r\nc1\r\n", "\nc0\n\n  c1 \n\n", "c0\nc1", "\ufeffc0\nc1\n"])
-def test_fault_09_list_file_with_odd_line_ends_is_accepted(roots: Roots, la: Path, text: str) -> None:
+def test_fault_09_list_file_with_odd_line_ends_is_accepted(roots: Roots, la_folder: Path, text: str) -> None:
     (roots.root / "train.list").write_bytes(text.encode())
-    own = splits(roots.root / "s.json", labeled="train.list", unlabeled=["c2"], test=["c3"])
-    assert names(roots.convert("LA", la, "--splits", str(own)) / "labelsTr") == ["c0.nii.gz", "c1.nii.gz"]
+    splits_file = write_splits_file(roots.root / "s.json", labeled="train.list", unlabeled=["c2"], test=["c3"])
+    assert file_names(roots.convert("LA", la_folder, "--splits", str(splits_file)) / "labelsTr") == [
+        "c0.nii.gz",
+        "c1.nii.gz",
+    ]
 
 
-def test_fault_09_duplicates_are_named(roots: Roots, la: Path) -> None:
-    own = splits(roots.root / "s.json", labeled=["c0", "c1", "c0"], unlabeled=["c2"], test=["c3"])
-    assert 'names repeated in "labeled"' in roots.refusal("LA", la, "--splits", str(own))
+def test_fault_09_duplicates_are_named(roots: Roots, la_folder: Path) -> None:
+    splits_file = write_splits_file(roots.root / "s.json", labeled=["c0", "c1", "c0"], unlabeled=["c2"], test=["c3"])
+    assert 'names repeated in "labeled"' in roots.expect_error("LA", la_folder, "--splits", str(splits_file))
 
 
-def test_fault_09_unknown_ids_are_named(roots: Roots, la: Path) -> None:
-    own = splits(roots.root / "s.json", labeled=["c0", "c1"], unlabeled=["c2", "c9", "c8"], test=["c3"])
-    assert "2 listed cases missing" in (message := roots.refusal("LA", la, "--splits", str(own)))
+def test_fault_09_unknown_ids_are_named(roots: Roots, la_folder: Path) -> None:
+    splits_file = write_splits_file(
+        roots.root / "s.json", labeled=["c0", "c1"], unlabeled=["c2", "c9", "c8"], test=["c3"]
+    )
+    assert "2 listed cases missing" in (message := roots.expect_error("LA", la_folder, "--splits", str(splits_file)))
     assert "c9, c8" in message
 
 
-def test_fault_10_overlapping_lists(roots: Roots, la: Path) -> None:
-    own = splits(roots.root / "s.json", labeled=["c0", "c1"], unlabeled=["c1", "c2"], test=["c3", "c0"])
-    message = roots.refusal("LA", la, "--splits", str(own))
-    assert f'lists "labeled" and "unlabeled" overlap in {own}: c1' in message
-    assert f'lists "labeled" and "test" overlap in {own}: c0' in message
+def test_fault_10_overlapping_lists(roots: Roots, la_folder: Path) -> None:
+    splits_file = write_splits_file(
+        roots.root / "s.json", labeled=["c0", "c1"], unlabeled=["c1", "c2"], test=["c3", "c0"]
+    )
+    message = roots.expect_error("LA", la_folder, "--splits", str(splits_file))
+    assert f'lists "labeled" and "unlabeled" overlap in {splits_file}: c1' in message
+    assert f'lists "labeled" and "test" overlap in {splits_file}: c0' in message
 
 
-def test_fault_10_training_cases_left_out(roots: Roots, la: Path) -> None:
-    own = splits(roots.root / "s.json", train=["c0", "c1", "c2"], labeled=["c0"], unlabeled=["c2"], test=["c3"])
-    assert "training cases left out" in (message := roots.refusal("LA", la, "--splits", str(own)))
+def test_fault_10_training_cases_left_out(roots: Roots, la_folder: Path) -> None:
+    splits_file = write_splits_file(
+        roots.root / "s.json", train=["c0", "c1", "c2"], labeled=["c0"], unlabeled=["c2"], test=["c3"]
+    )
+    assert "training cases left out" in (message := roots.expect_error("LA", la_folder, "--splits", str(splits_file)))
     assert ": c1." in message
 
 
-def test_fault_10_frames_of_a_patient_in_two_lists(roots: Roots, acdc: Path) -> None:
-    own = splits(
+def test_fault_10_frames_of_a_patient_in_two_lists(roots: Roots, acdc_folder: Path) -> None:
+    splits_file = write_splits_file(
         roots.root / "s.json",
         labeled=["patient003_frame01", "patient005"],
         unlabeled=["patient090"],
         test=["patient003_frame12"],
     )
-    assert f'"labeled" and "test" overlap in {own}: patient003' in roots.refusal("ACDC", acdc, "--splits", str(own))
+    assert f'"labeled" and "test" overlap in {splits_file}: patient003' in roots.expect_error(
+        "ACDC", acdc_folder, "--splits", str(splits_file)
+    )
 
 
-def test_fault_10_frame_left_out(roots: Roots, acdc: Path) -> None:
-    own = splits(roots.root / "s.json", labeled=["patient003_frame01", "patient005"], unlabeled=["patient090"])
-    message = roots.refusal("ACDC", acdc, "--splits", str(own))
+def test_fault_10_frame_left_out(roots: Roots, acdc_folder: Path) -> None:
+    splits_file = write_splits_file(
+        roots.root / "s.json", labeled=["patient003_frame01", "patient005"], unlabeled=["patient090"]
+    )
+    message = roots.expect_error("ACDC", acdc_folder, "--splits", str(splits_file))
     assert "cases that no list names" in message
     assert "patient003_frame12" in message
 
 
-def test_fault_11_nifti_cut_in_half(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    file = acdc / "patient005" / "patient005_frame12.nii.gz"
+def test_fault_11_truncated_nifti(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    file = acdc_folder / "patient005" / "patient005_frame12.nii.gz"
     cut(file)
-    assert f"damaged file in {file}" in roots.refusal("ACDC", acdc, *acdc_lists)
+    assert f"damaged file in {file}" in roots.expect_error("ACDC", acdc_folder, *acdc_lists)
 
 
-def test_fault_11_nifti_with_flipped_bit(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    file = acdc / "patient003" / "patient003_frame01_gt.nii.gz"
+def test_fault_11_nifti_with_flipped_bit(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    file = acdc_folder / "patient003" / "patient003_frame01_gt.nii.gz"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(content)
-    assert f"damaged file in {file}" in roots.refusal("ACDC", acdc, *acdc_lists)
+    assert f"damaged file in {file}" in roots.expect_error("ACDC", acdc_folder, *acdc_lists)
 
 
-def test_fault_11_nrrd_cut_in_half(roots: Roots, la_lists: tuple[str, ...]) -> None:
-    folder = la_challenge(roots.root / "challenge", CASES)
+def test_fault_11_truncated_nrrd(roots: Roots, la_lists: tuple[str, ...]) -> None:
+    folder = write_la_challenge(roots.root / "challenge", CASES)
     cut(folder / "c1" / "lgemri.nrrd")
-    assert f"damaged file in {folder / 'c1' / 'lgemri.nrrd'}" in roots.refusal("LA", folder, *la_lists)
+    assert f"damaged file in {folder / 'c1' / 'lgemri.nrrd'}" in roots.expect_error("LA", folder, *la_lists)
 
 
-def test_fault_12_gt_missing(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    (acdc / "patient003" / "patient003_frame12_gt.nii.gz").unlink()
-    message = roots.refusal("ACDC", acdc, *acdc_lists)
+def test_fault_12_gt_missing(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    (acdc_folder / "patient003" / "patient003_frame12_gt.nii.gz").unlink()
+    message = roots.expect_error("ACDC", acdc_folder, *acdc_lists)
     assert "label missing" in message
     assert "patient003_frame12" in message
 
 
-def test_fault_12_only_4d(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    for file in (acdc / "patient003").glob("*frame*"):
+def test_fault_12_only_4d(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    for file in (acdc_folder / "patient003").glob("*frame*"):
         file.unlink()
-    message = roots.refusal("ACDC", acdc, *acdc_lists)
+    message = roots.expect_error("ACDC", acdc_folder, *acdc_lists)
     assert "patient003_frame01" in message
     assert "patient003_frame12" in message
 
 
-def test_fault_12_info_cfg_missing(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    (acdc / "patient003" / "Info.cfg").unlink()
-    dataset = roots.convert("ACDC", acdc, *acdc_lists)
+def test_fault_12_info_cfg_missing(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    (acdc_folder / "patient003" / "Info.cfg").unlink()
+    dataset = roots.convert("ACDC", acdc_folder, *acdc_lists)
     assert (dataset / "imagesTr" / "patient003_frame12_0000.nii.gz").is_file()
     assert "Info.cfg" in record(dataset)["cases"]["patient003_frame12"]["notes"][0]
 
 
-def test_fault_12_patient090_starts_at_frame_04(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    shutil.rmtree(acdc / "patient090")
-    acdc_challenge(acdc, ["patient090"], frames=(4, 11))
-    dataset = roots.convert("ACDC", acdc, *acdc_lists)
-    assert [name for name in names(dataset / "labelsTr") if "090" in name] == [
+def test_fault_12_patient090_starts_at_frame_04(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    shutil.rmtree(acdc_folder / "patient090")
+    write_acdc_challenge(acdc_folder, ["patient090"], frames=(4, 11))
+    dataset = roots.convert("ACDC", acdc_folder, *acdc_lists)
+    assert [name for name in file_names(dataset / "labelsTr") if "090" in name] == [
         "patient090_frame04.nii.gz",
         "patient090_frame11.nii.gz",
     ]
 
 
 def test_fault_13_label_spacing_differs(
-    roots: Roots, acdc: Path, acdc_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     label = case_arrays(0, classes=4)[1]
-    write_nifti(acdc / "patient003" / "patient003_frame01_gt.nii.gz", label, zooms=(1.0, 1.0, 1.0))
-    dataset = roots.convert("ACDC", acdc, *acdc_lists)
-    assert read_back(dataset / "labelsTr" / "patient003_frame01.nii.gz")[1] == [8.0, 1.5, 1.5]
+    write_nifti(acdc_folder / "patient003" / "patient003_frame01_gt.nii.gz", label, zooms=(1.0, 1.0, 1.0))
+    dataset = roots.convert("ACDC", acdc_folder, *acdc_lists)
+    assert read_with_nnunet(dataset / "labelsTr" / "patient003_frame01.nii.gz")[1] == [8.0, 1.5, 1.5]
     assert "the image's is used (1: patient003_frame01)" in capsys.readouterr().err
 
 
-def test_fault_13_sform_differs(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
+def test_fault_13_sform_differs(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
     image = (case_arrays(0)[0] * 100).astype(np.int16)
-    write_nifti(acdc / "patient005" / "patient005_frame01.nii.gz", image, sform_zooms=(3.0, 3.0, 3.0))
-    dataset = roots.convert("ACDC", acdc, *acdc_lists)
-    assert read_back(dataset / "imagesUn" / "patient005_frame01_0000.nii.gz")[1] == [8.0, 1.5, 1.5]
+    write_nifti(acdc_folder / "patient005" / "patient005_frame01.nii.gz", image, sform_zooms=(3.0, 3.0, 3.0))
+    dataset = roots.convert("ACDC", acdc_folder, *acdc_lists)
+    assert read_with_nnunet(dataset / "imagesUn" / "patient005_frame01_0000.nii.gz")[1] == [8.0, 1.5, 1.5]
     assert "pixdim is used" in record(dataset)["cases"]["patient005_frame01"]["notes"][0]
 
 
-def test_fault_13_label_shape_differs(roots: Roots, acdc: Path, acdc_lists: tuple[str, ...]) -> None:
-    write_nifti(acdc / "patient003" / "patient003_frame01_gt.nii.gz", np.zeros((20, 16, 9), np.uint8))
-    assert "image (20, 16, 8), label (20, 16, 9)" in roots.refusal("ACDC", acdc, *acdc_lists)
+def test_fault_13_label_shape_differs(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:
+    write_nifti(acdc_folder / "patient003" / "patient003_frame01_gt.nii.gz", np.zeros((20, 16, 9), np.uint8))
+    assert "image (20, 16, 8), label (20, 16, 9)" in roots.expect_error("ACDC", acdc_folder, *acdc_lists)
 
 
 def test_fault_14_nominal_spacing_is_recorded_as_nominal(
     roots: Roots, acdc_lists: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset = roots.convert("ACDC", acdc_h5(roots.root / "h5", PATIENTS), *acdc_lists)
+    dataset = roots.convert("ACDC", write_acdc_h5(roots.root / "h5", PATIENTS), *acdc_lists)
     case = record(dataset)["cases"]["patient003_frame01"]
     assert (case["spacing_zyx_mm"], case["spacing_is_nominal"]) == ([10.0, 1.0, 1.0], True)
     assert "lengths in mm mean nothing" in capsys.readouterr().err
 
 
 def test_fault_14_given_spacing_is_not_nominal(roots: Roots, acdc_lists: tuple[str, ...]) -> None:
-    folder = acdc_h5(roots.root / "h5", PATIENTS)
+    folder = write_acdc_h5(roots.root / "h5", PATIENTS)
     dataset = roots.convert("ACDC", folder, *acdc_lists, "--spacing", "8", "1.5", "1.25")
     case = record(dataset)["cases"]["patient003_frame01"]
     assert (case["spacing_source"], case["spacing_is_nominal"]) == ("given", False)
-    assert read_back(dataset / "imagesTr" / "patient003_frame01_0000.nii.gz")[1] == [8.0, 1.5, 1.25]
+    assert read_with_nnunet(dataset / "imagesTr" / "patient003_frame01_0000.nii.gz")[1] == [8.0, 1.5, 1.25]
 
 
 @pytest.mark.parametrize("taken", ["raw/Dataset501_LA", "raw/Dataset501_Other", "preprocessed/Dataset501_Old-name"])
-def test_fault_15_id_taken(roots: Roots, la: Path, la_lists: tuple[str, ...], taken: str) -> None:
+def test_fault_15_id_taken(roots: Roots, la_folder: Path, la_lists: tuple[str, ...], taken: str) -> None:
     (roots.root / taken).mkdir()
     (roots.root / taken / "kept.txt").write_text("kept")
-    message = roots.refusal("LA", la, *la_lists)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert f"data set id taken in {roots.root / taken}" in message
-    assert names(roots.root / taken) == ["kept.txt"]
+    assert file_names(roots.root / taken) == ["kept.txt"]
 
 
-def test_fault_15_preprocessed_folder_with_plans_is_taken(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    roots.convert("LA", la, *la_lists)
+def test_fault_15_preprocessed_folder_with_plans_is_taken(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...]
+) -> None:
+    roots.convert("LA", la_folder, *la_lists)
     shutil.rmtree(roots.raw / "Dataset501_LA")
     (roots.preprocessed / "Dataset501_LA" / "nnUNetPlans.json").write_text("{}")
-    assert "data set id taken" in roots.refusal("LA", la, *la_lists)
+    assert "data set id taken" in roots.expect_error("LA", la_folder, *la_lists)
 
 
-def test_fault_15_folds_of_a_removed_data_set_are_replaced(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
-    shutil.rmtree(roots.convert("LA", la, *la_lists))
-    assert roots.convert("LA", la, *la_lists).is_dir()
+def test_fault_15_folds_of_a_removed_data_set_are_replaced(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...]
+) -> None:
+    shutil.rmtree(roots.convert("LA", la_folder, *la_lists))
+    assert roots.convert("LA", la_folder, *la_lists).is_dir()
 
 
 def test_fault_16_kill_then_rerun(tmp_path: Path) -> None:
-    folder = la_h5(tmp_path / "source", CASES)
-    la_h5(folder, ["large"], shape=(192, 192, 48))  # still being written when the first small one is there
-    own = splits(tmp_path / "own.json", train=[*CASES, "large"])
-    arguments = ("-d", "501", "--labeled", "2", "--splits", str(own), "-np", "2")
-    killed, straight = make_roots(tmp_path / "killed"), make_roots(tmp_path / "straight")
+    folder = write_la_h5(tmp_path / "source", CASES)
+    write_la_h5(folder, ["large"], shape=(192, 192, 48))  # still being written when the first small one is there
+    splits_file = write_splits_file(tmp_path / "own.json", train=[*CASES, "large"])
+    arguments = ("-d", "501", "--labeled", "2", "--splits", str(splits_file), "-np", "2")
+    killed, straight = make_root_folders(tmp_path / "killed"), make_root_folders(tmp_path / "straight")
     process = kill_at_first_file(command_line("LA", folder, *arguments), killed)
     assert [path.name for path in (killed / "raw").iterdir()] == [".Dataset501_LA.partial"]
     assert ends_within(process.pid, seconds=10)
@@ -437,7 +471,7 @@ def test_fault_16_kill_then_rerun(tmp_path: Path) -> None:
 
 
 def kill_at_first_file(line: list[str], roots: Path) -> subprocess.Popen[bytes]:
-    """Start the command as a process group of its own and kill its parent process once the first case is written."""
+    """Start the command in a new process group and kill its main process when the first case is written."""
     null = subprocess.DEVNULL
     process = subprocess.Popen(line, env=environment(roots), stdout=null, stderr=null, start_new_session=True)
     while process.poll() is None and not list((roots / "raw").glob(".*.partial/imagesTr/*")):
@@ -448,7 +482,7 @@ def kill_at_first_file(line: list[str], roots: Path) -> subprocess.Popen[bytes]:
 
 
 def ends_within(group: int, seconds: float) -> bool:
-    """Whether no process of the group is left after ``seconds``."""
+    """Whether all processes of the group end within ``seconds``."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -464,36 +498,38 @@ def content(roots: Path) -> dict[str, bytes]:
     return {str(file.relative_to(roots)): file.read_bytes() for file in sorted(roots.rglob("*")) if file.is_file()}
 
 
-def test_fault_17_read_only_target(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
+def test_fault_17_read_only_target(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
     def refuse(path: Path, *_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
 
     roots.monkeypatch.setattr(Path, "mkdir", refuse)
-    message = roots.refusal("LA", la, *la_lists)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert f"cannot write in {roots.raw}" in message
     assert "Read-only file system" in message
 
 
-def test_fault_17_space_is_checked_first(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
+def test_fault_17_disk_space_is_checked_before_writing(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...]
+) -> None:
     roots.monkeypatch.setattr(shutil, "disk_usage", lambda _: DiskUsage(10**9, 10**9 - 1000, 1000))
-    message = roots.refusal("LA", la, *la_lists)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "disk full" in message
     assert "0 MB free" in message
 
 
-def test_fault_17_disk_full_while_writing(roots: Roots, la: Path, la_lists: tuple[str, ...]) -> None:
+def test_fault_17_disk_full_while_writing(roots: Roots, la_folder: Path, la_lists: tuple[str, ...]) -> None:
     def fail(path: Path, _: bytes) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     roots.monkeypatch.setattr(Path, "write_bytes", fail)
-    message = roots.refusal("LA", la, *la_lists)
+    message = roots.expect_error("LA", la_folder, *la_lists)
     assert "disk full" in message
     assert "MB needed" in message
 
 
 @pytest.fixture(scope="module")
 def small_disk() -> list[str]:
-    """Start of a command line that runs the rest with a file system of 1 MB mounted over its first argument."""
+    """Prefix of a command line that mounts a file system of 1 MB on its first argument and runs the rest."""
     script = 'mount -t tmpfs -o size=1m none "$0" && "$@"; status=$?; ls -A "$0" >&2; exit $status'
     line = ["unshare", "-Urm", "sh", "-c", script]
     if shutil.which("unshare") is None or subprocess.run([*line, "/mnt", "true"], capture_output=True).returncode:
@@ -506,25 +542,27 @@ def on_small_disk(small_disk: list[str], root: Path, folder: Path, *arguments: s
     return subprocess.run(line, env=environment(root), capture_output=True, text=True, timeout=120)
 
 
-def test_fault_17_small_disk_is_noticed_before_writing(
+def test_fault_17_small_disk_is_detected_before_writing(
     tmp_path: Path, la_lists: tuple[str, ...], small_disk: list[str]
 ) -> None:
-    folder = la_h5(tmp_path / "source", CASES, shape=(64, 64, 32))
-    done = on_small_disk(small_disk, make_roots(tmp_path / "roots"), folder, *la_lists)
-    assert done.returncode == 2
-    assert "1 MB free" in done.stderr
-    assert "converting" not in done.stderr
+    folder = write_la_h5(tmp_path / "source", CASES, shape=(64, 64, 32))
+    completed = on_small_disk(small_disk, make_root_folders(tmp_path / "roots"), folder, *la_lists)
+    assert completed.returncode == 2
+    assert "1 MB free" in completed.stderr
+    assert "converting" not in completed.stderr
 
 
-def test_fault_17_small_disk_that_fills_leaves_nothing(
+def test_fault_17_disk_full_while_writing_leaves_no_file(
     tmp_path: Path, la_lists: tuple[str, ...], small_disk: list[str]
 ) -> None:
-    """Voxels of one bit grow when they become float32: the estimate lets them through, the disk does not."""
+    """Boolean voxels are stored as float32, so the target is larger than the estimate."""
     noise = np.random.default_rng(0).random((192, 64, 64)) < 0.5
     for case in CASES:
-        write_h5(h5(tmp_path / "source", case), image=noise, label=np.eye(192, 64)[..., None] * np.ones(64))
-    done = on_small_disk(small_disk, make_roots(tmp_path / "roots"), tmp_path / "source", *la_lists, "-np", "2")
-    assert done.returncode == 2, done.stderr
-    assert "disk full" in done.stderr
-    assert "converting" in done.stderr
-    assert ".partial" not in done.stderr
+        write_h5(h5_file(tmp_path / "source", case), image=noise, label=np.eye(192, 64)[..., None] * np.ones(64))
+    completed = on_small_disk(
+        small_disk, make_root_folders(tmp_path / "roots"), tmp_path / "source", *la_lists, "-np", "2"
+    )
+    assert completed.returncode == 2, completed.stderr
+    assert "disk full" in completed.stderr
+    assert "converting" in completed.stderr
+    assert ".partial" not in completed.stderr

@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fake_data import splits
+from fake_data import write_splits_file
 
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
@@ -27,12 +27,12 @@ def test_acdc_published_subset_or_first_patients(number: int, first: str) -> Non
 
 def test_first_n_counts_patients_where_frames_are_listed(tmp_path: Path) -> None:
     frames = [f"patient{patient:03d}_frame{frame:02d}" for patient in (1, 2, 3) for frame in (1, 12)]
-    roles = read_splits(splits(tmp_path / "s.json", train=frames), 2, Dataset502_ACDC.patient_of)
+    roles = read_splits(write_splits_file(tmp_path / "s.json", train=frames), 2, Dataset502_ACDC.patient_of)
     assert (roles["labeled"], roles["unlabeled"]) == (frames[:4], frames[4:])
 
 
 def test_plain_labeled_list_needs_no_number(tmp_path: Path) -> None:
-    roles = read_splits(splits(tmp_path / "s.json", labeled=["a"], unlabeled=["b", "c"]), None, str)
+    roles = read_splits(write_splits_file(tmp_path / "s.json", labeled=["a"], unlabeled=["b", "c"]), None, str)
     assert (roles["labeled"], roles["unlabeled"]) == (["a"], ["b", "c"])
 
 
@@ -61,12 +61,12 @@ def test_malformed_file_is_named_with_the_reason(tmp_path: Path, text: str, part
 @pytest.mark.parametrize(("number", "part"), [(0, "--labeled 0"), (None, "give --labeled N")])
 def test_number_must_be_given_and_positive(tmp_path: Path, number: int | None, part: str) -> None:
     with pytest.raises(InputError, match=part):
-        read_splits(splits(tmp_path / "s.json", train=["a"]), number, str)
+        read_splits(write_splits_file(tmp_path / "s.json", train=["a"]), number, str)
 
 
 def test_absent_list_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"list file unreadable in .*absent\.list"):
-        read_splits(splits(tmp_path / "s.json", train="absent.list"), 1, str)
+        read_splits(write_splits_file(tmp_path / "s.json", train="absent.list"), 1, str)
 
 
 def test_absent_splits_file_is_named(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults 18 to 25: what goes wrong with unlabeled images is told by name, and nothing that was done is lost."""
+"""Faults 18 to 25: errors name the unlabeled images concerned, and finished cases are kept."""
 
 from __future__ import annotations
 
@@ -19,19 +19,24 @@ import pytest
 import SimpleITK as sitk
 from conftest import TinyDataset, blob_case, write_volume
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from test_unlabeled import CASES, folder_of, load, plans_of
+from test_preprocessing import CASES, folder_of, load, plans_of
 
+from nnunetv2_crossmatch.data.case_preprocessing import (
+    DatasetConfiguration,
+    NnunetObjects,
+    nnunet_objects,
+    read_and_check,
+)
 from nnunetv2_crossmatch.data.manifest import file_crc32, read_manifest
-from nnunetv2_crossmatch.data.raw_cases import RawCase, find_leaks, held_images, unlabeled_cases
-from nnunetv2_crossmatch.data.unlabeled import prepared_cases, preprocess_unlabeled
-from nnunetv2_crossmatch.data.unlabeled_case import Host, Target, host_of, read_checked
-from nnunetv2_crossmatch.data.unlabeled_folder import describe, disk_faults_told
+from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled, trainable_cases
+from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, labeled_and_test_images, leak_problems
+from nnunetv2_crossmatch.data.unlabeled_folder import disk_errors_reported, unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError
 
 COMMAND = "nnUNetv2_crossmatch_preprocess"
 
 
-def unlabeled(tiny: TinyDataset) -> Path:
+def images_folder(tiny: TinyDataset) -> Path:
     return tiny.raw / "imagesUn"
 
 
@@ -39,15 +44,15 @@ def preprocess(tiny: TinyDataset) -> None:
     preprocess_unlabeled(tiny.name, "nnUNetPlans", ["2d"], 2)
 
 
-def refused(tiny: TinyDataset) -> str:
+def preprocessing_error(tiny: TinyDataset) -> str:
     with pytest.raises(InputError) as error:
         preprocess(tiny)
     return str(error.value)
 
 
-def untrainable(tiny: TinyDataset) -> str:
+def training_error(tiny: TinyDataset) -> str:
     with pytest.raises(InputError) as error:
-        prepared_cases(plans_of(tiny), "2d")
+        trainable_cases(plans_of(tiny), "2d")
     return str(error.value)
 
 
@@ -57,64 +62,66 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_18_every_misnamed_file_is_listed_in_one_run(tiny_copy: TinyDataset) -> None:
     for name in ("bare.nii.gz", "other_0000.nrrd", "two_0000.nii.gz", "two_0001.nii.gz", "second_0001.nii.gz"):
-        shutil.copy(unlabeled(tiny_copy) / "free_04_0000.nii.gz", unlabeled(tiny_copy) / name)
-    told = refused(tiny_copy)
-    assert "no channel number" in told
-    assert "bare.nii.gz" in told
-    assert "wrong file ending" in told
-    assert "other_0000.nrrd" in told
-    assert "channels 0000, 0001 found, 0000 expected" in told
-    assert "channels 0001 found, 0000 expected" in told
-    assert len(told.splitlines()) == 4
+        shutil.copy(images_folder(tiny_copy) / "free_04_0000.nii.gz", images_folder(tiny_copy) / name)
+    message = preprocessing_error(tiny_copy)
+    assert "no channel number" in message
+    assert "bare.nii.gz" in message
+    assert "wrong file ending" in message
+    assert "other_0000.nrrd" in message
+    assert "channels 0000, 0001 found, 0000 expected" in message
+    assert "channels 0001 found, 0000 expected" in message
+    assert len(message.splitlines()) == 4
 
 
-def test_18_a_file_with_several_channels_inside_is_named(tiny_copy: TinyDataset) -> None:
-    write_volume(np.stack([blob_case(1)[0]] * 3), unlabeled(tiny_copy) / "four_0000.nii.gz")
-    assert "3 found, 1 expected" in faulty_voxels(tiny_copy, "four_0000.nii.gz")
+def test_18_a_file_with_several_channels_is_named(tiny_copy: TinyDataset) -> None:
+    write_volume(np.stack([blob_case(1)[0]] * 3), images_folder(tiny_copy) / "four_0000.nii.gz")
+    assert "3 found, 1 expected" in reading_error(tiny_copy, "four_0000.nii.gz")
 
 
-def test_18_a_channel_file_that_the_labeled_cases_have_is_missed(tiny_copy: TinyDataset) -> None:
+def test_18_a_missing_channel_file_is_named(tiny_copy: TinyDataset) -> None:
     for file in (tiny_copy.raw / "imagesTr").glob("*_0000.nii.gz"):
         shutil.copy(file, str(file).replace("_0000", "_0001"))
-    told = refused(tiny_copy)
-    assert told.count("channels 0000 found, 0000, 0001 expected") == 4
+    message = preprocessing_error(tiny_copy)
+    assert message.count("channels 0000 found, 0000, 0001 expected") == 4
 
 
-def test_18_a_gap_between_channel_files_is_named_without_labeled_images(tiny_copy: TinyDataset) -> None:
+def test_18_a_missing_first_channel_is_named_without_labeled_images(tiny_copy: TinyDataset) -> None:
     shutil.rmtree(tiny_copy.raw / "imagesTr")
     description = tiny_copy.preprocessed / "dataset.json"
     content = {**json.loads(description.read_text()), "channel_names": {"0": "T1", "1": "T2"}}
     description.write_text(json.dumps(content))
-    for file in list(unlabeled(tiny_copy).iterdir()):
+    for file in list(images_folder(tiny_copy).iterdir()):
         file.rename(str(file).replace("free_05_0000", "free_05_0001"))
-    assert "free_05: channels 0001 found, 0000 or 0000, 0001 expected" in refused(tiny_copy)
+    assert "free_05: channels 0001 found, 0000 or 0000, 0001 expected" in preprocessing_error(tiny_copy)
 
 
 @pytest.mark.parametrize("folder", ["imagesTr", "imagesVal", "imagesTs"])
-def test_19_a_name_of_a_labeled_or_held_out_case_is_a_leak(tiny_copy: TinyDataset, folder: str) -> None:
-    write_volume(blob_case(70)[0], unlabeled(tiny_copy) / "twin_0000.nii.gz")
+def test_19_an_unlabeled_case_named_like_a_labeled_or_test_case_is_refused(tiny_copy: TinyDataset, folder: str) -> None:
+    write_volume(blob_case(70)[0], images_folder(tiny_copy) / "twin_0000.nii.gz")
     write_volume(blob_case(71)[0], tiny_copy.raw / folder / "twin_0000.nii.gz")
-    told = refused(tiny_copy)
-    assert "imagesUn/twin_0000.nii.gz" in told
-    assert f"{folder}/twin_0000.nii.gz" in told
+    message = preprocessing_error(tiny_copy)
+    assert "imagesUn/twin_0000.nii.gz" in message
+    assert f"{folder}/twin_0000.nii.gz" in message
 
 
-def test_19_the_same_bytes_under_another_name_are_a_leak(tiny_copy: TinyDataset) -> None:
-    shutil.copy(tiny_copy.raw / "imagesTs" / "test_08_0000.nii.gz", unlabeled(tiny_copy) / "new_0000.nii.gz")
-    told = refused(tiny_copy)
-    assert "new_0000.nii.gz" in told
-    assert "holds the same bytes as imagesTs/test_08_0000.nii.gz" in told
+def test_19_an_unlabeled_image_with_the_bytes_of_a_test_image_is_refused(tiny_copy: TinyDataset) -> None:
+    shutil.copy(tiny_copy.raw / "imagesTs" / "test_08_0000.nii.gz", images_folder(tiny_copy) / "new_0000.nii.gz")
+    message = preprocessing_error(tiny_copy)
+    assert "new_0000.nii.gz" in message
+    assert "holds the same bytes as imagesTs/test_08_0000.nii.gz" in message
 
 
-def test_19_a_leak_that_came_after_preprocessing_is_found_when_training_starts(prepared_copy: TinyDataset) -> None:
-    shutil.copy(unlabeled(prepared_copy) / "free_05_0000.nii.gz", prepared_copy.raw / "imagesTs" / "late_0000.nii.gz")
-    assert "holds the same bytes as imagesTs/late_0000.nii.gz" in untrainable(prepared_copy)
+def test_19_a_test_image_added_after_preprocessing_is_compared_when_training_starts(prepared_copy: TinyDataset) -> None:
+    shutil.copy(
+        images_folder(prepared_copy) / "free_05_0000.nii.gz", prepared_copy.raw / "imagesTs" / "late_0000.nii.gz"
+    )
+    assert "holds the same bytes as imagesTs/late_0000.nii.gz" in training_error(prepared_copy)
 
 
 def test_19_a_labeled_case_among_the_unlabeled_is_found_without_raw_images(prepared_copy: TinyDataset) -> None:
     shutil.rmtree(prepared_copy.root / "raw")
     shutil.copy(folder_of(prepared_copy) / "free_05.pkl", prepared_copy.preprocessed / "nnUNetPlans_2d" / "free_05.pkl")
-    assert "free_05" in untrainable(prepared_copy)
+    assert "free_05" in training_error(prepared_copy)
 
 
 def test_19_two_thousand_images_of_equal_size_are_compared_in_seconds(tmp_path: Path) -> None:
@@ -123,15 +130,17 @@ def test_19_two_thousand_images_of_equal_size_are_compared_in_seconds(tmp_path: 
         folder.mkdir(exist_ok=True)
         (folder / f"case{number}_0000.nrrd").write_bytes(number.to_bytes(4, "big") * 500)
     start = time.process_time()
-    cases = unlabeled_cases(tmp_path / "imagesUn", ".nrrd", {1})
-    assert find_leaks(cases.values(), held_images(tmp_path, ".nrrd"), file_crc32, file_crc32) == []
+    cases = find_unlabeled_cases(tmp_path / "imagesUn", ".nrrd", {1})
+    assert leak_problems(cases.values(), labeled_and_test_images(tmp_path, ".nrrd"), file_crc32, file_crc32) == []
     assert time.process_time() - start < 3
 
 
-def faulty_voxels(tiny: TinyDataset, name: str, host: Host | None = None) -> str:
-    file = unlabeled(tiny) / name
+def reading_error(tiny: TinyDataset, name: str, nnunet: NnunetObjects | None = None) -> str:
+    file = images_folder(tiny) / name
     with pytest.raises(InputError) as error:
-        read_checked(host or host_of(Target(tiny.name, "nnUNetPlans", "2d")), RawCase("case", (file,)))
+        read_and_check(
+            nnunet or nnunet_objects(DatasetConfiguration(tiny.name, "nnUNetPlans", "2d")), RawCase("case", (file,))
+        )
     assert str(file) in str(error.value)
     return str(error.value)
 
@@ -140,30 +149,30 @@ def faulty_voxels(tiny: TinyDataset, name: str, host: Host | None = None) -> str
 def test_20_voxels_that_are_not_finite_are_counted_and_the_first_is_named(tiny_copy: TinyDataset, value: float) -> None:
     image = blob_case(1)[0]
     image[3, 4, 5] = image[3, 4, 6] = value
-    write_volume(image, unlabeled(tiny_copy) / "bad_0000.nrrd")
-    told = faulty_voxels(tiny_copy, "bad_0000.nrrd")
-    assert "2 voxels are NaN or infinite, the first at (channel, z, y, x) (0, 3, 4, 5)" in told
+    write_volume(image, images_folder(tiny_copy) / "bad_0000.nrrd")
+    message = reading_error(tiny_copy, "bad_0000.nrrd")
+    assert "2 voxels are NaN or infinite, the first at (channel, z, y, x) (0, 3, 4, 5)" in message
 
 
 def test_20_a_constant_image_is_refused(tiny_copy: TinyDataset) -> None:
-    write_volume(np.zeros((4, 8, 8), np.float32), unlabeled(tiny_copy) / "void_0000.nii.gz")
-    assert "every voxel is 0" in faulty_voxels(tiny_copy, "void_0000.nii.gz")
+    write_volume(np.zeros((4, 8, 8), np.float32), images_folder(tiny_copy) / "void_0000.nii.gz")
+    assert "every voxel is 0" in reading_error(tiny_copy, "void_0000.nii.gz")
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
 def test_20_a_file_that_is_cut_off_is_refused(tiny_copy: TinyDataset, ending: str) -> None:
-    file = unlabeled(tiny_copy) / f"cut_0000{ending}"
+    file = images_folder(tiny_copy) / f"cut_0000{ending}"
     write_volume(blob_case(1)[0], file)
     os.truncate(file, file.stat().st_size // 2)
-    faulty_voxels(tiny_copy, file.name)
+    reading_error(tiny_copy, file.name)
 
 
 def test_20_a_flipped_bit_in_a_compressed_file_is_found(tiny_copy: TinyDataset) -> None:
-    file = unlabeled(tiny_copy) / "flip_0000.nii.gz"
+    file = images_folder(tiny_copy) / "flip_0000.nii.gz"
     content = bytearray(gzip.compress(sitk_bytes(tiny_copy), compresslevel=0))
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-    assert "damaged file" in faulty_voxels(tiny_copy, file.name)
+    assert "damaged file" in reading_error(tiny_copy, file.name)
 
 
 def sitk_bytes(tiny: TinyDataset) -> bytes:
@@ -172,26 +181,26 @@ def sitk_bytes(tiny: TinyDataset) -> bytes:
     return file.read_bytes()
 
 
-def test_20_bad_images_are_all_named_and_the_others_are_done(tiny_copy: TinyDataset) -> None:
-    (unlabeled(tiny_copy) / "rubbish_0000.nii.gz").write_bytes(gzip.compress(b"no image"))
-    (unlabeled(tiny_copy) / "plain_0000.nii.gz").write_bytes(b"not compressed")
-    told = refused(tiny_copy)
-    assert "rubbish_0000.nii.gz" in told
-    assert "plain_0000.nii.gz" in told
+def test_20_bad_images_are_all_named_and_the_others_are_preprocessed(tiny_copy: TinyDataset) -> None:
+    (images_folder(tiny_copy) / "rubbish_0000.nii.gz").write_bytes(gzip.compress(b"no image"))
+    (images_folder(tiny_copy) / "plain_0000.nii.gz").write_bytes(b"not compressed")
+    message = preprocessing_error(tiny_copy)
+    assert "rubbish_0000.nii.gz" in message
+    assert "plain_0000.nii.gz" in message
     for name in ("rubbish", "plain"):
-        (unlabeled(tiny_copy) / f"{name}_0000.nii.gz").unlink()
-    assert prepared_cases(plans_of(tiny_copy), "2d") == CASES
+        (images_folder(tiny_copy) / f"{name}_0000.nii.gz").unlink()
+    assert trainable_cases(plans_of(tiny_copy), "2d") == CASES
 
 
-def test_21_without_plans_the_command_that_makes_them_is_told(tiny_copy: TinyDataset) -> None:
-    done = tiny_copy.run(COMMAND, "-d", "998", "-p", "nnUNetOther", check=False)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith("error: plans missing in ")
-    assert "nnUNetv2_plan_and_preprocess" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_21_without_plans_the_error_names_the_planning_command(tiny_copy: TinyDataset) -> None:
+    completed = tiny_copy.run(COMMAND, "-d", "998", "-p", "nnUNetOther", check=False)
+    assert completed.returncode == 2
+    assert completed.stderr.strip().splitlines()[-1].startswith("error: plans missing in ")
+    assert "nnUNetv2_plan_and_preprocess" in completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
-def test_21_an_unknown_configuration_is_answered_with_the_known_ones(tiny_copy: TinyDataset) -> None:
+def test_21_the_error_for_an_unknown_configuration_lists_the_known_ones(tiny_copy: TinyDataset) -> None:
     with pytest.raises(InputError, match="choose from 2d, 3d_fullres"):
         preprocess_unlabeled(tiny_copy.name, "nnUNetPlans", ["4d"], 1)
 
@@ -218,12 +227,12 @@ def test_21_changed_plans_ask_for_the_command_again(prepared_copy: TinyDataset, 
     changed[last] = value
     remedy = f"Fix: {COMMAND} -d {prepared_copy.name} -c 2d -p nnUNetPlans"
     with pytest.raises(InputError, match=f"plans have changed.*{remedy}"):
-        prepared_cases(PlansManager(plans), "2d")
+        trainable_cases(PlansManager(plans), "2d")
 
 
-def many_cases(tiny: TinyDataset, number: int = 60) -> None:
+def add_cases(tiny: TinyDataset, number: int = 60) -> None:
     for index in range(number):
-        shutil.copy(unlabeled(tiny) / "free_04_0000.nii.gz", unlabeled(tiny) / f"more{index:02d}_0000.nii.gz")
+        shutil.copy(images_folder(tiny) / "free_04_0000.nii.gz", images_folder(tiny) / f"more{index:02d}_0000.nii.gz")
 
 
 def workers_of(process: subprocess.Popen) -> list[int]:
@@ -231,12 +240,12 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     status = Path(f"/proc/{pid}/stat")
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def until(condition, seconds: float = 120) -> Iterator[None]:
+def poll_until(condition, seconds: float = 120) -> Iterator[None]:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it took too long"
@@ -244,45 +253,45 @@ def until(condition, seconds: float = 120) -> Iterator[None]:
         yield
 
 
-def started(tiny: TinyDataset) -> subprocess.Popen[str]:
-    """The command on many cases, seen to have finished the first of them."""
-    many_cases(tiny)
+def start_preprocessing(tiny: TinyDataset) -> subprocess.Popen[str]:
+    """Start the command on many cases and wait for its first finished case."""
+    add_cases(tiny)
     command = [COMMAND, "-d", "998", "-c", "2d", "-np", "2"]
     process = subprocess.Popen(command, env=tiny.env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     folder = folder_of(tiny)
-    for _ in until(lambda: folder.is_dir() and any(folder.glob("*[0-9].b2nd"))):
+    for _ in poll_until(lambda: folder.is_dir() and any(folder.glob("*[0-9].b2nd"))):
         assert process.poll() is None, process.communicate()
     return process
 
 
-def test_22_a_killed_worker_is_told_and_finished_cases_are_kept(tiny_copy: TinyDataset) -> None:
-    process = started(tiny_copy)
+def test_22_a_killed_worker_is_an_error_and_finished_cases_are_kept(tiny_copy: TinyDataset) -> None:
+    process = start_preprocessing(tiny_copy)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    told = process.communicate(timeout=120)[1].splitlines()[-1]
+    message = process.communicate(timeout=120)[1].splitlines()[-1]
     assert process.returncode == 2
-    assert told.startswith("error: worker process killed in ")
-    assert "while it worked on " in told
+    assert message.startswith("error: worker process killed in ")
+    assert "while it worked on " in message
     folder = folder_of(tiny_copy)
     finished = read_manifest(folder.with_name(folder.name + ".json"), "").cases
     assert finished
     assert len(finished) < 64
     kept = {name: (folder / f"{name}.b2nd").stat().st_ino for name in finished}
     preprocess(tiny_copy)
-    assert len(prepared_cases(plans_of(tiny_copy), "2d")) == 64
+    assert len(trainable_cases(plans_of(tiny_copy), "2d")) == 64
     assert {name: (folder / f"{name}.b2nd").stat().st_ino for name in finished} == kept
 
 
 def test_22_after_kill_9_workers_end_and_the_next_run_ends_as_an_uninterrupted_one(
     tiny_copy: TinyDataset, tiny_prepared: TinyDataset
 ) -> None:
-    process = started(tiny_copy)
+    process = start_preprocessing(tiny_copy)
     workers = workers_of(process)
     process.kill()
     process.communicate()
-    for _ in until(lambda: not any(map(alive, workers)), seconds=10):
+    for _ in poll_until(lambda: not any(map(is_running, workers)), seconds=10):
         pass
     preprocess(tiny_copy)
-    assert len(prepared_cases(plans_of(tiny_copy), "2d")) == 64
+    assert len(trainable_cases(plans_of(tiny_copy), "2d")) == 64
     for case in CASES:  # voxels, since the compressor's threads write their blocks in any order
         assert np.array_equal(load(tiny_copy, "2d", case)[0][:], load(tiny_prepared, "2d", case)[0][:])
     assert not [path for path in tiny_copy.preprocessed.iterdir() if path.name.endswith(".partial")]
@@ -298,49 +307,49 @@ def flip(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
 @pytest.mark.parametrize("ending", [".b2nd", "_seg.b2nd", ".pkl"])
-def test_23_a_damaged_file_is_named_when_training_starts(prepared_copy: TinyDataset, ending: str, harm) -> None:
-    harm(folder_of(prepared_copy) / f"free_06{ending}")
-    told = untrainable(prepared_copy)
-    assert f"free_06{ending}" in told
-    assert told.endswith(f"Fix: {COMMAND} -d {prepared_copy.name} -c 2d -p nnUNetPlans")
+def test_23_a_damaged_file_is_named_when_training_starts(prepared_copy: TinyDataset, ending: str, damage) -> None:
+    damage(folder_of(prepared_copy) / f"free_06{ending}")
+    message = training_error(prepared_copy)
+    assert f"free_06{ending}" in message
+    assert message.endswith(f"Fix: {COMMAND} -d {prepared_copy.name} -c 2d -p nnUNetPlans")
 
 
-def test_24_unlabeled_cases_survive_the_hosts_preprocessing(prepared_copy: TinyDataset) -> None:
+def test_24_nnunet_preprocessing_keeps_the_unlabeled_cases(prepared_copy: TinyDataset) -> None:
     before = files_of(folder_of(prepared_copy))
     prepared_copy.run("nnUNetv2_preprocess", "-d", "998", "-c", "2d", "-np", "1")
     assert files_of(folder_of(prepared_copy)) == before
-    assert prepared_cases(plans_of(prepared_copy), "2d") == CASES
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
 @pytest.mark.parametrize("empty", [True, False])
-def test_25_no_unlabeled_images_is_an_error_that_says_where_to_put_them(tiny_copy: TinyDataset, empty: bool) -> None:
-    shutil.rmtree(unlabeled(tiny_copy))
+def test_25_the_error_for_missing_unlabeled_images_names_their_folder(tiny_copy: TinyDataset, empty: bool) -> None:
+    shutil.rmtree(images_folder(tiny_copy))
     if empty:
-        unlabeled(tiny_copy).mkdir()
+        images_folder(tiny_copy).mkdir()
     state = "the folder is empty" if empty else "no unlabeled images"
-    assert f"imagesUn: {state}. Fix: put images" in refused(tiny_copy)
+    assert f"imagesUn: {state}. Fix: put images" in preprocessing_error(tiny_copy)
     assert not folder_of(tiny_copy).exists()
 
 
-def test_25_training_without_unlabeled_cases_asks_for_the_command(tiny_copy: TinyDataset) -> None:
-    assert untrainable(tiny_copy).endswith(f"Fix: {COMMAND} -d {tiny_copy.name} -c 2d -p nnUNetPlans")
+def test_25_the_error_for_missing_unlabeled_cases_names_the_preprocessing_command(tiny_copy: TinyDataset) -> None:
+    assert training_error(tiny_copy).endswith(f"Fix: {COMMAND} -d {tiny_copy.name} -c 2d -p nnUNetPlans")
 
 
 def test_25_raw_images_that_were_added_or_removed_are_named(prepared_copy: TinyDataset) -> None:
-    folder = unlabeled(prepared_copy)
+    folder = images_folder(prepared_copy)
     (folder / "free_05_0000.nii.gz").rename(folder / "new_0000.nii.gz")
-    assert "1 not preprocessed yet (new); 1 no longer there (free_05)" in untrainable(prepared_copy)
+    assert "1 not preprocessed yet (new); 1 no longer there (free_05)" in training_error(prepared_copy)
 
 
 def test_25_a_raw_image_with_other_bytes_of_equal_number_is_named(prepared_copy: TinyDataset) -> None:
-    flip(unlabeled(prepared_copy) / "free_05_0000.nii.gz")
-    assert "imagesUn: 1 changed (free_05). Fix: " in untrainable(prepared_copy)
+    flip(images_folder(prepared_copy) / "free_05_0000.nii.gz")
+    assert "imagesUn: 1 changed (free_05). Fix: " in training_error(prepared_copy)
 
 
-def test_25_a_full_disk_is_one_line_with_the_bytes_that_are_free(tiny_copy: TinyDataset) -> None:
-    prepared = describe(plans_of(tiny_copy), "2d", "nnUNetPlans")
+def test_25_the_error_for_a_full_disk_gives_the_free_bytes(tiny_copy: TinyDataset) -> None:
+    unlabeled_folder = unlabeled_folder_of(plans_of(tiny_copy), "2d", "nnUNetPlans")
     with pytest.raises(InputError, match=r"cannot write in .*: No space left on device \(\d+ bytes free\)"):
-        with disk_faults_told(prepared):
+        with disk_errors_reported(unlabeled_folder):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

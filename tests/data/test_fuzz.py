@@ -1,4 +1,4 @@
-"""Readers of files that others wrote: whatever is in them, they return or raise one clean error."""
+"""Readers of files with arbitrary content: each returns a result or raises an ``InputError``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from conftest import blob_case, write_volume
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnunetv2_crossmatch.data.intact import check_intact
-from nnunetv2_crossmatch.data.manifest import CaseRecord, Manifest, Stamp, read_manifest, write_manifest
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
+from nnunetv2_crossmatch.data.manifest import CaseRecord, FileInfo, Manifest, read_manifest, write_manifest
 from nnunetv2_crossmatch.dataset_conversion.Dataset502_ACDC import find_challenge, patient_of
 from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, read_h5, read_nifti, read_nrrd
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
@@ -37,7 +37,7 @@ values = st.recursive(
 
 
 def altered(content: bytes, changes: list[tuple[float, bytes]]) -> bytes:
-    """Bytes replaced at some places; the empty replacement cuts the rest off."""
+    """``content`` with some bytes replaced; an empty replacement truncates it."""
     for place, replacement in changes:
         at = int(place * len(content))
         content = content[:at] + (replacement + content[at + len(replacement) :] if replacement else b"")
@@ -51,7 +51,7 @@ def volume(folder: Path, ending: str) -> Path:
     return file
 
 
-def h5(folder: Path) -> Path:
+def write_h5(folder: Path) -> Path:
     file = folder / "whole.h5"
     with h5py.File(file, "w") as content:
         content["image"], content["label"] = np.ones((3, 4, 5), np.float32), np.ones((3, 4, 5), np.uint8)
@@ -65,10 +65,10 @@ def whole_checkpoint(folder: Path) -> Path:
 
 
 READERS: dict[str, tuple[Callable[[Path], Path], Callable[[Path], object]]] = {
-    "h5": (h5, lambda file: read_h5(file, "xyz", SPACING, True)),
+    "h5": (write_h5, lambda file: read_h5(file, "xyz", SPACING, True)),
     "nifti": (lambda folder: volume(folder, ".nii.gz"), lambda file: read_nifti(file, None)),
     "nrrd": (lambda folder: volume(folder, ".nrrd"), lambda file: read_nrrd(file, None)),
-    "intact": (lambda folder: volume(folder, ".nii"), check_intact),
+    "intact": (lambda folder: volume(folder, ".nii"), check_file_integrity),
     "checkpoint": (whole_checkpoint, load_checkpoint),
 }
 
@@ -87,8 +87,8 @@ def test_an_altered_file_is_read_or_refused_cleanly(tmp_path: Path, name: str, c
 
 @fuzz
 @given(changes=edits)
-def test_a_nifti_altered_before_it_was_packed_is_read_or_refused_cleanly(tmp_path: Path, changes: list) -> None:
-    """The checksum of the gzip stream is right, the header is not."""
+def test_a_nifti_altered_before_compression_is_read_or_refused_cleanly(tmp_path: Path, changes: list) -> None:
+    """The checksum of the gzip stream is correct, the NIfTI header is not."""
     content = gzip.decompress(volume(tmp_path, ".nii.gz").read_bytes())
     file = tmp_path / "altered.nii.gz"
     file.write_bytes(gzip.compress(altered(content, changes), compresslevel=1))
@@ -98,7 +98,7 @@ def test_a_nifti_altered_before_it_was_packed_is_read_or_refused_cleanly(tmp_pat
 
 @fuzz
 @given(changes=edits)
-def test_an_altered_checkpoint_is_set_aside_and_nothing_else_happens(tmp_path: Path, changes: list) -> None:
+def test_an_altered_checkpoint_is_read_or_refused_cleanly(tmp_path: Path, changes: list) -> None:
     content = altered(whole_checkpoint(tmp_path).read_bytes(), changes)
     (tmp_path / "checkpoint_latest.pth").write_bytes(content)
     with suppress(InputError):
@@ -142,8 +142,10 @@ def test_an_info_cfg_is_read_or_refused_cleanly(tmp_path: Path, content: bytes) 
 @fuzz
 @given(content=values.map(json.dumps) | st.text(max_size=40), changes=edits)
 def test_manifest_and_record_are_read_or_refused_cleanly(tmp_path: Path, content: str, changes: list) -> None:
-    stamps = {ending: Stamp(1, 2) for ending in (".pkl", "_seg.b2nd", ".b2nd")}
-    write_manifest(tmp_path / "whole.json", Manifest("hash", "0", {"a": CaseRecord(stamps, {"a.nii": Stamp(1, 2, 3)})}))
+    stamps = {ending: FileInfo(1, 2) for ending in (".pkl", "_seg.b2nd", ".b2nd")}
+    write_manifest(
+        tmp_path / "whole.json", Manifest("hash", "0", {"a": CaseRecord(stamps, {"a.nii": FileInfo(1, 2, 3)})})
+    )
     write_record(tmp_path, RunRecord(1, {}, {"settings": {}}))
     for file, read in ((tmp_path / "whole.json", lambda: read_manifest(tmp_path / "x.json", "again")),
                        (tmp_path / FILE, lambda: read_record(tmp_path))):  # fmt: skip
@@ -156,6 +158,6 @@ def test_manifest_and_record_are_read_or_refused_cleanly(tmp_path: Path, content
 
 @fuzz
 @given(content=st.binary(max_size=40) | values.map(lambda value: json.dumps({"host": value, "pid": value}).encode()))
-def test_whatever_stands_about_the_last_holder_the_folder_is_locked(tmp_path: Path, content: bytes) -> None:
+def test_the_lock_is_taken_with_any_content_of_the_file_about_its_last_owner(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".running.json").write_bytes(content)
     claim(tmp_path).release()

@@ -1,4 +1,4 @@
-"""Batches are a function of seed and step: any number of workers, resumed or not, and no shared draws."""
+"""Batches depend on seed and step only, not on the number of workers or a resume; no two share random numbers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from nnunetv2_crossmatch.data.loader import augmenter, seed_everything
+from nnunetv2_crossmatch.data.loader import make_augmenter, seed_everything
 
 
-class Draws:
-    """Stands for the host's loader: a batch shows what numpy and torch drew for it."""
+class RandomLoader:
+    """Replacement of nnU-Net's loader: a batch contains random numbers of numpy and torch."""
 
     def __init__(self, views: bool) -> None:
         self.views = views
@@ -23,7 +23,7 @@ class Draws:
 
 
 def batches(workers: int, count: int = 6, seed: tuple[int, ...] = (1, 0, 0), first: int = 0) -> list[dict]:
-    loader = augmenter(Draws(False), Draws(True), seed, first, workers, pin_memory=False)
+    loader = make_augmenter(RandomLoader(False), RandomLoader(True), seed, first, workers, pin_memory=False)
     try:
         return [{name: torch.as_tensor(value).clone() for name, value in next(loader).items()} for _ in range(count)]
     finally:
@@ -45,14 +45,14 @@ def test_a_resumed_loader_continues_where_it_was(workers):
     assert same(batches(workers, count=3, first=3), batches(0)[3:])
 
 
-def test_no_two_batches_loaders_or_ranks_share_draws():
+def test_no_two_batches_loaders_or_ranks_share_random_numbers():
     seeds = [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0)]
     drawn = [batch for seed in seeds for batch in batches(2, count=10, seed=seed)]
     values = [v for batch in drawn for v in (*batch["data"][0, 0].tolist(), *batch["unlabeled"][0, 0, 0].tolist())]
     assert len(set(values)) == len(values)
 
 
-def test_views_stand_in_an_axis_of_their_own():
+def test_views_have_their_own_axis():
     batch = batches(0, count=1)[0]
     assert batch["unlabeled"].shape == (2, 3, 1, 6)
 

@@ -15,7 +15,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 from trainers import started
 
-from nnunetv2_crossmatch.data.unlabeled import preprocess_unlabeled
+from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 
 NAME = "nnUNetTrainerCrossMatch_1epochs_iters1_valiters1_warmup0_batch2"
 PLANNERS = {"M": nnUNetPlannerResEncM, "L": nnUNetPlannerResEncL, "XL": nnUNetPlannerResEncXL}

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import TinyDataset, blob_case, write_volume
-from draws import Draws
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from random_loader import RandomLoader
 from trainers import continued, make_trainer, started, weights_of
 
 import nnunetv2_crossmatch.training.durable as durable
-from nnunetv2_crossmatch.data.loader import augmenter
+from nnunetv2_crossmatch.data.loader import make_augmenter
 from nnunetv2_crossmatch.data.manifest import read_manifest, write_manifest
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.folders import partial_path
@@ -209,7 +209,7 @@ def test_29_a_hundred_draws_of_all_workers_and_both_loaders_differ(start_method,
     start_method(method)
     drawn = []
     for stream in (0, 1):
-        loader = augmenter(Draws(100), None, (1, 0, stream), 0, 2, pin_memory=False)
+        loader = make_augmenter(RandomLoader(100), None, (1, 0, stream), 0, 2, pin_memory=False)
         drawn += [next(loader)["data"].flatten().clone() for _ in range(4)]
         loader._finish()
     assert len(torch.cat(drawn).unique()) == 800
@@ -513,7 +513,7 @@ def test_35_a_second_process_is_refused_and_a_killed_one_forgotten(prepared_copy
 
 def test_35_the_lock_outlives_the_loaders_workers(tmp_path: Path) -> None:
     lock = lock_folder(tmp_path)
-    loader = augmenter(Draws(1), None, (1, 0, 0), 0, 2, pin_memory=False)
+    loader = make_augmenter(RandomLoader(1), None, (1, 0, 0), 0, 2, pin_memory=False)
     next(loader)
     loader._finish()
     code = HOLD.replace("time.sleep(600)", "")
@@ -525,11 +525,11 @@ def test_35_the_lock_outlives_the_loaders_workers(tmp_path: Path) -> None:
 ORPHANS = """
 import multiprocessing, os, sys
 sys.path.insert(0, sys.argv[1])
-from draws import Draws
-from nnunetv2_crossmatch.data.loader import augmenter
+from random_loader import RandomLoader
+from nnunetv2_crossmatch.data.loader import make_augmenter
 if __name__ == "__main__":
     multiprocessing.set_start_method(sys.argv[2])
-    loader = augmenter(Draws(1), None, (1, 0, 0), 0, 2, pin_memory=False)
+    loader = make_augmenter(RandomLoader(1), None, (1, 0, 0), 0, 2, pin_memory=False)
     next(loader)
     print(*(process.pid for process in loader._processes), flush=True)
     os.kill(os.getpid(), 9)

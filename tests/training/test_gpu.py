@@ -11,7 +11,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small import gradient, host_network, random_step, run_step, unsupervised_loss
 
-from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
+from nnunetv2_crossmatch.data.views import WeakStrongViews, authors_intensity_transforms, with_deterministic_blur
 from nnunetv2_crossmatch.learning.execution import fits_in_memory
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
@@ -81,12 +81,14 @@ def test_strong_views_are_made_where_the_crop_is(recipe, patch):
     transforms = nnUNetTrainer.get_training_transforms(
         patch, (-0.5, 0.5), None, tuple(range(len(patch))), False, use_mask_for_norm=[True]
     )
-    views = Views(
-        repeatable(transforms), authors_intensity(len(patch)) if recipe == "authors" else None, on_device=True
+    views = WeakStrongViews(
+        with_deterministic_blur(transforms),
+        authors_intensity_transforms(len(patch)) if recipe == "authors" else None,
+        geometry_only=True,
     )
     segmentation = torch.zeros(1, *patch, dtype=torch.int16, device="cuda")
     for _ in range(20):
-        weak, first, second = views.of_crop(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
+        weak, first, second = views.make_views(torch.randn(1, *patch, device="cuda"), segmentation)["image"]
         assert weak.is_cuda
         assert not torch.equal(weak, first)
         assert not torch.equal(first, second)

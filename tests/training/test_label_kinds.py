@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import TinyDataset, own_copy, plan_small
+from conftest import TinyDataset, copy_dataset, plan_small
 from scipy.ndimage import binary_erosion
 from trainers import started
 
@@ -41,7 +41,9 @@ def relabel(tiny: TinyDataset, labels: dict) -> None:
 def relabeled(request, tiny_dataset, tmp_path_factory):
     """The tiny data set with other labels, planned anew."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield make_relabeled(own_copy(tiny_dataset, tmp_path_factory.mktemp(request.param), monkeypatch), request.param)
+        yield make_relabeled(
+            copy_dataset(tiny_dataset, tmp_path_factory.mktemp(request.param), monkeypatch), request.param
+        )
 
 
 def make_relabeled(tiny: TinyDataset, kind: str) -> TinyDataset:

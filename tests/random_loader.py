@@ -1,12 +1,12 @@
-"""Stands for the host's loader in loader workers, which import no more than this."""
+"""Replacement of nnU-Net's loader for tests with loader workers; a separate module, so that workers import little."""
 
 from __future__ import annotations
 
 import torch
 
 
-class Draws:
-    """Each batch holds the next ``count`` torch draws of the process that makes it."""
+class RandomLoader:
+    """Loader whose batches contain the next ``count`` random numbers of torch in its process."""
 
     def __init__(self, count: int) -> None:
         self.count = count

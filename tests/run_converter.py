@@ -1,7 +1,4 @@
-"""Run a converter in this process or as the real command, on roots of the test's own.
-
-Limit: helpers for tests; nothing is asserted here.
-"""
+"""Helpers that run a converter in this process or as a console command, on the root folders of one test."""
 
 from __future__ import annotations
 
@@ -20,12 +17,12 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.errors import InputError
 
-MAIN: dict[str, Callable[[], None]] = {"LA": Dataset501_LA.main, "ACDC": Dataset502_ACDC.main}
+MAIN_FUNCTIONS: dict[str, Callable[[], None]] = {"LA": Dataset501_LA.main, "ACDC": Dataset502_ACDC.main}
 
 
 @dataclass(frozen=True)
 class Roots:
-    """nnU-Net's root folders in ``root`` and the converters run on them."""
+    """nnU-Net's root folders in ``root``, and conversions into them."""
 
     root: Path
     monkeypatch: pytest.MonkeyPatch
@@ -42,11 +39,11 @@ class Roots:
         """Convert in this process, one worker; returns the raw data set's folder."""
         command = [f"convert_{kind}", "-i", str(folder), "-d", str(dataset_id), "-np", "1", *arguments]
         self.monkeypatch.setattr(sys, "argv", command)
-        MAIN[kind]()
+        MAIN_FUNCTIONS[kind]()
         return self.raw / f"Dataset{dataset_id:03d}_{kind}"
 
-    def refusal(self, kind: str, folder: Path, *arguments: str, dataset_id: int = 501) -> str:
-        """The text of the error that the conversion must end with; nothing may be left of it."""
+    def expect_error(self, kind: str, folder: Path, *arguments: str, dataset_id: int = 501) -> str:
+        """Text of the error of a conversion that must fail and must leave no partial files."""
         with pytest.raises(InputError) as caught:
             self.convert(kind, folder, *arguments, dataset_id=dataset_id)
         left = [path.name for path in self.raw.iterdir() if "partial" in path.name]
@@ -54,9 +51,9 @@ class Roots:
         return str(caught.value)
 
 
-def own_roots(root: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
-    """Empty root folders below ``root``, for this process."""
-    make_roots(root)
+def set_root_folders(root: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
+    """Create empty root folders in ``root`` and set the environment variables of this process."""
+    make_root_folders(root)
     monkeypatch.delenv("nnUNet_results", raising=False)
     for kind in ("raw", "preprocessed"):
         monkeypatch.setenv(f"nnUNet_{kind}", str(root / kind))
@@ -71,7 +68,7 @@ def command_line(kind: str, folder: Path, *arguments: str) -> list[str]:
 
 
 def run_command(kind: str, roots: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the console command to its end."""
+    """Run the console command and wait for it."""
     line = command_line(kind, folder, *arguments)
     return subprocess.run(line, env=environment(roots), capture_output=True, text=True, timeout=120)
 
@@ -82,19 +79,19 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, **folders, "OMP_NUM_THREADS": "1"}
 
 
-def make_roots(root: Path) -> Path:
+def make_root_folders(root: Path) -> Path:
     """Create the empty root folders."""
     for kind in ("raw", "preprocessed"):
         (root / kind).mkdir(parents=True)
     return root
 
 
-def read_back(file: Path) -> tuple[np.ndarray, list[float]]:
-    """Array (z, y, x) and spacing (z, y, x) in mm as the host reads them."""
+def read_with_nnunet(file: Path) -> tuple[np.ndarray, list[float]]:
+    """Array (z, y, x) and spacing (z, y, x) in mm, read with nnU-Net's reader."""
     array, properties = SimpleITKIO().read_images([str(file)])
     return array[0], [float(size) for size in properties["spacing"]]
 
 
-def names(folder: Path) -> list[str]:
+def file_names(folder: Path) -> list[str]:
     """File names in ``folder``, sorted; empty if it does not exist."""
     return sorted(path.name for path in folder.glob("*"))

@@ -1,6 +1,6 @@
-"""Unlabeled cases in worker processes: from raw files to the files that the host's loader reads.
+"""Preprocessing of unlabeled cases in worker processes: from raw files to the files of nnU-Net's dataset class.
 
-Limit: which cases are due, and what becomes of the outcomes, is decided in ``unlabeled``.
+Limit: ``preprocessing`` selects the cases and handles the results.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.intact import check_intact
-from nnunetv2_crossmatch.data.manifest import ENDINGS, CaseRecord, stamp
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
+from nnunetv2_crossmatch.data.manifest import ENDINGS, CaseRecord, file_info
 from nnunetv2_crossmatch.data.raw_cases import RawCase
-from nnunetv2_crossmatch.data.workers import follow_parent
+from nnunetv2_crossmatch.data.workers import exit_with_parent
 from nnunetv2_crossmatch.errors import InputError, Problem
 
 
 @dataclass(frozen=True)
-class Target:
-    """What to preprocess for: a data set, its plans file (name without ending) and one configuration in it."""
+class DatasetConfiguration:
+    """A data set, its plans file (name without ending) and one configuration of the plans."""
 
     dataset: str
     plans_identifier: str
@@ -47,17 +47,17 @@ class Target:
 
 @dataclass(frozen=True)
 class Job:
-    """One case for one target: written to ``scratch``, then moved to ``folder`` on the same file system."""
+    """One case to preprocess: written to ``scratch``, then moved to ``folder`` in the same file system."""
 
-    target: Target
+    target: DatasetConfiguration
     case: RawCase
     scratch: Path
     folder: Path
 
 
 @dataclass(frozen=True)
-class Host:
-    """The host's objects for a target, made once per process."""
+class NnunetObjects:
+    """nnU-Net's plans, configuration and dataset.json."""
 
     plans_manager: PlansManager
     configuration_manager: ConfigurationManager
@@ -65,100 +65,105 @@ class Host:
 
 
 @lru_cache
-def host_of(target: Target) -> Host:
-    """The host's objects for ``target``, read from its plans file."""
+def nnunet_objects(target: DatasetConfiguration) -> NnunetObjects:
+    """nnU-Net's objects for ``target``, read from its files once per process."""
     plans_manager = PlansManager(str(target.plans_file))
     dataset_json = load_json(str(target.plans_file.with_name("dataset.json")))
-    return Host(plans_manager, plans_manager.get_configuration(target.configuration), dataset_json)
+    return NnunetObjects(plans_manager, plans_manager.get_configuration(target.configuration), dataset_json)
 
 
 def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, CaseRecord | Problem]]:
-    """Outcome of :func:`prepare_case` for each job as it is done; as many are under way as there are processes.
+    """Result of :func:`preprocess_case` for each job, in the order in which they finish.
 
     Raises:
-        InputError: a worker process was killed; the cases that were under way are named.
-        OSError: nothing can be written any more.
+        InputError: a worker process was killed; the cases that it may have worked on are named.
+        OSError: the files cannot be written.
     """
     if not jobs:
         return
     processes = max(1, min(processes, len(jobs)))
-    under_way: dict[Future[CaseRecord | Problem], Job] = {}
+    running: dict[Future[CaseRecord | Problem], Job] = {}
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=start_worker) as pool:
+    with ProcessPoolExecutor(processes, mp_context=spawn, initializer=initialize_worker) as pool:
         try:
             for job in jobs:
-                under_way[pool.submit(prepare_case, job)] = job
-                if len(under_way) >= processes:
-                    yield from _done(under_way)
-            while under_way:
-                yield from _done(under_way)
+                running[pool.submit(preprocess_case, job)] = job
+                if len(running) >= processes:
+                    yield from _finished_jobs(running)
+            while running:
+                yield from _finished_jobs(running)
         except BrokenProcessPool as error:
-            names = " or ".join(sorted(job.case.identifier for job in under_way.values()))
+            names = " or ".join(sorted(job.case.identifier for job in running.values()))
             remedy = "run the command again, with a smaller -np if memory ran out; finished cases are kept"
             problem = Problem("worker process killed", jobs[0].folder, f"while it worked on {names}", remedy)
             raise InputError(problem) from error
 
 
-def _done(under_way: dict[Future[CaseRecord | Problem], Job]) -> Iterator[tuple[Job, CaseRecord | Problem]]:
-    """Outcomes that are there, after waiting for at least one; a finished job leaves ``under_way``."""
-    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-        outcome = future.result()
-        yield under_way.pop(future), outcome
+def _finished_jobs(running: dict[Future[CaseRecord | Problem], Job]) -> Iterator[tuple[Job, CaseRecord | Problem]]:
+    """Wait for at least one result; remove the finished jobs from ``running``."""
+    for future in wait(running, return_when=FIRST_COMPLETED).done:
+        result = future.result()
+        yield running.pop(future), result
 
 
-def start_worker() -> None:
-    """Set up a worker process: one thread for the sums, and an end when the parent is gone."""
+def initialize_worker() -> None:
+    """Initialize a worker process: one torch thread, exit with the parent."""
     torch.set_num_threads(1)
-    follow_parent()
+    exit_with_parent()
 
 
-def prepare_case(job: Job) -> CaseRecord | Problem:
-    """Preprocess a case and put its files into the job's folder, the file that makes it a listed case last.
+def preprocess_case(job: Job) -> CaseRecord | Problem:
+    """Preprocess a case and move its files to the job's folder; last the file by which nnU-Net lists cases.
 
     Returns:
-        The record for the manifest, or what is wrong with the raw files (then the folder is unchanged).
+        The record for the manifest, or the problem of the raw files (then the folder is unchanged).
 
     Raises:
         OSError: the files cannot be written (disk full, no permission).
     """
-    host, case = host_of(job.target), job.case
+    nnunet, case = nnunet_objects(job.target), job.case
     try:
-        sources = {file.name: stamp(file) for file in case.sources}
-        data, properties = read_checked(host, case)
+        sources = {file.name: file_info(file) for file in case.sources}
+        data, properties = read_and_check(nnunet, case)
     except InputError as error:
         return error.problems[0]
     except OSError as error:
         return Problem("image unreadable", error.filename, str(error.strerror), "replace or remove it")
-    preprocessor = host.configuration_manager.preprocessor_class(verbose=False)
+    preprocessor = nnunet.configuration_manager.preprocessor_class(verbose=False)
     data, seg, properties = preprocessor.run_case_npy(
-        data, None, properties, host.plans_manager, host.configuration_manager, host.dataset_json
+        data, None, properties, nnunet.plans_manager, nnunet.configuration_manager, nnunet.dataset_json
     )
-    properties["class_locations"] = no_class_locations(host.plans_manager.get_label_manager(host.dataset_json))
-    save_case(data, seg, properties, job.scratch / case.identifier, host.configuration_manager.patch_size)
+    properties["class_locations"] = empty_class_locations(nnunet.plans_manager.get_label_manager(nnunet.dataset_json))
+    save_case(data, seg, properties, job.scratch / case.identifier, nnunet.configuration_manager.patch_size)
     names = {ending: case.identifier + ending for ending in ENDINGS}
-    files = {ending: stamp(job.scratch / name) for ending, name in names.items()}
+    files = {ending: file_info(job.scratch / name) for ending, name in names.items()}
     for name in names.values():
-        folders.move_flushed(job.scratch / name, job.folder / name)
+        folders.flush_and_rename(job.scratch / name, job.folder / name)
     return CaseRecord(files, sources)
 
 
-def read_checked(host: Host, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]:
-    """Image (channels, z, y, x) float32 and properties as the plans' reader gives them, or a clean error.
+def read_and_check(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a case with the reader of the plans and check it.
+
+    Returns:
+        Image (channels, z, y, x) float32, and its properties.
 
     Raises:
-        InputError: a file is cut off or unreadable, channels are too few or many, voxels are not finite or all equal.
+        InputError: a file is damaged or unreadable, the number of channels is wrong, or voxels are not finite or equal.
     """
     for file in case.images:
-        check_intact(file)
-    said = io.StringIO()
+        check_file_integrity(file)
+    printed = io.StringIO()
     try:
-        with contextlib.redirect_stdout(said):
-            data, properties = host.plans_manager.image_reader_writer_class().read_images([str(f) for f in case.images])
-    except Exception as error:  # each reader has its own kinds; whatever it is, this file cannot be read
-        reasons = [line.strip() for line in (str(error) or said.getvalue()).splitlines() if line.strip()]
+        with contextlib.redirect_stdout(printed):
+            data, properties = nnunet.plans_manager.image_reader_writer_class().read_images(
+                [str(f) for f in case.images]
+            )
+    except Exception as error:  # readers raise errors of any type
+        reasons = [line.strip() for line in (str(error) or printed.getvalue()).splitlines() if line.strip()]
         detail = reasons[-1] if str(error) and reasons else (reasons or [type(error).__name__])[0]
         raise InputError(Problem("image unreadable", case.images[0], detail, "replace or remove it")) from error
-    _check_voxels(data, case, len(host.configuration_manager.normalization_schemes))
+    _check_voxels(data, case, len(nnunet.configuration_manager.normalization_schemes))
     return data, properties
 
 
@@ -177,8 +182,8 @@ def _check_voxels(data: np.ndarray, case: RawCase, channels: int) -> None:
         raise InputError(Problem("empty image", where, f"every voxel is {data.min():g}", "replace or remove it"))
 
 
-def no_class_locations(label_manager: LabelManager) -> dict[int | tuple[int, ...], list]:
-    """The entry that the host's loader reads for every case: each class or region, found nowhere."""
+def empty_class_locations(label_manager: LabelManager) -> dict[int | tuple[int, ...], list]:
+    """``class_locations`` of a case without labels: an empty list per class or region; nnU-Net's loader needs it."""
     classes = label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels
     keys = [tuple(entry) if isinstance(entry, list | tuple) else entry for entry in classes]
     if label_manager.has_ignore_label:
@@ -187,10 +192,11 @@ def no_class_locations(label_manager: LabelManager) -> dict[int | tuple[int, ...
 
 
 def save_case(data: np.ndarray, seg: np.ndarray, properties: dict[str, Any], stem: Path, patch_size: list[int]) -> None:
-    """Write ``stem`` + ``.b2nd``, ``_seg.b2nd``, ``.pkl`` with the host's dataset class, in blocks that fit the patch.
+    """Write ``stem`` + ``.b2nd``, ``_seg.b2nd``, ``.pkl`` with nnU-Net's dataset class, in blocks for the patch size.
 
-    The segmentation is the host's own for an image without labels (0 inside the nonzero box, -1 outside): the host's
-    augmentation masks by it where the plans normalise inside the mask only. As int8 it takes next to nothing.
+    The segmentation is nnU-Net's for an image without labels: 0 inside the nonzero region, -1 outside. nnU-Net's
+    augmentation masks with it if the plans normalise inside the nonzero region only. It is stored as int8 to save disk
+    space.
     """
     for ending in ENDINGS:
         stem.with_name(stem.name + ending).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Preprocessing of unlabeled cases: same voxels as the host, only what is due is done, the loader can read it."""
+"""Preprocessing of unlabeled cases: voxels equal nnU-Net's, up-to-date cases are kept, nnU-Net's loader reads them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_crossmatch.data.case_preprocessing import empty_class_locations
 from nnunetv2_crossmatch.data.manifest import ENDINGS, file_crc32, read_manifest
-from nnunetv2_crossmatch.data.raw_cases import RawCase, find_leaks, unlabeled_cases
-from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled
-from nnunetv2_crossmatch.data.unlabeled_case import no_class_locations
+from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, trainable_cases
+from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, leak_problems
 from nnunetv2_crossmatch.errors import InputError
 
 CASES = ["free_04", "free_05", "free_06", "free_07"]
@@ -38,7 +38,7 @@ def load(tiny: TinyDataset, configuration: str, case: str):
 
 
 def three_channels(tiny: TinyDataset) -> None:
-    """Describe the data set as one of three channels; its images stay as they are."""
+    """Set three channels in dataset.json and plans; the images are unchanged."""
     for file in (tiny.raw / "dataset.json", tiny.preprocessed / "dataset.json"):
         names = {str(channel): name for channel, name in enumerate("RGB")}
         file.write_text(json.dumps({**json.loads(file.read_text()), "channel_names": names}))
@@ -51,7 +51,7 @@ def three_channels(tiny: TinyDataset) -> None:
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_voxels_equal_the_hosts_run_case(tiny_prepared: TinyDataset, configuration: str) -> None:
+def test_voxels_equal_those_of_nnunets_run_case(tiny_prepared: TinyDataset, configuration: str) -> None:
     plans = plans_of(tiny_prepared)
     manager = plans.get_configuration(configuration)
     raw = tiny_prepared.raw / "imagesUn" / "free_04_0000.nii.gz"
@@ -63,7 +63,7 @@ def test_voxels_equal_the_hosts_run_case(tiny_prepared: TinyDataset, configurati
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
-def test_the_hosts_loader_draws_a_batch(tiny_prepared: TinyDataset, configuration: str) -> None:
+def test_nnunets_loader_makes_a_batch(tiny_prepared: TinyDataset, configuration: str) -> None:
     folder = str(folder_of(tiny_prepared, configuration))
     plans = plans_of(tiny_prepared)
     patch = plans.get_configuration(configuration).patch_size
@@ -76,25 +76,25 @@ def test_all_cases_are_ready_for_every_configuration(tiny_prepared: TinyDataset,
     for name, value in tiny_prepared.variables.items():
         monkeypatch.setenv(name, value)
     for configuration in CONFIGURATIONS:
-        assert prepared_cases(plans_of(tiny_prepared), configuration) == CASES
+        assert trainable_cases(plans_of(tiny_prepared), configuration) == CASES
 
 
 def test_cases_are_ready_without_raw_images(prepared_copy: TinyDataset) -> None:
     shutil.rmtree(prepared_copy.root / "raw")
-    assert prepared_cases(plans_of(prepared_copy), "2d") == CASES
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
-def test_it_is_known_whether_preprocessing_was_run(prepared_copy: TinyDataset) -> None:
+def test_is_preprocessed_needs_the_manifest(prepared_copy: TinyDataset) -> None:
     assert is_preprocessed(plans_of(prepared_copy), "2d")
     (prepared_copy.preprocessed / "nnUNetPlans_2d_unlabeled.json").unlink()
     assert not is_preprocessed(plans_of(prepared_copy), "2d")
 
 
-def test_segmentation_of_an_unlabeled_case_takes_next_to_nothing(tiny_prepared: TinyDataset) -> None:
+def test_segmentation_of_an_unlabeled_case_is_smaller_than_1000_bytes(tiny_prepared: TinyDataset) -> None:
     assert (folder_of(tiny_prepared) / "free_04_seg.b2nd").stat().st_size < 1000
 
 
-def test_manifest_states_size_and_checksum_of_every_file(tiny_prepared: TinyDataset) -> None:
+def test_manifest_contains_size_and_checksum_of_every_file(tiny_prepared: TinyDataset) -> None:
     folder = folder_of(tiny_prepared)
     manifest = read_manifest(folder.with_name(folder.name + ".json"), "")
     for case, record in manifest.cases.items():
@@ -104,16 +104,16 @@ def test_manifest_states_size_and_checksum_of_every_file(tiny_prepared: TinyData
             assert record.files[ending].crc32 == file_crc32(file)
 
 
-def test_second_run_touches_nothing(prepared_copy: TinyDataset) -> None:
+def test_second_run_writes_nothing(prepared_copy: TinyDataset) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in folder_of(prepared_copy).iterdir()}
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 1)
     assert {file.name: file.stat().st_mtime_ns for file in folder_of(prepared_copy).iterdir()} == before
 
 
-def test_copied_raw_images_with_new_times_are_not_stale(prepared_copy: TinyDataset) -> None:
+def test_copied_raw_images_with_new_times_are_up_to_date(prepared_copy: TinyDataset) -> None:
     for file in (prepared_copy.raw / "imagesUn").iterdir():
         os.utime(file, (1, 1))
-    assert prepared_cases(plans_of(prepared_copy), "2d") == CASES
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
 def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(prepared_copy: TinyDataset) -> None:
@@ -128,17 +128,17 @@ def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 2)
     after = {file.name: file.stat().st_ino for file in folder.iterdir() if file.name.endswith("7.b2nd")}
     assert after == {"free_07.b2nd": before["free_07.b2nd"]}
-    assert prepared_cases(plans_of(prepared_copy), "2d") == ["free_04", "free_05", "free_07", "free_08"]
+    assert trainable_cases(plans_of(prepared_copy), "2d") == ["free_04", "free_05", "free_07", "free_08"]
     assert not list(folder.glob("free_06*"))
 
 
-def test_a_different_patch_or_network_does_not_make_cases_stale(prepared_copy: TinyDataset) -> None:
+def test_cases_stay_up_to_date_with_another_patch_size_or_batch_size(prepared_copy: TinyDataset) -> None:
     plans = plans_of(prepared_copy)
     plans.plans["configurations"]["2d"].update(patch_size=[8, 8], batch_size=7)
-    assert prepared_cases(plans, "2d") == CASES
+    assert trainable_cases(plans, "2d") == CASES
 
 
-def test_cascade_stages_are_left_out_unless_asked_for(prepared_copy: TinyDataset, capsys) -> None:
+def test_cascade_stages_are_omitted_by_default(prepared_copy: TinyDataset, capsys) -> None:
     plans = json.loads(prepared_copy.plans_file.read_text())
     cascade = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres", "data_identifier": "other"}
     plans["configurations"]["3d_cascade_fullres"] = cascade
@@ -155,19 +155,19 @@ def test_configurations_that_share_their_data_are_preprocessed_once(prepared_cop
     assert "2d_small" not in capsys.readouterr().out
 
 
-def test_labels_are_found_nowhere_also_with_an_ignore_label(tiny_dataset: TinyDataset) -> None:
+def test_class_locations_are_empty_with_an_ignore_label(tiny_dataset: TinyDataset) -> None:
     description = {"labels": {"background": 0, "blob": 1, "ignore": 2}}
-    locations = no_class_locations(plans_of(tiny_dataset).get_label_manager(description))
+    locations = empty_class_locations(plans_of(tiny_dataset).get_label_manager(description))
     assert locations == {1: [], (-1, 0, 1): []}
 
 
-def test_regions_are_found_nowhere(tiny_dataset: TinyDataset) -> None:
+def test_class_locations_of_regions_are_empty(tiny_dataset: TinyDataset) -> None:
     description = {"labels": {"background": 0, "all": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
-    assert no_class_locations(plans_of(tiny_dataset).get_label_manager(description)) == {(1, 2): [], 2: []}
+    assert empty_class_locations(plans_of(tiny_dataset).get_label_manager(description)) == {(1, 2): [], 2: []}
 
 
-def test_channels_lie_in_one_file_where_those_of_the_labeled_cases_do(tiny_copy: TinyDataset) -> None:
-    """As colour images of the host's natural-image reader and its 4d volumes do."""
+def test_one_file_may_contain_all_channels_if_the_labeled_files_do(tiny_copy: TinyDataset) -> None:
+    """As colour images and 4d volumes do."""
     three_channels(tiny_copy)
     for seed, file in enumerate(sorted([*tiny_copy.raw.glob("images[TU][rn]/*")])):
         write_volume(np.stack([blob_case(seed)[0], *np.random.default_rng(seed).normal(size=(2, *SHAPE_ZYX))]), file)
@@ -178,27 +178,30 @@ def test_channels_lie_in_one_file_where_those_of_the_labeled_cases_do(tiny_copy:
 def test_spacing_file_of_an_image_belongs_to_its_case(tmp_path: Path) -> None:
     for name in ("a_0000.tif", "a.json", "b.c_0000.tif", "b.c.json"):
         (tmp_path / name).touch()
-    assert [file.name for file in unlabeled_cases(tmp_path, ".tif", {1})["b.c"].sources] == ["b.c_0000.tif", "b.c.json"]
+    assert [file.name for file in find_unlabeled_cases(tmp_path, ".tif", {1})["b.c"].sources] == [
+        "b.c_0000.tif",
+        "b.c.json",
+    ]
 
 
 def test_hidden_files_are_no_images(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").touch()
     (tmp_path / "a_0000.nrrd").touch()
-    assert list(unlabeled_cases(tmp_path, ".nrrd", {1})) == ["a"]
+    assert list(find_unlabeled_cases(tmp_path, ".nrrd", {1})) == ["a"]
 
 
-def test_checksums_are_taken_only_of_files_of_equal_size(tmp_path: Path) -> None:
-    asked: list[str] = []
+def test_checksums_are_computed_for_files_of_equal_size_only(tmp_path: Path) -> None:
+    read_files: list[str] = []
 
     def crc(file: Path) -> int:
-        asked.append(file.name)
+        read_files.append(file.name)
         return file_crc32(file)
 
-    for name, content in (("a", b"x"), ("b", b"yy"), ("held", b"zz")):
+    for name, content in (("a", b"x"), ("b", b"yy"), ("test", b"zz")):
         (tmp_path / name).write_bytes(content)
     cases = [RawCase(name, (tmp_path / name,)) for name in "ab"]
-    assert find_leaks(cases, {"held": [tmp_path / "held"]}, crc, crc) == []
-    assert asked == ["held", "b"]
+    assert leak_problems(cases, {"test": [tmp_path / "test"]}, crc, crc) == []
+    assert read_files == ["test", "b"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ def test_a_broken_manifest_is_a_clean_error(tmp_path: Path, content: bytes) -> N
         read_manifest(tmp_path / "manifest.json", "do it again")
 
 
-def test_a_broken_manifest_is_mended_by_another_run(prepared_copy: TinyDataset) -> None:
+def test_another_run_replaces_a_broken_manifest(prepared_copy: TinyDataset) -> None:
     (prepared_copy.preprocessed / "nnUNetPlans_2d_unlabeled.json").write_text("{")
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 2)
-    assert prepared_cases(plans_of(prepared_copy), "2d") == CASES
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES

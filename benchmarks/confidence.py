@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
 from nnunetv2_crossmatch.evaluation.evaluate import find_dataset_json, pair_files
-from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, labels, read_both, read_label_scheme, reader_for
+from nnunetv2_crossmatch.evaluation.segmentations import (
+    LabelScheme,
+    checked_labels,
+    find_reader,
+    read_label_scheme,
+    read_prediction_and_reference,
+)
 
 COLUMNS = ("tau", "class", "kept", "right", "size")
 
@@ -77,12 +83,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
     scheme = read_label_scheme(find_dataset_json(args.reference, args.predictions))
-    files = pair_files(args.reference, args.predictions, scheme.file_ending).files
-    reader = reader_for(scheme, next(iter(files.values()))[1])
+    files = pair_files(args.reference, args.predictions, scheme.file_ending).pairs
+    reader = find_reader(scheme, next(iter(files.values()))[1])
     total, problems = 0, []
     for prediction, reference in files.values():
-        _, truth = read_both(prediction, reference, reader)
-        known = labels(truth.voxels, reference, scheme.values(with_ignore=True), problems)
+        _, truth = read_prediction_and_reference(prediction, reference, reader)
+        known = checked_labels(truth.voxels, reference, scheme.values(with_ignore=True), problems)
         raise_if_any(problems)
         counted = known != (-1 if scheme.ignore is None else scheme.ignore)
         total = total + counts(read_probabilities(prediction, scheme)[:, counted], known[counted], args.tau)

@@ -21,11 +21,11 @@ from nnunetv2_crossmatch.demo import run as demo
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.methods.settings import Settings, settings_from_name
 
-SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
+SIZE = replace(demo.FULL_SIZE, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1
 
 
-def variants(size: demo.Size, seed: int, tokens: list[str]) -> dict[str, str]:
+def variants(size: demo.DemoSize, seed: int, tokens: list[str]) -> dict[str, str]:
     """Name to trainer: the supervised control (the host's step, same seed), CrossMatch with each of the token lists."""
     run = Settings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
     changed = {f"CrossMatch {t}".strip(): f"{run.trainer_name}_{t}".rstrip("_") for t in tokens}
@@ -46,15 +46,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the scores there")
     parser.add_argument("--quick", action="store_true", help="smoke run of two steps on tiny volumes: means nothing")
     args = parser.parse_args()
-    size = demo.QUICK if args.quick else SIZE
+    size = demo.QUICK_SIZE if args.quick else SIZE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for tokens in args.settings:
         settings_from_name(f"nnUNetTrainerCrossMatch_{tokens}".rstrip("_"))
     runs = {seed: variants(size, seed, args.settings) for seed in args.seeds}
     stages = Stages(
-        5 + 3 * sum(map(len, runs.values())), args.folder.resolve(), demo.environment(args.folder.resolve(), device)
+        5 + 3 * sum(map(len, runs.values())),
+        args.folder.resolve(),
+        demo.make_environment(args.folder.resolve(), device),
     )
-    demo.prepare(stages, size, DATA_SEED)
+    demo.prepare_dataset(stages, size, DATA_SEED)
     results: dict[str, dict[int, dict]] = {}
     for seed, trainers in runs.items():
         for name, trainer in trainers.items():

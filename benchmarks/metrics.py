@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.evaluation.metrics import border, bounding_box, hd95_and_asd, measure
+from nnunetv2_crossmatch.evaluation.metrics import border_mask, bounding_box, compute_measures, hd95_and_asd
 
 DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 SCAN = (640, 640, 88)
@@ -85,14 +85,14 @@ def with_medpy(prediction: Mask, reference: Mask, spacing_mm: Numbers | None = N
 def with_distance_transform(prediction: Mask, reference: Mask) -> tuple[float, float]:
     """95HD and ASD from two distance transforms of the box: what the k-d tree is chosen over."""
     box = bounding_box(prediction | reference)
-    first, second = border(prediction[box]), border(reference[box])
+    first, second = border_mask(prediction[box]), border_mask(reference[box])
     to_reference = ndimage.distance_transform_edt(~second)[first]
     return hd95_and_asd(to_reference, ndimage.distance_transform_edt(~first)[second])
 
 
 def deviation(prediction: Mask, reference: Mask, spacing_mm: Numbers) -> float:
     """Largest absolute difference to MedPy over all six measures."""
-    found = measure(prediction, reference, spacing_mm)
+    found = compute_measures(prediction, reference, spacing_mm)
     ours = found.dice, found.jaccard, found.hd95_voxel, found.asd_voxel, found.hd95_mm, found.asd_mm
     return float(np.abs(np.subtract(ours, with_medpy(prediction, reference, spacing_mm))).max())
 
@@ -135,7 +135,7 @@ def print_times(data: Path, repeats: int) -> None:
     for name, prediction, reference in pairs(data):
         medpy = median_ms(lambda p=prediction, r=reference: with_medpy(p, r), repeats)
         transform = median_ms(lambda p=prediction, r=reference: with_distance_transform(p, r), repeats)
-        ours = median_ms(lambda p=prediction, r=reference: measure(p, r, LA_SPACING_MM), repeats)
+        ours = median_ms(lambda p=prediction, r=reference: compute_measures(p, r, LA_SPACING_MM), repeats)
         print(f"{name:28}{medpy:10.0f}{transform:14.0f}{ours:10.0f}{medpy / ours:13.0f}x", flush=True)
     print(f"medians of {repeats}; MedPy: dc, jc, hd95, asd in voxels; transform: distances; ours: all, voxels and mm")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunetv2_crossmatch.cli import check, readiness
-from nnunetv2_crossmatch.cli.readiness import NOTE, OK, WRONG, Finding
+from nnunetv2_crossmatch.cli import check, environment_checks
+from nnunetv2_crossmatch.cli.environment_checks import NOTE, OK, WRONG, CheckResult
 from tests.conftest import TinyDataset
 
 Usage = namedtuple("Usage", "total used free")
@@ -36,8 +36,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
 
 
-def by_name(findings: object) -> dict[str, Finding]:
-    return {finding.what: finding for finding in findings}  # type: ignore[attr-defined]
+def by_name(results: object) -> dict[str, CheckResult]:
+    return {result.what: result for result in results}  # type: ignore[attr-defined]
 
 
 def test_a_prepared_data_set_passes(prepared_copy: TinyDataset, run):
@@ -46,7 +46,7 @@ def test_a_prepared_data_set_passes(prepared_copy: TinyDataset, run):
     assert "unlabeled cases, 3d_fullres: 4" in output
 
 
-@pytest.mark.parametrize("variable", readiness.VARIABLES)
+@pytest.mark.parametrize("variable", environment_checks.FOLDER_VARIABLES)
 def test_an_unset_variable_is_told_once_with_its_export_line(variable: str, prepared_copy, run, monkeypatch):
     monkeypatch.delenv(variable)
     code, output = run("-d", str(prepared_copy.id))
@@ -64,47 +64,49 @@ def test_a_wrong_door_is_told_with_its_export_line(value: str, tiny_copy, run, m
 
 def test_our_door_may_stand_among_others(tiny_copy, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", f"/elsewhere{os.pathsep}{os.environ['nnUNet_extTrainer']}")
-    assert readiness.check_door().state == OK
+    assert environment_checks.check_trainers_folder().state == OK
 
 
 def test_torch_2_9_is_wrong(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
-    assert by_name(readiness.check_versions())["torch"].fix == 'pip install "torch!=2.9.*"'
+    assert by_name(environment_checks.check_versions())["torch"].fix == 'pip install "torch!=2.9.*"'
 
 
 def test_another_host_version_is_wrong(monkeypatch):
-    monkeypatch.setattr(readiness, "version", lambda name: "2.7.0")
-    assert by_name(readiness.check_versions())["nnU-Net"].state == WRONG
+    monkeypatch.setattr(environment_checks, "version", lambda name: "2.7.0")
+    assert by_name(environment_checks.check_versions())["nnU-Net"].state == WRONG
 
 
 def test_no_gpu_is_worth_a_note_only(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [finding.state for finding in readiness.check_device()] == [NOTE]
+    assert [result.state for result in environment_checks.check_device()] == [NOTE]
 
 
 def test_compiling_without_compiler_is_wrong(gpu, monkeypatch):
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    monkeypatch.setattr(readiness.shutil, "which", lambda name: None)
-    assert by_name(readiness.check_device())["torch.compile"].fix == "export nnUNet_compile=f"
+    monkeypatch.setattr(environment_checks.shutil, "which", lambda name: None)
+    assert by_name(environment_checks.check_device())["torch.compile"].fix == "export nnUNet_compile=f"
 
 
 def test_no_compiler_is_needed_where_compiling_is_off(gpu, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "f")
-    monkeypatch.setattr(readiness.shutil, "which", lambda name: None)
-    assert by_name(readiness.check_device())["torch.compile"].state == OK
+    monkeypatch.setattr(environment_checks.shutil, "which", lambda name: None)
+    assert by_name(environment_checks.check_device())["torch.compile"].state == OK
 
 
 @pytest.mark.parametrize(("free", "state"), [(100, OK), (5, NOTE), (0.2, WRONG)])
 def test_disk_space_decides(free: float, state: str, tiny_copy, monkeypatch):
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: Usage(0, 0, free * readiness.GIB))
-    assert by_name(readiness.check_roots())["disk of nnUNet_results"].state == state
+    monkeypatch.setattr(
+        environment_checks.shutil, "disk_usage", lambda path: Usage(0, 0, free * environment_checks.GIB)
+    )
+    assert by_name(environment_checks.check_data_folders())["disk of nnUNet_results"].state == state
 
 
 @pytest.mark.parametrize(("workers", "state"), [("2", WRONG), ("0", OK)])
 def test_little_shared_memory_is_wrong_where_workers_need_it(workers: str, state: str, monkeypatch):
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: Usage(0, 0, 64 * 1024**2))
+    monkeypatch.setattr(environment_checks.shutil, "disk_usage", lambda path: Usage(0, 0, 64 * 1024**2))
     monkeypatch.setenv("nnUNet_n_proc_DA", workers)
-    assert by_name(readiness.check_workers())["shared memory"].state == state
+    assert by_name(environment_checks.check_workers())["shared memory"].state == state
 
 
 @pytest.mark.parametrize(("variable", "state"), [("nnUNet_results", WRONG), ("nnUNet_raw", NOTE)])
@@ -112,8 +114,8 @@ def test_a_read_only_folder_is_wrong_where_training_writes(variable: str, state:
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(readiness.tempfile, "TemporaryFile", refused)
-    assert by_name(readiness.check_roots())[variable].state == state
+    monkeypatch.setattr(environment_checks.tempfile, "TemporaryFile", refused)
+    assert by_name(environment_checks.check_data_folders())[variable].state == state
 
 
 def test_an_unknown_data_set_is_wrong(tiny_copy, run):

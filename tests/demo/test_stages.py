@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_crossmatch.demo import stages
-from nnunetv2_crossmatch.demo.stages import Stages, progress
+from nnunetv2_crossmatch.demo.stages import Stages, parse_progress
 from nnunetv2_crossmatch.errors import InputError
 
 sleep = time.sleep  # the real one, where a test replaces it
@@ -84,7 +84,7 @@ def gone(process: int) -> bool:
     ],
 )
 def test_progress_is_read_from_the_output(output: str, epochs: int | None, shown: str):
-    assert progress(output, epochs) == shown
+    assert parse_progress(output, epochs) == shown
 
 
 def test_a_terminal_shows_progress_in_place(two: Stages, monkeypatch, capsys):
@@ -94,6 +94,6 @@ def test_a_terminal_shows_progress_in_place(two: Stages, monkeypatch, capsys):
 
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(two: Stages, monkeypatch, capsys):
-    monkeypatch.setattr(stages, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(stages, "PRINT_INTERVAL_SECONDS", 0)
     two.run("sh", "-c", "echo 'Epoch 1'; sleep 0.8", epochs=3)
     assert "\n         epoch 2 of 3  0:00\n" in capsys.readouterr().out

@@ -181,5 +181,5 @@ def test_impossible_numbers_are_refused(
 def test_a_case_without_prediction_voxels_is_never_zero_millimetres(folders: tuple[Path, Path]) -> None:
     write(folders[1] / "b.nii.gz", 0 * ball())
     scores = evaluate_folder(*folders)
-    assert np.isnan(scores.of("body", "hd95_mm")[1])
+    assert np.isnan(scores.per_case("body", "hd95_mm")[1])
     assert scores.summary()["body"]["hd95_mm"].undefined == 1

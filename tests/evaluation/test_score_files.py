@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.evaluation.score_files import as_markdown, as_text, case_table, terminal, write_scores
+from nnunetv2_crossmatch.evaluation.score_files import (
+    format_for_terminal,
+    format_markdown_table,
+    format_text_table,
+    make_case_table,
+    write_scores,
+)
 from nnunetv2_crossmatch.evaluation.scores import Scores
 
 NAN = float("nan")
@@ -24,7 +30,7 @@ def example(**more: object) -> Scores:
 
 
 def test_the_table_is_aligned() -> None:
-    assert as_text(case_table(example())).splitlines()[2:] == [
+    assert format_text_table(make_case_table(example())).splitlines()[2:] == [
         "case  class    Dice  95HD voxel             empty",
         "----  -----  ------  ----------  ----------------",
         "p1    RV     0.9123        5.00",
@@ -35,26 +41,26 @@ def test_the_table_is_aligned() -> None:
 
 
 def test_markdown_has_one_line_per_case_and_class() -> None:
-    rows = [line for line in as_markdown(case_table(example())).splitlines() if line.startswith("| p")]
+    rows = [line for line in format_markdown_table(make_case_table(example())).splitlines() if line.startswith("| p")]
     assert len(rows) == 4
     assert rows[0].startswith("| p1 | RV | 0.9123 | 5.00 |")
 
 
 def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
-    table = case_table(example(), limit=2)
+    table = make_case_table(example(), limit=2)
     assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
     assert "scores.csv" in table.title
 
 
 def test_empty_masks_missing_and_extra_cases_stand_below_the_table() -> None:
-    text = terminal(example(missing=("p3",), extra=("p9",)))
+    text = format_for_terminal(example(missing=("p3",), extra=("p9",)))
     assert "Empty masks of LV: 1 x prediction, 1 x both." in text
     assert "no prediction (1): p3." in text
     assert "no reference (1): p9." in text
 
 
 def test_the_published_convention_is_named() -> None:
-    assert "Published convention" in terminal(example(literature=True))
+    assert "Published convention" in format_for_terminal(example(literature=True))
 
 
 def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_crossmatch.evaluation.scores import Scores, compare, interval, paired, summarize, wilcoxon_p
+from nnunetv2_crossmatch.evaluation.scores import (
+    Scores,
+    bootstrap_interval,
+    compare_scores,
+    paired_difference,
+    summarize,
+    wilcoxon_p_value,
+)
 
 NAN = float("nan")
 
@@ -40,25 +47,25 @@ def test_no_defined_case_gives_nan_without_a_warning(recwarn: pytest.WarningsRec
 
 
 def test_the_interval_of_equal_values_is_that_value() -> None:
-    assert interval(np.array([0.7, 0.7, 0.7])) == (0.7, 0.7)
+    assert bootstrap_interval(np.array([0.7, 0.7, 0.7])) == (0.7, 0.7)
 
 
 def test_the_interval_is_the_same_in_every_run_and_holds_the_mean() -> None:
     values = np.random.default_rng(3).gamma(2, size=20)
-    low, high = interval(values)
-    assert (low, high) == interval(values)
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
     assert low < values.mean() < high
 
 
 def test_the_interval_of_many_normal_values_is_close_to_the_t_interval() -> None:
     values = np.random.default_rng(4).normal(10, 2, 200)
     expected = stats.t.interval(0.95, 199, values.mean(), stats.sem(values))
-    assert interval(values) == pytest.approx(expected, abs=0.03)
+    assert bootstrap_interval(values) == pytest.approx(expected, abs=0.03)
 
 
 def test_the_mean_over_classes_is_taken_within_each_case() -> None:
     scores = make([[0.2, 0.4], [0.6, NAN], [NAN, NAN]])
-    np.testing.assert_allclose(scores.of("foreground_mean", "dice"), [0.3, 0.6, NAN])
+    np.testing.assert_allclose(scores.per_case("foreground_mean", "dice"), [0.3, 0.6, NAN])
 
 
 def test_a_single_class_has_no_mean_over_classes() -> None:
@@ -67,29 +74,29 @@ def test_a_single_class_has_no_mean_over_classes() -> None:
 
 def test_empty_masks_are_counted_by_which_one_is_empty() -> None:
     scores = make([[NAN], [0], [0], [1]], [[[0, 0]], [[0, 9]], [[9, 0]], [[9, 9]]], classes=("A",))
-    assert scores.empty_counts() == {"A": {"prediction": 1, "reference": 1, "both": 1}}
-    assert [scores.empty(case, 0) for case in range(4)] == ["both", "prediction", "reference", ""]
+    assert scores.empty_mask_counts() == {"A": {"prediction": 1, "reference": 1, "both": 1}}
+    assert [scores.empty_mask(case, 0) for case in range(4)] == ["both", "prediction", "reference", ""]
 
 
 def test_the_paired_difference_uses_the_cases_that_both_define() -> None:
-    difference = paired(np.array([1.0, 2.0, NAN, 5.0]), np.array([0.0, NAN, 1.0, 2.0]))
+    difference = paired_difference(np.array([1.0, 2.0, NAN, 5.0]), np.array([0.0, NAN, 1.0, 2.0]))
     assert (difference.pairs, difference.mean) == (2, 2)
 
 
 def test_the_p_value_is_wilcoxons() -> None:
     first, second = np.random.default_rng(5).normal(size=(2, 12))
-    assert paired(first, second).p_value == stats.wilcoxon(first, second).pvalue
+    assert paired_difference(first, second).p_value == stats.wilcoxon(first, second).pvalue
 
 
 def test_the_p_value_of_equal_scores_is_one_and_of_no_scores_nan() -> None:
-    assert wilcoxon_p(np.zeros(5)) == 1
-    assert math.isnan(wilcoxon_p(np.array([])))
+    assert wilcoxon_p_value(np.zeros(5)) == 1
+    assert math.isnan(wilcoxon_p_value(np.array([])))
 
 
 def test_compare_matches_cases_by_name() -> None:
     first = make([[0.9], [0.5]], classes=("A",))
     second = Scores(("case1", "other"), ("A",), ("dice",), np.array([[[0.2]], [[0.0]]]), np.ones((2, 1, 2), int))
-    difference = compare(first, second)["A"]["dice"]
+    difference = compare_scores(first, second)["A"]["dice"]
     assert difference.pairs == 1
     assert difference.mean == pytest.approx(0.3)
 
@@ -97,7 +104,7 @@ def test_compare_matches_cases_by_name() -> None:
 def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() -> None:
     """The first one misses the difficult class B everywhere, which must not make it better on the whole."""
     first, second = make([[0.5, NAN], [0.7, NAN], [0.6, 0.1]]), make([[0.5, 0.1], [0.7, 0.2], [0.6, 0.1]])
-    differences = compare(first, second)
+    differences = compare_scores(first, second)
     assert differences["foreground_mean"]["dice"].pairs == 3
     assert differences["foreground_mean"]["dice"].mean == 0
     assert differences["B"]["dice"].pairs == 1
@@ -105,4 +112,4 @@ def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() 
 
 def test_scores_of_different_classes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same classes"):
-        compare(make([[1.0]], classes=("A",)), make([[1.0]], classes=("B",)))
+        compare_scores(make([[1.0]], classes=("A",)), make([[1.0]], classes=("B",)))

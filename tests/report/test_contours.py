@@ -8,15 +8,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunetv2_crossmatch.report.contours import (
-    CasePicture,
+    CaseVolumes,
     choose_slices,
     draw_cases,
-    draw_curves,
     draw_slice,
-    gray_window,
-    outline,
+    label_contours,
+    percentile_window,
     worst_slice,
 )
+from nnunetv2_crossmatch.training.progress import draw_curves
 
 SHAPE = (12, 20, 30)
 
@@ -27,13 +27,13 @@ def box(low: int, high: int, value: int = 1) -> np.ndarray:
     return labels
 
 
-def case(**changes: object) -> CasePicture:
+def case(**changes: object) -> CaseVolumes:
     image = np.random.default_rng(0).normal(size=SHAPE)
     values = {"title": "case", "image": image, "reference": box(2, 9), "predictions": {"a": box(3, 10)}, **changes}
-    return CasePicture(**values)
+    return CaseVolumes(**values)
 
 
-def contours(picture: CasePicture, index: int) -> int:
+def contours(picture: CaseVolumes, index: int) -> int:
     axes = Figure().subplots()
     draw_slice(axes, picture, index)
     return len(axes.collections)
@@ -72,11 +72,11 @@ def test_slices_of_an_empty_case_spread_over_the_volume():
 
 def test_the_window_ignores_what_is_not_finite():
     image = np.array([[np.nan, *range(101), np.inf]])
-    assert gray_window(image) == pytest.approx((1.0, 99.5))
+    assert percentile_window(image) == pytest.approx((1.0, 99.5))
 
 
 def test_a_constant_image_has_a_window():
-    low, high = gray_window(np.ones(SHAPE))
+    low, high = percentile_window(np.ones(SHAPE))
     assert high > low
 
 
@@ -139,16 +139,16 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
 def test_an_outline_runs_halfway_between_the_pixels():
     labels = np.zeros((6, 8), np.uint8)
     labels[2:4, 3:6] = 1
-    (line,) = outline(labels, 1)
+    (line,) = label_contours(labels, 1)
     assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([2.5, 1.5], [5.5, 3.5])
 
 
 def test_a_mask_at_the_edge_has_a_closed_outline():
-    (line,) = outline(np.ones((4, 4), np.uint8), 1)
+    (line,) = label_contours(np.ones((4, 4), np.uint8), 1)
     np.testing.assert_array_equal(line[0], line[-1])
 
 
 def test_a_border_of_two_labels_is_drawn_once():
     labels = np.repeat(np.array([[1, 2]], np.uint8), 20, axis=1).repeat(20, axis=0)
-    common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in outline(labels, value)]
+    common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in label_contours(labels, value)]
     assert sum(count >= 20 for count in common) == 1

@@ -17,8 +17,14 @@ from PIL import Image
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.segmentations import read_label_scheme
-from nnunetv2_crossmatch.report.build import Request, named_predictions, write_report
-from nnunetv2_crossmatch.report.case_pictures import Sources, draw_tile, read_case, reader_of, viewer_commands
+from nnunetv2_crossmatch.report.build import ReportRequest, prediction_names, write_report
+from nnunetv2_crossmatch.report.case_pictures import (
+    CaseFiles,
+    case_reader,
+    draw_slice_picture,
+    read_case,
+    viewer_commands,
+)
 from tests.segmentation_folders import ball, three_cases, write, write_dataset_json
 from tests.trained import write_model
 
@@ -63,8 +69,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def request(root: Path, **changes: object) -> Request:
-    return Request(root / "Dataset001_Balls" / "labelsTs", root / "predictions", processes=1, **changes)
+def request(root: Path, **changes: object) -> ReportRequest:
+    return ReportRequest(root / "Dataset001_Balls" / "labelsTs", root / "predictions", processes=1, **changes)
 
 
 def write_images(root: Path, cases: str = "abc") -> Path:
@@ -74,7 +80,7 @@ def write_images(root: Path, cases: str = "abc") -> Path:
     return root / "images"
 
 
-def page(of: Request, output: Path) -> Page:
+def page(of: ReportRequest, output: Path) -> Page:
     write_report(of, output)
     return Page(output.read_text(encoding="utf-8"))
 
@@ -196,10 +202,10 @@ def test_colour_images_are_shown_in_colour(tmp_path):
     blue[2:-2, 2:-2, 2] = 200
     Image.fromarray(blue).save(tmp_path / "images" / "a_0000.png")
     scheme = read_label_scheme(write_dataset_json(tmp_path, file_ending=".png"))
-    sources = Sources(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
-    picture = read_case("a", sources, reader_of(sources, "a"))
+    sources = CaseFiles(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
+    picture = read_case("a", sources, case_reader(sources, "a"))
     assert picture.image.shape == (1, *blue.shape)
-    tile = base64.b64decode(draw_tile(picture, 0).split(",")[1])
+    tile = base64.b64decode(draw_slice_picture(picture, 0).split(",")[1])
     red, _, seen_blue = np.asarray(Image.open(io.BytesIO(tile)).convert("RGB")).mean((0, 1))
     assert seen_blue > 2 * red
 
@@ -269,19 +275,19 @@ def test_a_failed_run_leaves_the_report_of_before(tmp_path):
 
 def test_predictions_are_called_by_what_differs_in_their_paths(tmp_path):
     folders = tmp_path / "crossmatch" / "preds", tmp_path / "supervised" / "preds"
-    assert list(named_predictions(*folders)) == ["crossmatch/preds", "supervised/preds"]
+    assert list(prediction_names(*folders)) == ["crossmatch/preds", "supervised/preds"]
 
 
 def test_a_folder_is_not_compared_with_itself(tmp_path):
     with pytest.raises(InputError, match="same folder"):
-        named_predictions(tmp_path, tmp_path / "x" / "..")
+        prediction_names(tmp_path, tmp_path / "x" / "..")
 
 
 def test_viewer_commands_survive_spaces(tmp_path):
     three_cases(tmp_path)
     scheme = read_label_scheme(tmp_path / "Dataset001_Balls" / "dataset.json")
     folder = tmp_path / "my data"
-    commands = viewer_commands("a", Sources(folder, {"p": folder}, folder, scheme))
+    commands = viewer_commands("a", CaseFiles(folder, {"p": folder}, folder, scheme))
     assert shlex.split(commands["ITK-SNAP 4"])[2] == str(folder / "a_0000.nii.gz")
     assert len(shlex.split(commands["3D Slicer"])) == 3
 

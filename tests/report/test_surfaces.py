@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from nnunetv2_crossmatch.report.surfaces import compared_surfaces, draw_surfaces
+from nnunetv2_crossmatch.report.surfaces import draw_surfaces, extract_surfaces
 from tests.segmentation_folders import ball
 
 SPACING = (2.0, 1.0, 1.0)
@@ -19,32 +19,32 @@ def large() -> np.ndarray:
 
 
 def test_equal_masks_are_at_distance_0():
-    for surface in compared_surfaces(small(), small(), SPACING):
+    for surface in extract_surfaces(small(), small(), SPACING):
         assert np.abs(surface.error_mm).max() < 1e-4
 
 
 def test_a_prediction_that_is_too_large_is_positive_on_both_surfaces():
-    for surface in compared_surfaces(small(), large(), (1, 1, 1)):
+    for surface in extract_surfaces(small(), large(), (1, 1, 1)):
         assert surface.error_mm.mean() == pytest.approx(3, abs=0.3)
 
 
 def test_a_prediction_that_is_too_small_is_negative_on_both_surfaces():
-    for surface in compared_surfaces(large(), small(), (1, 1, 1)):
+    for surface in extract_surfaces(large(), small(), (1, 1, 1)):
         assert surface.error_mm.mean() == pytest.approx(-3, abs=0.3)
 
 
 def test_distances_are_in_mm():
-    doubled = compared_surfaces(small(), large(), (2, 2, 2))[0]
+    doubled = extract_surfaces(small(), large(), (2, 2, 2))[0]
     assert doubled.error_mm.mean() == pytest.approx(6, abs=0.6)
 
 
 def test_a_surface_has_the_size_of_its_mask_in_mm():
-    surface, _ = compared_surfaces(large(), small(), SPACING)
+    surface, _ = extract_surfaces(large(), small(), SPACING)
     np.testing.assert_allclose(np.ptp(surface.vertices_mm, axis=0), (38, 19, 19), atol=3)
 
 
 def test_normals_point_outward():
-    surface, _ = compared_surfaces(large(), small(), (1, 1, 1))
+    surface, _ = extract_surfaces(large(), small(), (1, 1, 1))
     from_middle = surface.vertices_mm - surface.vertices_mm.mean(axis=0)
     assert ((from_middle * surface.normals).sum(axis=1) > 0).all()
 
@@ -52,18 +52,18 @@ def test_normals_point_outward():
 def test_a_mask_of_one_voxel_has_a_surface():
     voxel = np.zeros((20, 32, 32), bool)
     voxel[4, 4, 4] = True
-    surface, _ = compared_surfaces(voxel, large(), SPACING)
+    surface, _ = extract_surfaces(voxel, large(), SPACING)
     assert len(surface.faces)
 
 
 def test_a_mask_at_the_edge_of_the_image_has_a_closed_surface():
-    surface, _ = compared_surfaces(np.ones((6, 8, 8), bool), np.ones((6, 8, 8), bool), SPACING)
+    surface, _ = extract_surfaces(np.ones((6, 8, 8), bool), np.ones((6, 8, 8), bool), SPACING)
     edges = np.sort(np.concatenate([surface.faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])]), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
 def test_an_empty_mask_has_no_surface_and_the_other_no_distance():
-    reference, prediction = compared_surfaces(small(), np.zeros_like(small()), SPACING)
+    reference, prediction = extract_surfaces(small(), np.zeros_like(small()), SPACING)
     assert prediction is None
     assert np.isnan(reference.error_mm).all()
 

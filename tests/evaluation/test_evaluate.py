@@ -1,4 +1,4 @@
-"""evaluation and its command: folders of the host's format against each other."""
+"""``evaluate`` and its command: scores of folders in nnU-Net's format."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return three_cases(tmp_path)
 
 
-def one_case(root: Path, reference: np.ndarray, predicted: np.ndarray, labels: dict, **header: object) -> tuple:
+def write_one_case(root: Path, reference: np.ndarray, predicted: np.ndarray, labels: dict, **header: object) -> tuple:
     write(root / "data" / "labelsTs" / "a.nii.gz", reference, **header)
     write(root / "predictions" / "a.nii.gz", predicted, **header)
     write_dataset_json(root / "data", labels)
     return root / "data" / "labelsTs", root / "predictions"
 
 
-def record(folder: Path, **nominal: bool) -> None:
+def write_conversion_record(folder: Path, **nominal: bool) -> None:
     entries = {case: {"spacing_zyx_mm": [2, 1, 1], "spacing_is_nominal": value} for case, value in nominal.items()}
     (folder / "conversion.json").write_text(json.dumps({"cases": entries}))
 
 
-def test_the_values_are_those_of_the_measures_with_the_spacing_of_the_header(folders: tuple[Path, Path]) -> None:
+def test_scores_equal_the_measures_with_the_header_spacing(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(*folders)
     shifted = compute_measures(np.roll(ball(), 1, axis=2) == 1, ball() == 1, (2, 1, 1))
     expected = [getattr(shifted, name) for name in scores.measures]
@@ -63,22 +63,22 @@ def test_a_given_spacing_replaces_that_of_the_header(folders: tuple[Path, Path])
     np.testing.assert_allclose(scores.per_case("body", "hd95_mm"), 3 * scores.per_case("body", "hd95_voxel"))
 
 
-def test_nominal_spacing_leaves_millimetres_out_and_says_so(folders: tuple[Path, Path]) -> None:
-    record(folders[0].parent, a=False, b=True, c=True)
+def test_nominal_spacing_removes_millimetres_with_a_note(folders: tuple[Path, Path]) -> None:
+    write_conversion_record(folders[0].parent, a=False, b=True, c=True)
     scores = evaluate_folder(*folders)
     assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES)
     assert "2 of 3 cases is nominal" in scores.notes[0]
 
 
-def test_a_given_spacing_brings_millimetres_back(folders: tuple[Path, Path]) -> None:
-    record(folders[0].parent, a=True, b=True, c=True)
+def test_a_given_spacing_restores_millimetres(folders: tuple[Path, Path]) -> None:
+    write_conversion_record(folders[0].parent, a=True, b=True, c=True)
     scores = evaluate_folder(*folders, spacing_mm=(2, 1, 1))
     assert "hd95_mm" in scores.measures
     assert not scores.notes
 
 
 def test_measured_spacing_in_the_record_keeps_millimetres(folders: tuple[Path, Path]) -> None:
-    record(folders[0].parent, a=False, b=False, c=False)
+    write_conversion_record(folders[0].parent, a=False, b=False, c=False)
     assert "hd95_mm" in evaluate_folder(*folders).measures
 
 
@@ -86,48 +86,48 @@ def test_a_region_is_the_union_of_its_labels(tmp_path: Path) -> None:
     reference = ball() + ball(radius=2)
     predicted = ball()
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
-    scores = evaluate_folder(*one_case(tmp_path, reference, predicted, labels))
+    scores = evaluate_folder(*write_one_case(tmp_path, reference, predicted, labels))
     assert scores.classes == ("whole", "core")
     np.testing.assert_array_equal(scores.per_case("whole", "dice"), [1])
     assert scores.empty_mask(0, 1) == "prediction"
 
 
-def test_voxels_with_the_ignore_label_count_in_neither_mask(tmp_path: Path) -> None:
+def test_voxels_with_the_ignore_label_are_background_in_both_masks(tmp_path: Path) -> None:
     reference, predicted = ball(), ball(center=(6, 9, 8))
     reference[predicted != reference] = 2
-    scores = evaluate_folder(*one_case(tmp_path, reference, predicted, {"background": 0, "body": 1, "ignore": 2}))
+    scores = evaluate_folder(*write_one_case(tmp_path, reference, predicted, {"background": 0, "body": 1, "ignore": 2}))
     assert scores.classes == ("body",)
     np.testing.assert_array_equal(scores.values[0, 0], [1, 1, 0, 0, 0, 0])
 
 
-def test_an_empty_prediction_has_no_distance_and_is_counted(tmp_path: Path) -> None:
-    scores = evaluate_folder(*one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1}))
+def test_an_empty_prediction_has_undefined_distances_and_is_counted(tmp_path: Path) -> None:
+    scores = evaluate_folder(*write_one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1}))
     np.testing.assert_array_equal(scores.values[0, 0], [0, 0, *[np.nan] * 4])
     assert scores.empty_mask_counts()["body"]["prediction"] == 1
 
 
-def test_an_empty_prediction_is_zero_in_the_published_convention(tmp_path: Path) -> None:
-    folders = one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1})
+def test_an_empty_prediction_is_zero_in_the_literature_convention(tmp_path: Path) -> None:
+    folders = write_one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1})
     np.testing.assert_array_equal(evaluate_folder(*folders, literature=True).values, np.zeros((1, 1, 6)))
 
 
-def test_both_empty_is_undefined_as_in_the_host(tmp_path: Path) -> None:
-    scores = evaluate_folder(*one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1}))
+def test_two_empty_masks_are_undefined_as_in_nnunet(tmp_path: Path) -> None:
+    scores = evaluate_folder(*write_one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1}))
     assert np.isnan(scores.values).all()
     assert scores.empty_mask_counts()["body"]["both"] == 1
 
 
 def test_a_single_slice_is_measured_in_two_dimensions(tmp_path: Path) -> None:
     reference, predicted = ball()[6:7], ball(radius=3)[6:7]
-    scores = evaluate_folder(*one_case(tmp_path, reference, predicted, {"background": 0, "body": 1}))
+    scores = evaluate_folder(*write_one_case(tmp_path, reference, predicted, {"background": 0, "body": 1}))
     flat = compute_measures(predicted[0] == 1, reference[0] == 1, (1, 1))
     np.testing.assert_array_equal(scores.values[0, 0], [getattr(flat, name) for name in scores.measures])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_a_given_spacing_of_a_single_slice_is_that_of_its_own_axes(tmp_path: Path, axis: int) -> None:
+def test_a_given_spacing_is_reduced_to_the_axes_of_a_single_slice(tmp_path: Path, axis: int) -> None:
     reference, predicted = (np.take(mask, [7], axis=axis) for mask in (ball(center=(7, 8, 8)), ball((7, 8, 8), 3)))
-    folders = one_case(tmp_path, reference, predicted, {"background": 0, "body": 1})
+    folders = write_one_case(tmp_path, reference, predicted, {"background": 0, "body": 1})
     scores = evaluate_folder(*folders, spacing_mm=(4, 2, 1))
     spacing = tuple(np.delete((4, 2, 1), axis))
     flat = compute_measures(predicted.squeeze() == 1, reference.squeeze() == 1, spacing)
@@ -144,7 +144,7 @@ def test_png_files_are_scored_without_millimetres(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores.per_case("body", "dice"), [1])
 
 
-def test_the_dataset_json_beside_the_predictions_goes_first(folders: tuple[Path, Path]) -> None:
+def test_the_dataset_json_in_the_predictions_folder_has_priority(folders: tuple[Path, Path]) -> None:
     write_dataset_json(folders[1], {"background": 0, "heart": 1})
     assert evaluate_folder(*folders).classes == ("heart",)
 
@@ -167,7 +167,7 @@ def test_missing_predictions_can_be_allowed_and_are_listed(folders: tuple[Path, 
     assert (scores.cases, scores.missing) == (("a", "c"), ("b",))
 
 
-def test_rounding_of_the_header_is_no_mismatch(folders: tuple[Path, Path]) -> None:
+def test_rounding_errors_of_the_header_are_accepted(folders: tuple[Path, Path]) -> None:
     write(folders[1] / "a.nii.gz", ball(), (1.00001, 1, 2), origin=(1e-5, 0, 0))
     assert evaluate_folder(*folders).values[0, 0, 0] == 1
 
@@ -181,23 +181,23 @@ def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path]) -> N
     assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, scheme).spacing == (2, 1, 1)
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False)
 
 
-def test_the_command_prints_writes_and_can_be_repeated_in_the_same_folder(folders: tuple[Path, Path]) -> None:
-    first = run("-r", folders[0], "-p", folders[1], "-np", 2)
+def test_the_command_prints_and_writes_scores_and_can_be_repeated(folders: tuple[Path, Path]) -> None:
+    first = run_command("-r", folders[0], "-p", folders[1], "-np", 2)
     assert first.returncode == 0, first.stderr
     assert "95HD mm" in first.stdout
     assert "3/3" in first.stderr
     assert {file.name for file in folders[1].glob("scores.*")} == {"scores.csv", "scores.json", "scores.md"}
-    second = run("-r", folders[0], "-p", folders[1], "-np", 2)
+    second = run_command("-r", folders[0], "-p", folders[1], "-np", 2)
     assert second.stdout == first.stdout
 
 
-def test_the_command_compares_two_folders_and_writes_where_it_is_told(folders: tuple[Path, Path]) -> None:
+def test_the_command_compares_two_folders_and_writes_to_the_output_option(folders: tuple[Path, Path]) -> None:
     out = folders[1].parent / "new" / "scores"
-    done = run("-r", folders[0], "-p", folders[1], "--compare", folders[0], "-o", out, "--spacing", 2, 1, 1)
+    done = run_command("-r", folders[0], "-p", folders[1], "--compare", folders[0], "-o", out, "--spacing", 2, 1, 1)
     assert done.returncode == 0, done.stderr
     assert "Wilcoxon p" in done.stdout
     difference = json.loads((out / "scores.json").read_text())["difference"]["body"]["dice"]
@@ -207,6 +207,6 @@ def test_the_command_compares_two_folders_and_writes_where_it_is_told(folders: t
 
 
 def test_help_shows_an_example_and_single_percent_signs() -> None:
-    text = run("--help").stdout
+    text = run_command("--help").stdout
     assert "nnUNetv2_crossmatch_evaluate -r $nnUNet_raw/Dataset501_LA/labelsTs -p predictions" in text
     assert "95 % bootstrap interval" in text

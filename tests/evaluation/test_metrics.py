@@ -1,4 +1,4 @@
-"""metrics: equal to MedPy on random and on real masks, and what is defined where MedPy refuses."""
+"""``metrics``: equal to MedPy on random and real masks, and defined for empty masks, which MedPy refuses."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from scipy import ndimage
 from nnunetv2_crossmatch.evaluation.metrics import Measures, apply_literature_convention, border_mask, compute_measures
 
 pytest.importorskip("medpy.metric.binary", reason="MedPy (extra 'test') is the oracle")
-SCRIPT = spec_from_file_location("benchmark_metrics", Path(__file__).parents[2] / "benchmarks" / "metrics.py")
-benchmark = module_from_spec(SCRIPT)
-SCRIPT.loader.exec_module(benchmark)
+BENCHMARK_SPEC = spec_from_file_location("benchmark_metrics", Path(__file__).parents[2] / "benchmarks" / "metrics.py")
+benchmark_metrics = module_from_spec(BENCHMARK_SPEC)
+BENCHMARK_SPEC.loader.exec_module(benchmark_metrics)
 TOLERANCE = 1e-9
 
 
-def ours(measures: Measures) -> tuple[float, ...]:
+def all_measures(measures: Measures) -> tuple[float, ...]:
     return (
         measures.dice, measures.jaccard, measures.hd95_voxel, measures.asd_voxel, measures.hd95_mm, measures.asd_mm
     )  # fmt: skip
 
 
 def assert_equal_to_medpy(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]) -> None:
-    assert benchmark.deviation(prediction, reference, spacing) <= TOLERANCE
+    assert benchmark_metrics.difference_to_medpy(prediction, reference, spacing) <= TOLERANCE
 
 
 def random_mask(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
-    """A single voxel, noise of some density, or smooth bodies; never empty, often touching the array's border."""
+    """A single voxel, noise, or smooth objects; never empty, often touching the array's border."""
     kind = random.integers(3)
     mask = random.random(shape) < random.uniform(0.02, 0.9)
     if kind == 1:
@@ -51,10 +51,12 @@ def test_ten_random_pairs_equal_medpy(seed: int) -> None:
 
 
 @pytest.mark.real_data
-@pytest.mark.skipif(not benchmark.DATA.is_dir(), reason="real LA and ACDC volumes are absent")
+@pytest.mark.skipif(not benchmark_metrics.DATA.is_dir(), reason="real LA and ACDC volumes are absent")
 def test_real_volumes_equal_medpy() -> None:
-    """One LA volume, every 20th ACDC volume; ``benchmarks/metrics.py --check`` takes all of them."""
-    largest, compared = benchmark.largest_deviation(benchmark.real_masks(benchmark.DATA, la_step=10, acdc_step=20))
+    """One LA volume and every 20th ACDC volume; ``benchmarks/metrics.py --check`` compares all of them."""
+    largest, compared = benchmark_metrics.largest_difference_to_medpy(
+        benchmark_metrics.real_masks(benchmark_metrics.DATA, la_step=10, acdc_step=20)
+    )
     assert compared > 80
     assert largest <= TOLERANCE
 
@@ -66,13 +68,13 @@ def test_a_mask_that_fills_the_array_equals_medpy() -> None:
     assert_equal_to_medpy(corner, full, (3.0, 1.0, 1.0))
 
 
-def test_the_border_of_a_mask_is_it_minus_its_erosion_by_the_face_neighbours() -> None:
+def test_the_border_is_the_mask_minus_its_erosion() -> None:
     mask = np.random.default_rng(0).random((9, 8, 7)) < 0.8
     cross = ndimage.generate_binary_structure(3, 1)
     np.testing.assert_array_equal(border_mask(mask), mask & ~ndimage.binary_erosion(mask, cross))
 
 
-def test_empty_space_around_the_masks_changes_nothing() -> None:
+def test_padding_with_background_changes_no_measure() -> None:
     random = np.random.default_rng(1)
     prediction, reference = random.random((2, 6, 7, 8)) < 0.4
     assert compute_measures(np.pad(prediction, 9), np.pad(reference, 9), (2, 1, 1)) == compute_measures(
@@ -80,10 +82,10 @@ def test_empty_space_around_the_masks_changes_nothing() -> None:
     )
 
 
-def test_two_voxels_three_steps_apart_are_three_steps_and_six_millimetres_apart() -> None:
+def test_two_voxels_at_three_steps_of_two_millimetres() -> None:
     prediction, reference = np.zeros((2, 1, 8), bool)
     prediction[0, 1] = reference[0, 4] = True
-    assert ours(compute_measures(prediction, reference, (1, 2))) == (0, 0, 3, 3, 6, 6)
+    assert all_measures(compute_measures(prediction, reference, (1, 2))) == (0, 0, 3, 3, 6, 6)
 
 
 def test_asd_goes_from_prediction_to_reference() -> None:
@@ -93,7 +95,7 @@ def test_asd_goes_from_prediction_to_reference() -> None:
     assert compute_measures(reference, prediction).asd_voxel == 3
 
 
-def test_without_spacing_millimetres_are_nan_and_voxels_are_not() -> None:
+def test_without_spacing_only_distances_in_millimetres_are_nan() -> None:
     mask = np.ones((3, 3), bool)
     measures = compute_measures(mask, mask)
     assert math.isnan(measures.hd95_mm)
@@ -102,21 +104,21 @@ def test_without_spacing_millimetres_are_nan_and_voxels_are_not() -> None:
 
 
 @pytest.mark.parametrize(("which", "sizes"), [(0, (0, 9)), (1, (9, 0))])
-def test_one_empty_mask_has_overlap_zero_and_no_distance(which: int, sizes: tuple[int, int]) -> None:
+def test_one_empty_mask_has_overlap_zero_and_undefined_distances(which: int, sizes: tuple[int, int]) -> None:
     masks = [np.ones((3, 3), bool), np.ones((3, 3), bool)]
     masks[which] = np.zeros((3, 3), bool)
     measures = compute_measures(*masks, (1, 1))
     assert (measures.dice, measures.jaccard) == (0, 0)
-    assert np.isnan(ours(measures)[2:]).all()
+    assert np.isnan(all_measures(measures)[2:]).all()
     assert (measures.prediction_voxels, measures.reference_voxels) == sizes
 
 
-def test_two_empty_masks_have_no_measure_at_all() -> None:
+def test_all_measures_of_two_empty_masks_are_undefined() -> None:
     empty = np.zeros((3, 4, 5), bool)
-    assert np.isnan(ours(compute_measures(empty, empty, (1, 1, 1)))).all()
+    assert np.isnan(all_measures(compute_measures(empty, empty, (1, 1, 1)))).all()
 
 
-def test_the_published_convention_turns_an_empty_prediction_into_zeros() -> None:
+def test_the_literature_convention_sets_an_empty_prediction_to_zero() -> None:
     empty, full = np.zeros((3, 3), bool), np.ones((3, 3), bool)
     assert apply_literature_convention(compute_measures(empty, full, (1, 1))) == Measures(0, 0, 0, 0, 0, 0, 0, 9)
     assert apply_literature_convention(compute_measures(full, full, (1, 1))) == compute_measures(full, full, (1, 1))

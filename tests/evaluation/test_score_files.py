@@ -1,4 +1,4 @@
-"""score_files: tables and files say what the scores say."""
+"""``score_files``: content of tables and files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NAN = float("nan")
 ORIGIN = {"reference": "labelsTs", "predictions": "predictions"}
 
 
-def example(**more: object) -> Scores:
+def example_scores(**more: object) -> Scores:
     values = np.array([[[0.91234, 5.0], [NAN, NAN]], [[0.5, 7.25], [0.0, NAN]]])
     voxels = np.array([[[10, 11], [0, 0]], [[5, 6], [0, 4]]])
     return Scores(("p1", "p2"), ("RV", "LV"), ("dice", "hd95_voxel"), values, voxels, **more)
 
 
 def test_the_table_is_aligned() -> None:
-    assert format_text_table(make_case_table(example())).splitlines()[2:] == [
+    assert format_text_table(make_case_table(example_scores())).splitlines()[2:] == [
         "case  class    Dice  95HD voxel             empty",
         "----  -----  ------  ----------  ----------------",
         "p1    RV     0.9123        5.00",
@@ -41,30 +41,32 @@ def test_the_table_is_aligned() -> None:
 
 
 def test_markdown_has_one_line_per_case_and_class() -> None:
-    rows = [line for line in format_markdown_table(make_case_table(example())).splitlines() if line.startswith("| p")]
+    rows = [
+        line for line in format_markdown_table(make_case_table(example_scores())).splitlines() if line.startswith("| p")
+    ]
     assert len(rows) == 4
     assert rows[0].startswith("| p1 | RV | 0.9123 | 5.00 |")
 
 
-def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
-    table = make_case_table(example(), limit=2)
+def test_the_terminal_shows_the_rows_with_the_lowest_dice() -> None:
+    table = make_case_table(example_scores(), limit=2)
     assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
     assert "scores.csv" in table.title
 
 
-def test_empty_masks_missing_and_extra_cases_stand_below_the_table() -> None:
-    text = format_for_terminal(example(missing=("p3",), extra=("p9",)))
+def test_empty_masks_missing_and_extra_cases_are_listed_below_the_table() -> None:
+    text = format_for_terminal(example_scores(missing=("p3",), extra=("p9",)))
     assert "Empty masks of LV: 1 x prediction, 1 x both." in text
     assert "no prediction (1): p3." in text
     assert "no reference (1): p9." in text
 
 
-def test_the_published_convention_is_named() -> None:
-    assert "Published convention" in format_for_terminal(example(literature=True))
+def test_the_literature_convention_is_noted() -> None:
+    assert "Published convention" in format_for_terminal(example_scores(literature=True))
 
 
 def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:
-    write_scores(example(), tmp_path, ORIGIN)
+    write_scores(example_scores(), tmp_path, ORIGIN)
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["dice"] == "0.91234"
@@ -73,7 +75,7 @@ def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:
 
 
 def test_the_json_is_strict_and_has_null_for_undefined(tmp_path: Path) -> None:
-    write_scores(example(), tmp_path, ORIGIN, example(), Path("other"))
+    write_scores(example_scores(), tmp_path, ORIGIN, example_scores(), Path("other"))
     content = json.loads((tmp_path / "scores.json").read_text(), parse_constant=pytest.fail)
     assert content["cases"]["p1"]["LV"] == {
         "dice": None, "hd95_voxel": None, "prediction_voxels": 0, "reference_voxels": 0, "empty": "both"
@@ -90,5 +92,5 @@ def test_the_json_is_strict_and_has_null_for_undefined(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="scores not written") as caught:
-        write_scores(example(), tmp_path / "file", ORIGIN)
+        write_scores(example_scores(), tmp_path / "file", ORIGIN)
     assert "-o" in str(caught.value)

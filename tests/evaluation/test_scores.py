@@ -1,4 +1,4 @@
-"""scores: statistics over cases and paired differences."""
+"""``scores``: statistics over cases and paired differences."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from nnunetv2_crossmatch.evaluation.scores import (
 NAN = float("nan")
 
 
-def make(values: list, voxels: list | None = None, classes: tuple[str, ...] = ("A", "B"), **more: object) -> Scores:
+def make_scores(
+    values: list, voxels: list | None = None, classes: tuple[str, ...] = ("A", "B"), **more: object
+) -> Scores:
     array = np.array(values, dtype=float)[..., None]
     sizes = np.array(voxels) if voxels else np.ones((*array.shape[:2], 2), int)
     return Scores(tuple(f"case{i}" for i in range(len(array))), classes, ("dice",), array, sizes, **more)
@@ -50,7 +52,7 @@ def test_the_interval_of_equal_values_is_that_value() -> None:
     assert bootstrap_interval(np.array([0.7, 0.7, 0.7])) == (0.7, 0.7)
 
 
-def test_the_interval_is_the_same_in_every_run_and_holds_the_mean() -> None:
+def test_the_interval_is_reproducible_and_contains_the_mean() -> None:
     values = np.random.default_rng(3).gamma(2, size=20)
     low, high = bootstrap_interval(values)
     assert (low, high) == bootstrap_interval(values)
@@ -63,22 +65,22 @@ def test_the_interval_of_many_normal_values_is_close_to_the_t_interval() -> None
     assert bootstrap_interval(values) == pytest.approx(expected, abs=0.03)
 
 
-def test_the_mean_over_classes_is_taken_within_each_case() -> None:
-    scores = make([[0.2, 0.4], [0.6, NAN], [NAN, NAN]])
+def test_the_mean_over_classes_is_computed_per_case() -> None:
+    scores = make_scores([[0.2, 0.4], [0.6, NAN], [NAN, NAN]])
     np.testing.assert_allclose(scores.per_case("foreground_mean", "dice"), [0.3, 0.6, NAN])
 
 
 def test_a_single_class_has_no_mean_over_classes() -> None:
-    assert make([[0.1], [0.2]], classes=("A",)).groups == ("A",)
+    assert make_scores([[0.1], [0.2]], classes=("A",)).groups == ("A",)
 
 
 def test_empty_masks_are_counted_by_which_one_is_empty() -> None:
-    scores = make([[NAN], [0], [0], [1]], [[[0, 0]], [[0, 9]], [[9, 0]], [[9, 9]]], classes=("A",))
+    scores = make_scores([[NAN], [0], [0], [1]], [[[0, 0]], [[0, 9]], [[9, 0]], [[9, 9]]], classes=("A",))
     assert scores.empty_mask_counts() == {"A": {"prediction": 1, "reference": 1, "both": 1}}
     assert [scores.empty_mask(case, 0) for case in range(4)] == ["both", "prediction", "reference", ""]
 
 
-def test_the_paired_difference_uses_the_cases_that_both_define() -> None:
+def test_the_paired_difference_uses_cases_defined_in_both() -> None:
     difference = paired_difference(np.array([1.0, 2.0, NAN, 5.0]), np.array([0.0, NAN, 1.0, 2.0]))
     assert (difference.pairs, difference.mean) == (2, 2)
 
@@ -94,16 +96,16 @@ def test_the_p_value_of_equal_scores_is_one_and_of_no_scores_nan() -> None:
 
 
 def test_compare_matches_cases_by_name() -> None:
-    first = make([[0.9], [0.5]], classes=("A",))
+    first = make_scores([[0.9], [0.5]], classes=("A",))
     second = Scores(("case1", "other"), ("A",), ("dice",), np.array([[[0.2]], [[0.0]]]), np.ones((2, 1, 2), int))
     difference = compare_scores(first, second)["A"]["dice"]
     assert difference.pairs == 1
     assert difference.mean == pytest.approx(0.3)
 
 
-def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() -> None:
-    """The first one misses the difficult class B everywhere, which must not make it better on the whole."""
-    first, second = make([[0.5, NAN], [0.7, NAN], [0.6, 0.1]]), make([[0.5, 0.1], [0.7, 0.2], [0.6, 0.1]])
+def test_a_class_undefined_in_one_of_two_scores_is_excluded_from_the_mean() -> None:
+    """The first model predicts no voxel of the difficult class B, which must not improve its mean."""
+    first, second = make_scores([[0.5, NAN], [0.7, NAN], [0.6, 0.1]]), make_scores([[0.5, 0.1], [0.7, 0.2], [0.6, 0.1]])
     differences = compare_scores(first, second)
     assert differences["foreground_mean"]["dice"].pairs == 3
     assert differences["foreground_mean"]["dice"].mean == 0
@@ -112,4 +114,4 @@ def test_compare_leaves_a_class_out_of_the_mean_where_one_of_the_two_lacks_it() 
 
 def test_scores_of_different_classes_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="same classes"):
-        compare_scores(make([[1.0]], classes=("A",)), make([[1.0]], classes=("B",)))
+        compare_scores(make_scores([[1.0]], classes=("A",)), make_scores([[1.0]], classes=("B",)))

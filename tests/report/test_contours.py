@@ -21,56 +21,62 @@ from nnunetv2_crossmatch.training.progress import draw_curves
 SHAPE = (12, 20, 30)
 
 
-def box(low: int, high: int, value: int = 1) -> np.ndarray:
+def box_labels(low: int, high: int, value: int = 1) -> np.ndarray:
     labels = np.zeros(SHAPE, np.uint8)
     labels[low:high, 5:15, 8:20] = value
     return labels
 
 
-def case(**changes: object) -> CaseVolumes:
+def make_case(**changes: object) -> CaseVolumes:
     image = np.random.default_rng(0).normal(size=SHAPE)
-    values = {"title": "case", "image": image, "reference": box(2, 9), "predictions": {"a": box(3, 10)}, **changes}
+    values = {
+        "title": "case",
+        "image": image,
+        "reference": box_labels(2, 9),
+        "predictions": {"a": box_labels(3, 10)},
+        **changes,
+    }
     return CaseVolumes(**values)
 
 
-def contours(picture: CaseVolumes, index: int) -> int:
+def count_contours(picture: CaseVolumes, index: int) -> int:
     axes = Figure().subplots()
     draw_slice(axes, picture, index)
     return len(axes.collections)
 
 
 def test_the_worst_slice_has_the_most_wrong_voxels():
-    prediction = box(2, 9)
+    prediction = box_labels(2, 9)
     prediction[5, :3] = 1
-    assert worst_slice(box(2, 9), prediction) == 5
+    assert worst_slice(box_labels(2, 9), prediction) == 5
 
 
 def test_equal_labels_have_no_worst_slice():
-    assert worst_slice(box(2, 9), box(2, 9)) is None
+    assert worst_slice(box_labels(2, 9), box_labels(2, 9)) is None
 
 
-def test_slices_lie_within_what_is_covered():
-    chosen = choose_slices(box(4, 10), [box(4, 10)], 3)
+def test_slices_lie_within_the_labels():
+    chosen = choose_slices(box_labels(4, 10), [box_labels(4, 10)], 3)
     assert all(4 <= index < 10 for index in chosen)
 
 
 def test_the_worst_slice_is_among_the_chosen():
-    prediction = box(2, 9)
+    prediction = box_labels(2, 9)
     prediction[8] = 1
-    assert 8 in choose_slices(box(2, 9), [prediction], 2)
+    assert 8 in choose_slices(box_labels(2, 9), [prediction], 2)
 
 
-def test_slices_are_ascending_and_each_once():
-    chosen = choose_slices(box(5, 7), [box(5, 7)], 5)
+def test_slices_are_ascending_and_unique():
+    chosen = choose_slices(box_labels(5, 7), [box_labels(5, 7)], 5)
     assert chosen == sorted(set(chosen))
 
 
 def test_slices_of_an_empty_case_spread_over_the_volume():
-    empty = box(0, 0)
+    empty = box_labels(0, 0)
     assert len(choose_slices(empty, [empty], 3)) >= 3
 
 
-def test_the_window_ignores_what_is_not_finite():
+def test_the_window_ignores_non_finite_values():
     image = np.array([[np.nan, *range(101), np.inf]])
     assert percentile_window(image) == pytest.approx((1.0, 99.5))
 
@@ -80,55 +86,55 @@ def test_a_constant_image_has_a_window():
     assert high > low
 
 
-def test_every_layer_with_labels_on_the_slice_is_drawn():
-    assert contours(case(), 5) == 2
+def test_every_segmentation_with_labels_on_the_slice_is_drawn():
+    assert count_contours(make_case(), 5) == 2
 
 
-def test_a_layer_without_labels_on_the_slice_is_not_drawn():
-    assert contours(case(), 2) == 1
+def test_a_segmentation_without_labels_on_the_slice_is_not_drawn():
+    assert count_contours(make_case(), 2) == 1
 
 
 def test_each_class_has_its_own_contour():
-    two_classes = box(2, 9)
+    two_classes = box_labels(2, 9)
     two_classes[:, 5:10] *= 2
-    assert contours(case(reference=two_classes, predictions={}), 5) == 2
+    assert count_contours(make_case(reference=two_classes, predictions={}), 5) == 2
 
 
 def test_a_contour_lies_on_the_edge_of_its_voxels():
     axes = Figure().subplots()
-    draw_slice(axes, case(predictions={}), 5)
+    draw_slice(axes, make_case(predictions={}), 5)
     points = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
     assert points.min(axis=0) == pytest.approx([7.5, 4.5])
     assert points.max(axis=0) == pytest.approx([19.5, 14.5])
 
 
-def test_proportions_follow_the_spacing():
+def test_the_aspect_ratio_follows_the_spacing():
     axes = Figure().subplots()
-    draw_slice(axes, case(spacing=(5.0, 3.0, 1.5)), 5)
+    draw_slice(axes, make_case(spacing=(5.0, 3.0, 1.5)), 5)
     assert axes.get_aspect() == 2.0
 
 
-def test_cases_become_a_png(tmp_path: Path):
-    draw_cases([case(), case(title="other")], tmp_path / "cases.png", slices=3)
+def test_cases_are_drawn_to_a_png(tmp_path: Path):
+    draw_cases([make_case(), make_case(title="other")], tmp_path / "cases.png", slices=3)
     height, width, _ = imread(tmp_path / "cases.png").shape
     assert height > 400
     assert width > 600
 
 
 def test_a_single_case_with_an_empty_prediction_is_drawn(tmp_path: Path):
-    draw_cases([case(predictions={"a": box(0, 0), "b": box(2, 3)})], tmp_path / "cases.png")
+    draw_cases([make_case(predictions={"a": box_labels(0, 0), "b": box_labels(2, 3)})], tmp_path / "cases.png")
     assert (tmp_path / "cases.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(
     "curves", [{}, {"loss_sup": [0.5]}, {"loss_sup": [1.0, 0.5], "loss_ip": [float("nan"), float("nan")], "other": []}]
 )
-def test_curves_of_any_length_become_a_png(curves: dict[str, list[float]], tmp_path: Path):
+def test_curves_of_any_length_are_drawn_to_a_png(curves: dict[str, list[float]], tmp_path: Path):
     draw_curves(curves, tmp_path / "curves.png")
     assert imread(tmp_path / "curves.png").size > 0
 
 
-def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
+def test_a_failed_drawing_keeps_the_old_file(tmp_path: Path):
     file = tmp_path / "curves.png"
     file.write_bytes(b"old")
     with pytest.raises(ValueError, match="could not convert"):
@@ -136,14 +142,14 @@ def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
     assert [file.read_bytes(), list(tmp_path.iterdir())] == [b"old", [file]]
 
 
-def test_an_outline_runs_halfway_between_the_pixels():
+def test_a_contour_lies_halfway_between_pixels():
     labels = np.zeros((6, 8), np.uint8)
     labels[2:4, 3:6] = 1
     (line,) = label_contours(labels, 1)
     assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([2.5, 1.5], [5.5, 3.5])
 
 
-def test_a_mask_at_the_edge_has_a_closed_outline():
+def test_a_mask_at_the_image_border_has_a_closed_contour():
     (line,) = label_contours(np.ones((4, 4), np.uint8), 1)
     np.testing.assert_array_equal(line[0], line[-1])
 

@@ -1,11 +1,11 @@
-"""How sure a model is of each class, and how often right: what the confidence threshold tau would keep of its labels.
+"""Confidence and precision of a model for each class: effect of the confidence threshold tau on its labels.
 
     nnUNetv2_predict -i imagesVal -o predictions -d 502 -c 2d -f all -tr nnUNetTrainerCrossMatch --save_probabilities
     python benchmarks/confidence.py -r labelsVal -p predictions [--tau 0 0.85 0.95] [--json out.json]
 
-``kept``: share of the voxels given a class that pass the threshold. ``right``: share of those that have the class in
-the reference. ``size``: those voxels as a multiple of the voxels that pass and have the class in the reference; below
-1 the labels that pass shrink the class. All voxels of all cases together. Limit: softmax classes, no regions.
+``kept``: share of the voxels predicted as a class that pass the threshold. ``right``: share of these with the class in
+the reference. ``size``: number of these voxels divided by the number of voxels above the threshold with the class in
+the reference; below 1 the class is underestimated. All voxels of all cases together. Limit: softmax classes only.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
 from nnunetv2_crossmatch.evaluation.evaluate import find_dataset_json, pair_files
-from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, labels, read_both, read_label_scheme, reader_for
+from nnunetv2_crossmatch.evaluation.segmentations import (
+    LabelScheme,
+    checked_labels,
+    find_reader,
+    read_label_scheme,
+    read_prediction_and_reference,
+)
 
 COLUMNS = ("tau", "class", "kept", "right", "size")
 
 
 def read_probabilities(prediction: Path, scheme: LabelScheme) -> NDArray[np.float32]:
-    """Probabilities (background and classes, z, y, x) that the host saved beside ``prediction``.
+    """Probabilities (background and classes, z, y, x) that nnU-Net saved next to ``prediction``.
 
     Raises:
-        InputError: there are none, or they are those of regions.
+        InputError: the file is missing, or its channels are regions.
     """
     file = prediction.with_name(prediction.name.removesuffix(scheme.file_ending) + ".npz")
     if not file.is_file():
@@ -43,12 +49,15 @@ def read_probabilities(prediction: Path, scheme: LabelScheme) -> NDArray[np.floa
     )
 
 
-def counts(probabilities: NDArray[np.float32], reference: NDArray, taus: list[float]) -> NDArray[np.int64]:
-    """Voxels given, kept, kept and right, and kept by reference, of each class; (taus, 4, classes).
+def count_voxels(probabilities: NDArray[np.float32], reference: NDArray, taus: list[float]) -> NDArray[np.int64]:
+    """Voxel counts of each class: predicted, kept, kept and correct, kept with the class in the reference.
 
     Args:
         probabilities: (classes, N).
         reference: labels (N), all of them classes.
+
+    Returns:
+        (taus, 4, classes).
     """
     confidence, given = probabilities.max(0), probabilities.argmax(0)
     kept = [confidence >= tau for tau in taus]
@@ -56,8 +65,8 @@ def counts(probabilities: NDArray[np.float32], reference: NDArray, taus: list[fl
     return np.array([[np.bincount(part, minlength=len(probabilities)) for part in parts] for parts in chosen])
 
 
-def rows(totals: NDArray[np.int64], taus: list[float], names: list[str]) -> list[dict]:
-    """One row for each threshold and class, with the shares of :data:`COLUMNS`; NaN where nothing is divided."""
+def make_rows(totals: NDArray[np.int64], taus: list[float], names: list[str]) -> list[dict]:
+    """One row for each threshold and class, with the shares of :data:`COLUMNS`; NaN for a division by zero."""
     given, kept, right, true = np.moveaxis(totals, 1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         shares = {"kept": kept / given, "right": right / kept, "size": kept / true}
@@ -77,16 +86,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
     scheme = read_label_scheme(find_dataset_json(args.reference, args.predictions))
-    files = pair_files(args.reference, args.predictions, scheme.file_ending).files
-    reader = reader_for(scheme, next(iter(files.values()))[1])
+    files = pair_files(args.reference, args.predictions, scheme.file_ending).pairs
+    reader = find_reader(scheme, next(iter(files.values()))[1])
     total, problems = 0, []
     for prediction, reference in files.values():
-        _, truth = read_both(prediction, reference, reader)
-        known = labels(truth.voxels, reference, scheme.values(with_ignore=True), problems)
+        _, truth = read_prediction_and_reference(prediction, reference, reader)
+        known = checked_labels(truth.voxels, reference, scheme.values(with_ignore=True), problems)
         raise_if_any(problems)
         counted = known != (-1 if scheme.ignore is None else scheme.ignore)
-        total = total + counts(read_probabilities(prediction, scheme)[:, counted], known[counted], args.tau)
-    table = rows(total, args.tau, ["background", *scheme.classes])
+        total = total + count_voxels(read_probabilities(prediction, scheme)[:, counted], known[counted], args.tau)
+    table = make_rows(total, args.tau, ["background", *scheme.classes])
     print(f"{len(files)} cases\n" + "".join(f"{column:>12}" for column in COLUMNS))
     for row in table:
         print(f"{row['tau']:12.2f}{row['class']:>12}" + "".join(f"{row[column]:12.3f}" for column in COLUMNS[2:]))

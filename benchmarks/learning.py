@@ -1,10 +1,10 @@
-"""Does CrossMatch learn from unlabeled volumes? The demo's task with other volumes, several seeds, equal steps.
+"""Comparison of CrossMatch and supervised training on generated volumes, over several seeds, with equal steps.
 
     python benchmarks/learning.py --seeds 0 1 2 --settings "" warmup0 --folder learning --json docs/results/phantom.json
 
-Every seed trains the supervised control and each of the settings (tokens of the trainer's name) on the same 3 labeled
-and 12 unlabeled generated volumes and scores 12 test volumes. The volumes differ from those of the demo, whose
-difficulty was tuned on its own test volumes.
+For every seed, supervised training and CrossMatch with each of the settings (tokens of the trainer's name) use the same
+3 labeled and 12 unlabeled generated volumes; 12 test volumes are scored. The volumes differ from those of the demo,
+whose difficulty was tuned on its test volumes.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.methods.names import settings_from_name
 
-SIZE = replace(demo.FULL, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
+DEMO_SIZE = replace(demo.FULL_SIZE, labeled=3, test=12, shape=(48, 48, 16), epochs=24, iterations=25)
 DATA_SEED = 1
 
 
-def variants(size: demo.Size, seed: int, tokens: list[str]) -> dict[str, str]:
-    """Name to trainer: the supervised control (the host's step, same seed), CrossMatch with each of the token lists."""
+def make_trainer_names(size: demo.DemoSize, seed: int, tokens: list[str]) -> dict[str, str]:
+    """Name to trainer: supervised training (same seed), and CrossMatch with each of the token lists."""
     run = CrossMatchSettings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
     changed = {f"CrossMatch {t}".strip(): f"{run.trainer_name}_{t}".rstrip("_") for t in tokens}
     return {"supervised": replace(run, unsupervised=0.0).trainer_name, **changed}
 
 
-def row(name: str, dices: list[float]) -> str:
+def format_row(name: str, dices: list[float]) -> str:
     spread = statistics.stdev(dices) if len(dices) > 1 else float("nan")
     each = " ".join(f"{dice:.4f}" for dice in dices)
     return f"{name:30} {statistics.mean(dices):8.4f} {spread:8.4f}   {each}"
@@ -47,15 +47,17 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the scores there")
     parser.add_argument("--quick", action="store_true", help="smoke run of two steps on tiny volumes: means nothing")
     args = parser.parse_args()
-    size = demo.QUICK if args.quick else SIZE
+    size = demo.QUICK_SIZE if args.quick else DEMO_SIZE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for tokens in args.settings:
         settings_from_name(f"nnUNetTrainerCrossMatch_{tokens}".rstrip("_"))
-    runs = {seed: variants(size, seed, args.settings) for seed in args.seeds}
+    runs = {seed: make_trainer_names(size, seed, args.settings) for seed in args.seeds}
     stages = Stages(
-        5 + 3 * sum(map(len, runs.values())), args.folder.resolve(), demo.environment(args.folder.resolve(), device)
+        5 + 3 * sum(map(len, runs.values())),
+        args.folder.resolve(),
+        demo.make_environment(args.folder.resolve(), device),
     )
-    demo.prepare(stages, size, DATA_SEED)
+    demo.prepare_dataset(stages, size, DATA_SEED)
     results: dict[str, dict[int, dict]] = {}
     for seed, trainers in runs.items():
         for name, trainer in trainers.items():
@@ -69,7 +71,7 @@ def main() -> None:
             if args.json:
                 args.json.write_text(json.dumps({"cases": size.test, "runs": results}, indent=2))
     print(f"\n{'mean Dice over ' + str(size.test) + ' cases':30} {'mean':>8} {'SD':>8}   per seed")
-    print("\n".join(row(name, [run["dice"] for run in by_seed.values()]) for name, by_seed in results.items()))
+    print("\n".join(format_row(name, [run["dice"] for run in by_seed.values()]) for name, by_seed in results.items()))
 
 
 if __name__ == "__main__":

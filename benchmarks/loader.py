@@ -1,10 +1,10 @@
-"""Loading: CPU time per sample of labeled, unlabeled and joint batches, and samples per second by worker count.
+"""Data loading: CPU time per sample of labeled and unlabeled batches, and samples per second by number of workers.
 
     python benchmarks/loader.py -d 502 -c 2d [-p nnUNetPlans] [--batches 20] [--workers 0 1 2]
 
-An unlabeled sample is a crop with its three views. CPU times are medians of interleaved batches made in this process,
-whose thread works alone; samples per second count both kinds of a joint batch. Limit: a planned and preprocessed data
-set on a local disk, read over and over: nothing here tells how fast a cold or a network disk is.
+An unlabeled sample is a crop with its three views. CPU times are medians of interleaved batches in this process with a
+single thread; samples per second count both kinds of a joint batch. Limit: a planned and preprocessed data set on a
+local disk, whose files are cached; cold and network disks are not measured.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.training.named import trainer_class
 
 
-def batches_of(arguments: argparse.Namespace) -> Any:
-    """The joint loader of a training, in this process."""
+def make_joint_loader(arguments: argparse.Namespace) -> Any:
+    """The joint loader of a training, without worker processes."""
     os.environ["nnUNet_n_proc_DA"] = "0"
     folder = folders.preprocessed_folder() / folders.dataset_name(arguments.dataset)
     plans = {**json.loads((folder / f"{arguments.plans}.json").read_text()), "continue_training": False}
@@ -38,14 +38,14 @@ def batches_of(arguments: argparse.Namespace) -> Any:
     return trainer.get_dataloaders()[0].data_loader
 
 
-def cpu_seconds(work: Callable[[], object]) -> float:
+def measure_cpu_seconds(work: Callable[[], object]) -> float:
     start = time.process_time()
     work()
     return time.process_time() - start
 
 
-def rate(batches: Any, samples: int, workers: int, count: int) -> float:
-    """Samples per second of ``workers`` processes, once they run."""
+def samples_per_second(batches: Any, samples: int, workers: int, count: int) -> float:
+    """Samples per second with ``workers`` processes, without their start."""
     loader = make_augmenter(batches.labeled, batches.unlabeled, (0, 0, 0), 0, workers, False)
     for _ in range(2 + 2 * workers):  # workers start, and fill their queues
         next(loader)
@@ -69,20 +69,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    batches = batches_of(arguments)
+    batches = make_joint_loader(arguments)
     kinds = {"labeled": batches.labeled, "unlabeled": batches.unlabeled}
     sizes = {name: len(next(loader)["data"]) for name, loader in kinds.items()}
     times: dict[str, list[float]] = {name: [] for name in kinds}
     for _ in range(arguments.batches):
         for name, loader in kinds.items():
-            times[name].append(1000 * cpu_seconds(lambda loader=loader: next(loader)) / sizes[name])
+            times[name].append(1000 * measure_cpu_seconds(lambda loader=loader: next(loader)) / sizes[name])
     medians = {name: statistics.median(values) for name, values in times.items()}
     print(f"{arguments.configuration}, patch {tuple(batches.labeled.final_patch_size)}, batch {sizes}")
     for name, values in times.items():
         print(f"{name:10} {medians[name]:8.1f} ms of CPU a sample  (min {min(values):.1f}, max {max(values):.1f})")
     print(f"an unlabeled sample costs {medians['unlabeled'] / medians['labeled']:.2f} labeled ones")
     for workers in arguments.workers:
-        speed = rate(batches, sum(sizes.values()), workers, arguments.batches)
+        speed = samples_per_second(batches, sum(sizes.values()), workers, arguments.batches)
         print(f"{workers} workers: {speed:8.1f} samples/s, joint batches", flush=True)
 
 

@@ -1,11 +1,11 @@
-"""Many unlabeled cases: time of preprocessing, of a training's start and of 20 steps, and peak memory beside.
+"""Many unlabeled cases: time and peak memory of preprocessing, of the start of a training, and of 20 steps.
 
     python benchmarks/many_cases.py --dataset 998 --cases 200 2000
     python benchmarks/many_cases.py --dataset 998 --cases 100000 --copied
 
-``--copied`` preprocesses one case and lets copies of its files stand for all: start and steps only, for numbers of
-cases that would take hours to make. Every number of cases runs in processes of its own. Limit: tiny generated cases,
-in a planned data set that has no unlabeled images of its own.
+``--copied`` preprocesses one case and copies its files for all others, for numbers of cases that would take hours to
+preprocess; only start and steps are measured. Every measurement runs in a new process. Limit: tiny generated cases, in
+a planned data set without unlabeled images.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 import torch
+from new_process import run_in_new_process
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from own_process import in_own_process
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_manifest
@@ -36,40 +36,40 @@ NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"
 PLANS, CONFIGURATION = "nnUNetPlans", "2d"
 
 
-OWN = re.compile(r"case\d{6}_0000\.nii\.gz")
+GENERATED_IMAGE = re.compile(r"case\d{6}_0000\.nii\.gz")
 
 
-def name_of(index: int) -> str:
+def case_name(index: int) -> str:
     return f"case{index:06d}"
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Raise :class:`InputError` if ``folder``, which is going to be replaced, holds images of somebody else."""
-    foreign = sorted(file for file in folder.glob("*") if not OWN.fullmatch(file.name))
+def check_for_foreign_images(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder``, which will be replaced, contains images not generated here."""
+    foreign = sorted(file for file in folder.glob("*") if not GENERATED_IMAGE.fullmatch(file.name))
     if foreign:
         fix = "give a planned data set without imagesUn"
         raise InputError(Problem("unlabeled images would be lost", folder, f"{foreign[0].name} and others", fix))
 
 
-def generate(folder: Path, number: int) -> None:
-    """``number`` volumes of noise in place of the images in ``folder``."""
+def write_images(folder: Path, number: int) -> None:
+    """Replace the images in ``folder`` by ``number`` volumes of noise."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     random = np.random.default_rng(0)
     for index in range(number):
         image = sitk.GetImageFromArray(random.normal(size=(8, 16, 16)).astype(np.float32))
-        sitk.WriteImage(image, str(folder / f"{name_of(index)}_0000.nii.gz"))
+        sitk.WriteImage(image, str(folder / f"{case_name(index)}_0000.nii.gz"))
 
 
-def copy(dataset: str, number: int) -> None:
-    """Let the first case, raw and preprocessed, stand for ``number`` cases."""
+def copy_first_case(dataset: str, number: int) -> None:
+    """Copy the raw and preprocessed files of the first case until there are ``number`` cases."""
     manager = PlansManager(str(folders.preprocessed_folder() / dataset / f"{PLANS}.json"))
     unlabeled = unlabeled_folder_of(manager, CONFIGURATION, PLANS)
     manifest = read_manifest(unlabeled.manifest_file, unlabeled.command)
     (image,) = folders.unlabeled_images_folder(dataset).iterdir()
-    record, first = manifest.cases[name_of(0)], name_of(0)
+    record, first = manifest.cases[case_name(0)], case_name(0)
     for index in range(1, number):
-        name = name_of(index)
+        name = case_name(index)
         shutil.copy2(image, image.with_name(image.name.replace(first, name)))
         for ending in record.files:
             shutil.copy2(unlabeled.folder / (first + ending), unlabeled.folder / (name + ending))
@@ -78,19 +78,19 @@ def copy(dataset: str, number: int) -> None:
     write_manifest(unlabeled.manifest_file, manifest)
 
 
-def report(number: int, what: str, seconds: float) -> None:
+def print_measurement(number: int, what: str, seconds: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     each = f"{1000 * seconds / number:7.2f} ms a case"
     print(f"{number:7d} cases  {what:24} {seconds:8.1f} s  {each}  peak of this process {peak:6.0f} MiB", flush=True)
 
 
-def preprocess(dataset: str, number: int, processes: int) -> None:
+def measure_preprocessing(dataset: str, number: int, processes: int) -> None:
     start = time.perf_counter()
     preprocess_unlabeled(dataset, PLANS, [CONFIGURATION], processes)
-    report(number, "preprocess", time.perf_counter() - start)
+    print_measurement(number, "preprocess", time.perf_counter() - start)
 
 
-def train(dataset: str, number: int, verify: int) -> None:
+def measure_training(dataset: str, number: int, verify: int) -> None:
     folder = folders.preprocessed_folder() / dataset
     plans = {**json.loads((folder / f"{PLANS}.json").read_text()), "continue_training": False}
     description = json.loads((folder / "dataset.json").read_text())
@@ -100,11 +100,11 @@ def train(dataset: str, number: int, verify: int) -> None:
     trainer.on_train_start()
     trainer.on_epoch_start()
     trainer.on_train_epoch_start()
-    report(number, f"start, verify{verify}", time.perf_counter() - start)
+    print_measurement(number, f"start, verify{verify}", time.perf_counter() - start)
     start = time.perf_counter()
     for _ in range(STEPS):
         trainer.train_step(next(trainer.dataloader_train))
-    report(number, f"{STEPS} steps", time.perf_counter() - start)
+    print_measurement(number, f"{STEPS} steps", time.perf_counter() - start)
     trainer._stop_loaders()
 
 
@@ -117,14 +117,14 @@ def main() -> None:
     parser.add_argument("--copied", action="store_true", help="copies of one case instead of preprocessing each")
     arguments = parser.parse_args()
     dataset = folders.dataset_name(arguments.dataset)
-    refuse_foreign(folders.unlabeled_images_folder(dataset))
+    check_for_foreign_images(folders.unlabeled_images_folder(dataset))
     for number in arguments.cases:
-        generate(folders.unlabeled_images_folder(dataset), 1 if arguments.copied else number)
-        in_own_process(preprocess, dataset, 1 if arguments.copied else number, arguments.processes)
+        write_images(folders.unlabeled_images_folder(dataset), 1 if arguments.copied else number)
+        run_in_new_process(measure_preprocessing, dataset, 1 if arguments.copied else number, arguments.processes)
         if arguments.copied:
-            copy(dataset, number)
+            copy_first_case(dataset, number)
         for verify in (1, 0):
-            in_own_process(train, dataset, number, verify)
+            run_in_new_process(measure_training, dataset, number, verify)
 
 
 if __name__ == "__main__":

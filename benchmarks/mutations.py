@@ -1,8 +1,8 @@
-"""Mutation check of the method: one mistake at a time in a copy of the package; the tests must catch each.
+"""Mutation check of the method: applies one mistake at a time to a copy of the package; the tests must fail.
 
     python benchmarks/mutations.py
 
-Prints each mistake with the first test that fails; exit code 1 if one goes unnoticed.
+Prints each mistake with the first test that fails; exit code 1 if no test fails for one of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MUTATIONS = {
     "teacher with gradient, stacked": ("network.py", "with torch.no_grad():", "with torch.enable_grad():"),
     "teacher with gradient, sequential": ("step.py", "torch.set_grad_enabled(learns)", "torch.enable_grad()"),
     "pseudo-labels with gradient": ("pseudo_labels.py", "logits = logits.detach()", "logits = logits * 1"),
-    "labels without CutMix": ("lesson.py", ".cutmixed(self.boxes[view])", ""),
+    "labels without CutMix": ("unsupervised.py", ".cutmixed(self.boxes[view])", ""),
     "one field without CutMix": ("pseudo_labels.py", "for field in self))", "for field in self[:2]), self.valid)"),
     "box from the other neighbour": ("cutmix.py", "tensor[(sample + 1) % len(tensor)]", "tensor[sample - 1]"),
     "boxes of the other strong view": ("step.py", "boxes[view]) if view", "boxes[STRONG_VIEWS[0]]) if view"),
@@ -40,15 +40,15 @@ MUTATIONS = {
     "lower heads on all rows": ("network.py", "head(x[:labeled_rows])", "head(x)"),
     "kept channels not scaled": ("perturbation.py", "Perturbation(kept / keep_rate, None)", "Perturbation(kept, None)"),
     "encoder of one view not trained": ("step.py", "if learning:\n", "if view != 'strong1':\n"),
-    "label with the boxes of the other view": ("lesson.py", "(self.boxes[view])", '(self.boxes["strong1"])'),
+    "label with the boxes of the other view": ("unsupervised.py", "(self.boxes[view])", '(self.boxes["strong1"])'),
     "students drawn without new weights": ("losses.py", "scale = len(students) / count", "scale = 1"),
 }
 
 
-def first_failure(package: Path) -> str | None:
-    """Name of the first test that fails with ``package`` in place of ours; None if all pass."""
+def first_failing_test(package: Path) -> str | None:
+    """Name of the first test that fails with the copied ``package``; None if all pass."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", "-p", "no:cacheprovider"]
-    files = [str(ROOT / "tests" / f"test_{name}.py") for name in TESTS]
+    files = [str(next((ROOT / "tests").rglob(f"test_{name}.py"))) for name in TESTS]
     environment = {**os.environ, "PYTHONPATH": str(package.parent), "OMP_NUM_THREADS": "1"}
     result = subprocess.run([*command, *files], env=environment, cwd=ROOT / "tests", capture_output=True, text=True)
     if result.returncode == 0:
@@ -61,16 +61,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "nnunetv2_crossmatch"
         shutil.copytree(ROOT / "nnunetv2_crossmatch", package, ignore=shutil.ignore_patterns("__pycache__"))
-        if (failure := first_failure(package)) is not None:
+        if (failure := first_failing_test(package)) is not None:
             sys.exit(f"the tests fail without any mutation: {failure}")
         unnoticed = []
         for name, (file, old, new) in MUTATIONS.items():
-            original = (package / file).read_text()
+            module = next(package.rglob(file))
+            original = module.read_text()
             if original.count(old) != 1:
                 sys.exit(f"{name}: {old!r} stands {original.count(old)} times in {file}")
-            (package / file).write_text(original.replace(old, new))
-            failure = first_failure(package)
-            (package / file).write_text(original)
+            module.write_text(original.replace(old, new))
+            failure = first_failing_test(package)
+            module.write_text(original)
             print(f"{name:40} {failure or 'NOT NOTICED'}", flush=True)
             unnoticed += [name] if failure is None else []
     print(f"{len(MUTATIONS) - len(unnoticed)} of {len(MUTATIONS)} mutations noticed")

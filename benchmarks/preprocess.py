@@ -1,10 +1,10 @@
-"""Preprocessing of unlabeled cases beside the host's own of labeled ones: seconds per case and peak memory.
+"""Preprocessing of unlabeled cases compared with nnU-Net's of labeled cases: seconds per case and peak memory.
 
     python benchmarks/preprocess.py [--cases 8 16 32] [--shape 96 160 160] [-np 2]
 
-Makes a data set of generated volumes in a temporary folder, with as many labeled as unlabeled ones, plans it, and
-preprocesses both kinds with as many processes, in turn. The slope from the smallest to the largest number is free of
-the time that workers take to start. Limit: volumes of noise, which compress worse than images.
+Generates a data set in a temporary folder with equal numbers of labeled and unlabeled volumes, plans it, and
+preprocesses both kinds one after the other with the same number of processes. The slope from the smallest to the
+largest number of cases excludes the start of the workers. Limit: volumes of noise, which compress worse than images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
-from own_process import in_own_process
+from new_process import run_in_new_process
 
 NAME, PLANS, CONFIGURATION = "Dataset999_Preprocessing", "nnUNetPlans", "3d_fullres"
 
 
 def write_case(folder: Path, kind: str, index: int, shape: Sequence[int]) -> None:
-    """A bright ellipsoid in noise; labels only for ``Tr``."""
+    """Write a bright ellipsoid in noise; with a label only for ``Tr``."""
     random = np.random.default_rng((index, kind == "Un"))
     grid = np.moveaxis(np.indices(shape), 0, -1)
     inside = (((grid - np.array(shape) / 2) / (np.array(shape) / 4)) ** 2).sum(-1) <= 1
@@ -51,29 +51,29 @@ def write_dataset(root: Path, cases: int, shape: Sequence[int]) -> None:
     (folder / "dataset.json").write_text(json.dumps(description))
 
 
-def plan(processes: int) -> None:
+def plan_dataset(processes: int) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
     extract_fingerprints([999], num_processes=processes)
     plan_experiments([999])
 
 
-def host(processes: int) -> None:
+def preprocess_labeled(processes: int) -> None:
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
 
     preprocess_dataset(999, PLANS, (CONFIGURATION,), (processes,))
 
 
-def ours(processes: int) -> None:
+def preprocess_unlabeled_cases(processes: int) -> None:
     from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 
     preprocess_unlabeled(NAME, PLANS, [CONFIGURATION], processes)
 
 
-def measured(way: str, processes: int) -> tuple[float, float, float]:
+def measure_preprocessing(way: str, processes: int) -> tuple[float, float, float]:
     """Seconds, and peak resident memory in MiB of this process and of the largest of its workers."""
-    work = {"host": host, "ours": ours}[way]
-    import nnunetv2_crossmatch.data.preprocessing  # noqa: F401  what both import is not timed
+    work = {"host": preprocess_labeled, "ours": preprocess_unlabeled_cases}[way]
+    import nnunetv2_crossmatch.data.preprocessing  # noqa: F401  common imports are not timed
 
     start = time.perf_counter()
     work(processes)
@@ -98,9 +98,9 @@ def main() -> None:
         for cases in arguments.cases:
             write_dataset(Path(folder), cases, arguments.shape)
             shutil.rmtree(Path(folder) / "preprocessed" / NAME, ignore_errors=True)
-            in_own_process(plan, arguments.processes)
+            run_in_new_process(plan_dataset, arguments.processes)
             for way in ("host", "ours"):
-                seconds[way, cases], own, workers = in_own_process(measured, way, arguments.processes)
+                seconds[way, cases], own, workers = run_in_new_process(measure_preprocessing, way, arguments.processes)
                 line = (
                     f"{cases:5d} cases  {way}  {seconds[way, cases]:7.1f} s  {cases / seconds[way, cases]:6.2f} cases/s"
                 )

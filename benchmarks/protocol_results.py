@@ -27,8 +27,20 @@ from protocol_rows import TITLES, Run
 from protocol_steps import Protocol, read_runs
 
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.evaluation.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
-from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, Table, as_markdown, number, plain
+from nnunetv2_crossmatch.evaluation.published import (
+    DISTANCE_CAVEAT,
+    PROTOCOL_CAVEATS,
+    PUBLISHED_TEST_CASES,
+    SINGLE_RUN_CAVEAT,
+    published_rows,
+)
+from nnunetv2_crossmatch.evaluation.score_files import (
+    MEASURE_HEADINGS,
+    Table,
+    format_markdown_table,
+    format_measure,
+    json_number,
+)
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES
@@ -104,20 +116,25 @@ def jsonable(value: Any) -> Any:
     """A logged value (number, array or list of numbers) as JSON knows it."""
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return [jsonable(one) for one in value] if isinstance(value, list | tuple) else plain(value)
+    return [jsonable(one) for one in value] if isinstance(value, list | tuple) else json_number(value)
 
 
 def table(rows: Mapping[str, Any], convention: str) -> Table:
     """One line per row: seeds, steps, each seed's Dice, mean and deviation of every measure."""
-    measures = [name for name in HEADINGS if name in next(iter(rows.values()))[convention]]
+    measures = [name for name in MEASURE_HEADINGS if name in next(iter(rows.values()))[convention]]
     lines = []
     for row in rows.values():
-        each = " ".join(number(run[convention]["dice"], "dice") for run in row["runs"])
-        numbers = [f"{number(row[convention][m]['mean'], m)} ± {number(row[convention][m]['sd'], m)}" for m in measures]
+        each = " ".join(format_measure(run[convention]["dice"], "dice") for run in row["runs"])
+        numbers = [
+            f"{format_measure(row[convention][m]['mean'], m)} ± {format_measure(row[convention][m]['sd'], m)}"
+            for m in measures
+        ]
         counts = len(row["runs"]), row["runs"][0]["steps"], sum(run["empty_predictions"] for run in row["runs"])
         lines.append((row["title"], each, *map(str, counts), *numbers))
-    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *(HEADINGS[name] for name in measures))
-    return Table(f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), left=2)
+    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *(MEASURE_HEADINGS[name] for name in measures))
+    return Table(
+        f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), text_columns=2
+    )
 
 
 def published_table(request: Request) -> Table:
@@ -127,7 +144,7 @@ def published_table(request: Request) -> Table:
     lines = tuple(
         (row.method, row.labeled, *row.measures) for row in rows if int(row.labeled) in (request.labeled, most)
     )
-    return Table("Published (Zhao, Wang, Ding, JBHI 2024)", PUBLISHED_COLUMNS, lines, left=1)
+    return Table("Published (Zhao, Wang, Ding, JBHI 2024)", PUBLISHED_COLUMNS, lines, text_columns=1)
 
 
 def environment(request: Request) -> dict[str, Any]:
@@ -186,13 +203,13 @@ def page(
     head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
     tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
     name = SOURCES[request.dataset].name
-    published = f"Scored on the list {request.scored_on}; the published rows are over {SCORED_CASES[name]}."
-    caveats = [said_of(cases), published, PROTOCOL[name], DISTANCES, ONE_RUN]
+    published = f"Scored on the list {request.scored_on}; the published rows are over {PUBLISHED_TEST_CASES[name]}."
+    caveats = [said_of(cases), published, PROTOCOL_CAVEATS[name], DISTANCE_CAVEAT, SINGLE_RUN_CAVEAT]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
-    return "\n\n".join([head, *map(as_markdown, tables), notes, "## Environment", described]) + "\n"
+    return "\n\n".join([head, *map(format_markdown_table, tables), notes, "## Environment", described]) + "\n"
 
 
 @command
@@ -225,7 +242,7 @@ def finite(value: Any) -> Any:
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, list):
         return [finite(one) for one in value]
-    return plain(value) if isinstance(value, float) else value
+    return json_number(value) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

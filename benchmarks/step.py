@@ -4,12 +4,12 @@
     python benchmarks/step.py --batch 2 4 8 16 32 64
     python benchmarks/step.py --flops
 
-FLOPs are counted by torch, with ``--flops`` of any size in seconds, since nothing is computed. Times are medians of
-interleaved steps in one process, their ratio the median over rounds of one step each way. Peak memory is CUDA's
-allocator's, or on a CPU the growth of the resident set in a process of its own (Linux). A way that exhausts a GPU's
-memory is named and left out, and with ``--batch`` the larger batches too once nothing fits. Forward, backward, clipping
-and SGD step are timed, data loading is not. On a CPU set MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=60000000000, or page
-faults of large tensors double the time.
+FLOPs are counted by torch on fake tensors, so ``--flops`` takes seconds for any size. Times are medians of interleaved
+steps in one process; ratios are medians over rounds with one step of each way. Peak memory is that of CUDA's allocator,
+or on a CPU the growth of the resident set in a new process (Linux). A way that exhausts the GPU memory is printed and
+skipped; with ``--batch``, larger batches are skipped too if not even the supervised step fits. Forward, backward,
+clipping and SGD step are timed, data loading is not. On a CPU set MALLOC_MMAP_MAX_=0
+MALLOC_TRIM_THRESHOLD_=60000000000, or page faults of large tensors double the time.
 """
 
 from __future__ import annotations
@@ -27,34 +27,34 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from own_process import in_own_process
-from step_shares import time_shares
-from step_ways import GENERIC, MORE, SMALL, WAYS, Bench, Case, planned
+from new_process import run_in_new_process
+from step_shares import measure_time_shares
+from step_ways import EXTRA_WAYS, GENERIC, SMALL, WAYS, BenchmarkCase, StepBenchmark, case_from_plans
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_crossmatch.learning.execution import fits_in_memory
 
-DRAWS = 12  # steps over which the FLOPs of drawn students are averaged
+FLOP_STEPS = 12  # steps over which the FLOPs of drawn students are averaged
 
 
-def flops(case: Case, ways: Sequence[str]) -> dict[str, float]:
-    """Floating-point operations of a step each way, on tensors without content; of drawn students the mean of some."""
+def count_flops(case: BenchmarkCase, ways: Sequence[str]) -> dict[str, float]:
+    """Floating-point operations of a step of each way, on fake tensors; a mean over steps for drawn students."""
     with FakeTensorMode():
-        bench = Bench(case, torch.device("cpu"), False, False)
-        return {way: flops_of(bench, way) for way in ways}
+        bench = StepBenchmark(case, torch.device("cpu"), False, False)
+        return {way: count_flops_of_way(bench, way) for way in ways}
 
 
-def flops_of(bench: Bench, way: str) -> float:
-    steps = DRAWS if "students" in way else 1
+def count_flops_of_way(bench: StepBenchmark, way: str) -> float:
+    steps = FLOP_STEPS if "students" in way else 1
     with FlopCounterMode(display=False) as counter:
         for _ in range(steps):
-            bench.take(way)
+            bench.run_step(way)
     return counter.get_total_flops() / steps
 
 
-def seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Wall time; on a GPU between two events of the stream."""
+def measure_seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Wall time of ``step``; on a GPU between two CUDA events."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
@@ -67,55 +67,55 @@ def seconds(step: Callable[[], None], device: torch.device) -> float:
     return time.perf_counter() - start_time
 
 
-def resident_growth(case: Case, way: str) -> int:
-    """Peak resident memory of two steps above that of the network, in bytes; runs in a process of its own."""
-    bench = Bench(case, torch.device("cpu"), False, False)
+def measure_resident_growth(case: BenchmarkCase, way: str) -> int:
+    """Peak resident memory of two steps minus that of the network, in bytes; must run in a new process."""
+    bench = StepBenchmark(case, torch.device("cpu"), False, False)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = status_bytes("VmRSS")
+    before = read_process_status("VmRSS")
     for _ in range(2):
-        bench.take(way)
-    return status_bytes("VmHWM") - before
+        bench.run_step(way)
+    return read_process_status("VmHWM") - before
 
 
-def status_bytes(entry: str) -> int:
+def read_process_status(entry: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
 
 
-def peak_memory(bench: Bench, way: str) -> int:
+def measure_peak_memory(bench: StepBenchmark, way: str) -> int:
     if bench.device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        bench.take(way)
+        bench.run_step(way)
         return torch.cuda.max_memory_allocated()
-    # On the heap freed memory would count, and tensors of up to 32 MiB would come to lie there in the course of time.
+    # Freed heap memory would count, and tensors of up to 32 MiB would be placed on the heap over time.
     with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="262144"):
         for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
             os.environ.pop(name, None)
-        return in_own_process(resident_growth, bench.case, way)
+        return run_in_new_process(measure_resident_growth, bench.case, way)
 
 
-def ways_of(args: argparse.Namespace) -> tuple[str, ...]:
-    chosen = {"supervised", *(args.ways or (*WAYS, *(MORE if args.more else ())))}
-    left_out = {"released"} if args.compile else set()  # it calls encoder and decoder, which are not compiled
-    return tuple(way for way in (*WAYS, *MORE) if way in chosen - left_out)
+def selected_ways(args: argparse.Namespace) -> tuple[str, ...]:
+    chosen = {"supervised", *(args.ways or (*WAYS, *(EXTRA_WAYS if args.more else ())))}
+    left_out = {"released"} if args.compile else set()  # calls encoder and decoder, which are not compiled
+    return tuple(way for way in (*WAYS, *EXTRA_WAYS) if way in chosen - left_out)
 
 
-def fits(bench: Bench, way: str) -> bool:
-    """Take a step, which also warms up; False, and named, if it exhausts a GPU's memory."""
-    enough = fits_in_memory(partial(bench.take, way), bench.bare)
+def fits_in_gpu_memory(bench: StepBenchmark, way: str) -> bool:
+    """Run a step, also as warm-up; prints the way and returns False if it exhausts the GPU memory."""
+    enough = fits_in_memory(partial(bench.run_step, way), bench.uncompiled_network)
     if not enough:
         print(f"{bench.case.title}: out of memory: {way}", flush=True)
     return enough
 
 
-def measure(bench: Bench, ways: Sequence[str], repeats: int) -> dict[str, dict[str, float]]:
-    """The numbers of each way, in the order of ``ways``, of which the first one is the base of the ratios."""
+def measure_ways(bench: StepBenchmark, ways: Sequence[str], repeats: int) -> dict[str, dict[str, float]]:
+    """Measurements of each way, in the order of ``ways``; ratios refer to the first one."""
     times: dict[str, list[float]] = {way: [] for way in ways}
     for _ in range(repeats):
         for way in ways:
-            times[way].append(seconds(partial(bench.take, way), bench.device))
-    operations = flops(bench.case, ways)
+            times[way].append(measure_seconds(partial(bench.run_step, way), bench.device))
+    operations = count_flops(bench.case, ways)
     return {
         way: {
             "gflop": operations[way] / 1e9,
@@ -123,17 +123,19 @@ def measure(bench: Bench, ways: Sequence[str], repeats: int) -> dict[str, dict[s
             "ms_min": min(times[way]) * 1000,
             "ms_max": max(times[way]) * 1000,
             "time_ratio": statistics.median(t / base for t, base in zip(times[way], times[ways[0]], strict=True)),
-            "peak_mib": peak_memory(bench, way) / 2**20,
+            "peak_mib": measure_peak_memory(bench, way) / 2**20,
         }
         for way in ways
     }
 
 
-def measured(cases: Sequence[Case], args: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, dict]]:
-    """Title and numbers of every case, printed; once not even the supervised step fits, no larger batch is tried."""
+def measure_cases(
+    cases: Sequence[BenchmarkCase], args: argparse.Namespace, device: torch.device
+) -> Iterator[tuple[str, dict]]:
+    """Measure, print and yield every case; skips larger batches once the supervised step does not fit."""
     exhausted = set()
     for case in cases:
-        rows = None if case.name in exhausted else measured_case(case, args, device)
+        rows = None if case.name in exhausted else measure_case(case, args, device)
         gc.collect()
         torch.cuda.empty_cache()
         if rows is None:
@@ -142,32 +144,32 @@ def measured(cases: Sequence[Case], args: argparse.Namespace, device: torch.devi
             yield case.title, rows
 
 
-def measured_case(case: Case, args: argparse.Namespace, device: torch.device) -> dict[str, dict] | None:
-    """The numbers of one case; None where the supervised step does not fit."""
-    bench = Bench(case, device, args.amp, args.compile)
-    ways = [way for way in ways_of(args) if fits(bench, way)]
+def measure_case(case: BenchmarkCase, args: argparse.Namespace, device: torch.device) -> dict[str, dict] | None:
+    """Measurements of one case; None if the supervised step does not fit into memory."""
+    bench = StepBenchmark(case, device, args.amp, args.compile)
+    ways = [way for way in selected_ways(args) if fits_in_gpu_memory(bench, way)]
     if "supervised" not in ways:
         return None
-    rows = measure(bench, ways, args.repeats)
-    print(f"\n{table(case, rows)}", flush=True)
+    rows = measure_ways(bench, ways, args.repeats)
+    print(f"\n{format_table(case, rows)}", flush=True)
     for way in ways if args.profile else ():
-        rows[way]["shares"] = time_shares(partial(bench.take, way), device)
-        print(shares_line(way, rows[way]["shares"]), flush=True)
+        rows[way]["shares"] = measure_time_shares(partial(bench.run_step, way), device)
+        print(format_shares(way, rows[way]["shares"]), flush=True)
     return rows
 
 
-def shares_line(way: str, shares: dict[str, float]) -> str:
+def format_shares(way: str, shares: dict[str, float]) -> str:
     return f"{way:20} time: " + ", ".join(f"{kind} {share:.0%}" for kind, share in shares.items())
 
 
-def counted(case: Case, ways: Sequence[str]) -> str:
-    """FLOPs of a step each way, as text."""
-    numbers = flops(case, ways)
+def format_flops(case: BenchmarkCase, ways: Sequence[str]) -> str:
+    """Format the FLOPs of a step of each way."""
+    numbers = count_flops(case, ways)
     rows = [f"{way:20}{n / 1e9:12.1f} GFLOP{n / numbers['supervised']:7.2f}" for way, n in numbers.items()]
     return "\n".join([case.title, *rows])
 
 
-def table(case: Case, rows: dict[str, dict[str, float]]) -> str:
+def format_table(case: BenchmarkCase, rows: dict[str, dict[str, float]]) -> str:
     base = rows["supervised"]
     lines = [
         case.title,
@@ -192,7 +194,9 @@ def main() -> None:
     parser.add_argument(
         "--more", action="store_true", help="also recompute1, students1 to 3, half the unlabeled samples"
     )
-    parser.add_argument("--ways", nargs="+", choices=(*WAYS, *MORE), help="only these, beside the supervised step")
+    parser.add_argument(
+        "--ways", nargs="+", choices=(*WAYS, *EXTRA_WAYS), help="only these, beside the supervised step"
+    )
     parser.add_argument("--plans", help="plans file to take network, patch and batch from")
     parser.add_argument("-c", dest="configuration", default="3d_fullres", help="its configuration")
     parser.add_argument("--batch", nargs="+", type=int, help="labeled batch sizes, in growing order")
@@ -204,14 +208,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cases = [planned(args.plans, args.configuration)] if args.plans else SMALL if args.small else GENERIC
+    cases = [case_from_plans(args.plans, args.configuration)] if args.plans else SMALL if args.small else GENERIC
     cases = [replace(case, batch=batch) for case in cases for batch in args.batch or [case.batch]]
     if args.flops:
-        print("\n\n".join(counted(case, ways_of(args)) for case in cases))
+        print("\n\n".join(format_flops(case, selected_ways(args)) for case in cases))
         return
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, amp {args.amp}, compile {args.compile}")
-    results = dict(measured(cases, args, device))
+    results = dict(measure_cases(cases, args, device))
     if args.json:
         args.json.write_text(json.dumps({"device": name, "torch": torch.__version__, "steps": results}, indent=2))
 

@@ -1,6 +1,6 @@
-"""Networks of benchmarks/step.py, and one step of each: supervised, CrossMatch, the authors' released schedule.
+"""Networks of benchmarks/step.py, and one training step each: supervised, CrossMatch, the authors' released schedule.
 
-Limit: takes steps on random tensors; measuring them is for others.
+Limit: runs steps on random tensors; ``step.py`` measures them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from nnunetv2_crossmatch.methods.crossmatch import STREAMS, CrossMatch, loss_tab
 CHANNELS = 4  # output classes
 DROPOUTS = {"weak": FeatureDropout(0.25), "strong": FeatureDropout(0.75)}
 WAYS = ("supervised", "stacked", "sequential", "released")
-MORE = (
+EXTRA_WAYS = (
     "stacked_recompute", "sequential_recompute", "stacked_students1", "stacked_students2", "stacked_students3",
     "stacked_half",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Case:
-    """A network, a patch and a batch."""
+class BenchmarkCase:
+    """A network, a patch size and a batch size."""
 
     name: str
     patch: tuple[int, ...]
@@ -54,7 +54,7 @@ class Case:
         return f"{self.name}, batch {self.batch}"
 
     def network(self) -> nn.Module:
-        """The host's network with deep supervision, behind the streams."""
+        """nnU-Net's network with deep supervision, wrapped in :class:`CrossMatchNetwork`."""
         if self.plans is not None:
             manager = PlansManager(self.plans).get_configuration(self.configuration)
             architecture = manager.network_arch_class_name, manager.network_arch_init_kwargs
@@ -71,46 +71,46 @@ class Case:
 
 
 GENERIC = (
-    Case("2d 256 x 256", (256, 256), 12, (32, 64, 128, 256, 512)),
-    Case("2d 256 x 256 in seven stages as nnU-Net plans", (256, 256), 12, (32, 64, 128, 256, 512, 512, 512)),
-    Case("3d 112 x 112 x 80", (112, 112, 80), 2, (32, 64, 128, 256, 320)),
+    BenchmarkCase("2d 256 x 256", (256, 256), 12, (32, 64, 128, 256, 512)),
+    BenchmarkCase("2d 256 x 256 in seven stages as nnU-Net plans", (256, 256), 12, (32, 64, 128, 256, 512, 512, 512)),
+    BenchmarkCase("3d 112 x 112 x 80", (112, 112, 80), 2, (32, 64, 128, 256, 320)),
 )
 SMALL = (
-    Case("2d 128 x 128", (128, 128), 4, (16, 32, 64, 128)),
-    Case("3d 48 x 48 x 32", (48, 48, 32), 2, (16, 32, 64, 128)),
+    BenchmarkCase("2d 128 x 128", (128, 128), 4, (16, 32, 64, 128)),
+    BenchmarkCase("3d 48 x 48 x 32", (48, 48, 32), 2, (16, 32, 64, 128)),
 )
 
 
-def planned(plans: str, configuration: str) -> Case:
-    """Network, patch and batch of a plans file; a batch of at least two, as CrossMatch takes it."""
+def case_from_plans(plans: str, configuration: str) -> BenchmarkCase:
+    """Network, patch size and batch size of a plans file; the batch size is at least two, as in CrossMatch."""
     chosen = PlansManager(plans).get_configuration(configuration)
     patch = tuple(chosen.patch_size)
     name = f"{configuration} {' x '.join(map(str, patch))}"
-    return Case(name, patch, max(chosen.batch_size, 2), (), plans, configuration)
+    return BenchmarkCase(name, patch, max(chosen.batch_size, 2), (), plans, configuration)
 
 
-class Bench:
-    """One case on one device, ready to take steps each way."""
+class StepBenchmark:
+    """Network, optimizer and random images of one case on one device; runs steps of each way."""
 
-    def __init__(self, case: Case, device: torch.device, amp: bool, compiled: bool) -> None:
+    def __init__(self, case: BenchmarkCase, device: torch.device, amp: bool, compiled: bool) -> None:
         torch.manual_seed(0)
         self.case, self.device = case, device
         with device:
-            self.bare = case.network()
-        self.network = torch.compile(self.bare) if compiled else self.bare
-        self.optimizer = torch.optim.SGD(self.bare.parameters(), 0.01, momentum=0.99, nesterov=True)
+            self.uncompiled_network = case.network()
+        self.network = torch.compile(self.uncompiled_network) if compiled else self.uncompiled_network
+        self.optimizer = torch.optim.SGD(self.uncompiled_network.parameters(), 0.01, momentum=0.99, nesterov=True)
         self.scaler = torch.GradScaler(device.type, enabled=amp)
         self.autocast = partial(torch.autocast, device.type) if amp else nullcontext
         self.images = {
             v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *CrossMatch.unlabeled_views)
         }
         with torch.no_grad():
-            heads = self.bare(self.images["labeled"])
+            heads = self.uncompiled_network(self.images["labeled"])
         self.target = [torch.randint(0, CHANNELS, (h.shape[0], 1, *h.shape[2:]), device=device) for h in heads]
-        self.loss = host_loss(np.array([0.5**i for i in range(len(heads))]))
+        self.loss = nnunet_loss(np.array([0.5**i for i in range(len(heads))]))
         self.count = 0
 
-    def draw(self, unlabeled: int) -> tuple[dict, dict]:
+    def draw_random(self, unlabeled: int) -> tuple[dict, dict]:
         self.count += 1
         rng, generator = np.random.default_rng(self.count), torch.Generator(self.device).manual_seed(self.count)
         boxes = {view: draw_boxes(rng, unlabeled, self.case.patch, 0.5) for view in CrossMatch.unlabeled_views[1:]}
@@ -122,8 +122,8 @@ class Bench:
     def backward(self, loss: torch.Tensor) -> None:
         self.scaler.scale(loss).backward()
 
-    def take(self, way: str) -> None:
-        """One whole step: draws, forward, backward, clipping, optimizer."""
+    def run_step(self, way: str) -> None:
+        """One training step: random draws, forward, backward, clipping, optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         if way == "supervised":
             self.supervised()
@@ -132,7 +132,7 @@ class Bench:
         else:
             self.crossmatch(*way.split("_"))
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.bare.parameters(), 12)
+        nn.utils.clip_grad_norm_(self.uncompiled_network.parameters(), 12)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -146,7 +146,7 @@ class Bench:
         self.bare.recompute = setting == "recompute"
         count = int(setting.removeprefix("students")) if setting.startswith("students") else len(STREAMS)
         unlabeled = max(1, self.case.batch // (2 if setting == "half" else 1))
-        boxes, drawn = self.draw(unlabeled)
+        boxes, drawn = self.draw_random(unlabeled)
         images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
         table = loss_table(0.3).drawn(count, np.random.default_rng(self.count))
         loss = UnsupervisedLoss(table, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
@@ -157,28 +157,28 @@ class Bench:
         getattr(execution, f"run_{way}")(step, drawn, loss)
 
     def released(self) -> None:
-        """The passes of the authors' released training loop, on this network, with our losses.
+        """The passes of the authors' released training loop, with this network and the losses of this package.
 
-        A second unlabeled batch is only there to be mixed in: once clean without gradient, once beside the labeled one
-        with both perturbations without gradient. Then two passes with gradient, each decoding its two halves clean
-        and the second half under both perturbations.
+        A second unlabeled batch, used for CutMix only, is passed without gradient: once alone, once with the labeled
+        batch and both perturbations. Two passes with gradient follow; each decodes two halves without perturbation and
+        the second half with both perturbations.
         """
-        _, drawn = self.draw(self.case.batch)
+        _, drawn = self.draw_random(self.case.batch)
         criterion = Criterion(False, tuple(range(CHANNELS)))
         labeled, weak, first, second = self.images.values()
         with self.autocast(), torch.no_grad():
             self.network(second)
-            self.two_halves(labeled, second, drawn, "ww", "ws")
+            self.forward_two_halves(labeled, second, drawn, "ww", "ws")
         with self.autocast():
-            heads, p_wn, p_ww, p_ws = self.two_halves(labeled, weak, drawn, "ww", "ws")
-            p_s1, p_s2, p_sw, p_ss = self.two_halves(first, second, drawn, "sw", "ss")
+            heads, p_wn, p_ww, p_ws = self.forward_two_halves(labeled, weak, drawn, "ww", "ws")
+            p_s1, p_s2, p_sw, p_ss = self.forward_two_halves(first, second, drawn, "sw", "ss")
             y_wn, y_ww, y_ws = (pseudo_label(p, 0.5, False) for p in (p_wn, p_ww, p_ws))
             pairs = [(p, y_wn) for p in (p_s1[0], p_s2, p_ww, p_ws, p_sw, p_ss)] + [(p_sw, y_ww), (p_ss, y_ws)]
             loss = self.loss(heads, self.target) + sum(criterion(p, y) for p, y in pairs)
         self.backward(loss)
 
-    def two_halves(self, a: torch.Tensor, b: torch.Tensor, drawn: dict, weak: str, strong: str) -> tuple:
-        features = self.bare.encoder(torch.cat((a, b)))
+    def forward_two_halves(self, a: torch.Tensor, b: torch.Tensor, drawn: dict, weak: str, strong: str) -> tuple:
+        features = self.uncompiled_network.encoder(torch.cat((a, b)))
         half = [level[len(a) :] for level in features]
         streams = [features] + [perturbed(half, drawn[name]) for name in (weak, strong)]
         heads = self.bare.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
@@ -186,8 +186,9 @@ class Bench:
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]
 
 
-def host_loss(weights: np.ndarray) -> nn.Module:
-    """The host's Dice and cross-entropy over all heads."""
+def nnunet_loss(weights: np.ndarray) -> nn.Module:
+    """nnU-Net's Dice and cross-entropy loss over all heads."""
+
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
     return DeepSupervisionWrapper(
         DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss), weights / weights.sum()

@@ -1,11 +1,11 @@
-"""``nnUNetv2_crossmatch_check``: what is installed, what is set, what is wrong, and the line that mends it."""
+"""``nnUNetv2_crossmatch_check``: check installation, settings and a data set, and print how to fix each fault."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from nnunetv2_crossmatch.cli.readiness import NOTE, WRONG, check_all
+from nnunetv2_crossmatch.cli.environment_checks import NOTE, WRONG, check_all
 from nnunetv2_crossmatch.errors import command
 
 
@@ -26,12 +26,12 @@ def parser() -> argparse.ArgumentParser:
 
 @command
 def main() -> None:
-    """Print all findings, then the verdict."""
+    """Print all results, then whether training would start."""
     arguments = parser().parse_args()
-    findings = dict.fromkeys(check_all(arguments.d, arguments.c, arguments.p))  # one cause can show in two checks
-    for finding in findings:
-        print(finding)
-    wrong, notes = (sum(finding.state == state for finding in findings) for state in (WRONG, NOTE))
+    results = dict.fromkeys(check_all(arguments.d, arguments.c, arguments.p))  # one cause can show in two checks
+    for result in results:
+        print(result)
+    wrong, notes = (sum(result.state == state for result in results) for state in (WRONG, NOTE))
     verdict = f"{wrong} wrong: training would not start" if wrong else "training would start"
     print(f"\n{verdict}" + (f" ({notes} to note)" if notes else ""))
     sys.exit(2 if wrong else 0)

@@ -1,4 +1,4 @@
-"""``nnUNetv2_crossmatch_demo``: the whole way, from data to scores, on generated volumes."""
+"""``nnUNetv2_crossmatch_demo``: all steps from data conversion to scores on generated volumes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_crossmatch.demo.run import FULL, QUICK, run_demo
+from nnunetv2_crossmatch.demo.run import FULL_SIZE, QUICK_SIZE, run_demo
 from nnunetv2_crossmatch.errors import InputError, Problem, command
 
 PICTURE = "crossmatch_demo.png"
@@ -35,8 +35,8 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def checked_folder(folder: Path | None) -> Path:
-    """The folder to work in, absolute and empty."""
+def prepare_folder(folder: Path | None) -> Path:
+    """Create the working folder, or check that it is empty; returns its absolute path."""
     if folder is None:
         return Path(tempfile.mkdtemp(prefix="crossmatch_demo_"))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -47,14 +47,14 @@ def checked_folder(folder: Path | None) -> Path:
 
 @command
 def main() -> None:
-    """Run the demo; a temporary folder is removed after success only, so that logs of a failure stay."""
+    """Run the demo; a temporary folder is removed after success only, which keeps the logs of a failure."""
     arguments = parser().parse_args()
-    folder = checked_folder(arguments.folder)
+    folder = prepare_folder(arguments.folder)
     picture = (arguments.o or (folder if arguments.folder else Path.cwd()) / PICTURE).resolve()
     if not picture.parent.is_dir():
         raise InputError(Problem("folder missing", picture.parent, "for the picture", f'mkdir -p "{picture.parent}"'))
     print(f"Everything goes to {folder}; each command's own output to {folder / 'logs'}")
-    print(f"\n{run_demo(folder, picture, QUICK if arguments.quick else FULL, arguments.device)}")
+    print(f"\n{run_demo(folder, picture, QUICK_SIZE if arguments.quick else FULL_SIZE, arguments.device)}")
     print(f"picture: {picture}")
     if arguments.folder is None:
         shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""``nnUNetv2_crossmatch_evaluate``: score a folder of predictions, print the result and write it down."""
+"""``nnUNetv2_crossmatch_evaluate``: score a folder of predictions, print the scores and write them to files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nnunetv2.configuration import default_num_processes
 
 from nnunetv2_crossmatch.errors import Problem, command, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
-from nnunetv2_crossmatch.evaluation.score_files import terminal, write_scores
+from nnunetv2_crossmatch.evaluation.score_files import format_for_terminal, write_scores
 from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.folders import dataset_name, raw_folder
 
@@ -52,29 +52,29 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def add_scoring_options(to: argparse.ArgumentParser) -> None:
-    """What to score and how: shared with the report."""
-    to.add_argument("-r", type=Path, required=True, metavar="REFERENCE", help=HELP["-r"])
-    to.add_argument("-p", type=Path, required=True, metavar="PREDICTIONS", help=HELP["-p"])
-    source = to.add_mutually_exclusive_group()
+def add_scoring_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for input and scoring, which ``nnUNetv2_crossmatch_report`` shares."""
+    parser.add_argument("-r", type=Path, required=True, metavar="REFERENCE", help=HELP["-r"])
+    parser.add_argument("-p", type=Path, required=True, metavar="PREDICTIONS", help=HELP["-p"])
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("-d", metavar="ID", help=HELP["-d"])
     source.add_argument("-djfile", type=Path, metavar="FILE", help=HELP["-djfile"])
-    to.add_argument("-np", type=int, default=default_num_processes, metavar="N", help=HELP["-np"])
-    to.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
-    to.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
-    to.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
-    to.add_argument("--literature", action="store_true", help=HELP["--literature"])
+    parser.add_argument("-np", type=int, default=default_num_processes, metavar="N", help=HELP["-np"])
+    parser.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
+    parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
+    parser.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
+    parser.add_argument("--literature", action="store_true", help=HELP["--literature"])
 
 
-def named_dataset_json(arguments: argparse.Namespace) -> Path | None:
-    """The ``dataset.json`` that -d or -djfile name; None: to be found beside the segmentations."""
+def requested_dataset_json(arguments: argparse.Namespace) -> Path | None:
+    """The ``dataset.json`` given with -d or -djfile; None if neither is given."""
     if arguments.d is None:
         return arguments.djfile
     return raw_folder() / dataset_name(arguments.d) / "dataset.json"
 
 
-def check_numbers(arguments: argparse.Namespace) -> None:
-    """Refuse numbers that cannot be meant."""
+def check_numeric_options(arguments: argparse.Namespace) -> None:
+    """Raise ``InputError`` for values of -np and --spacing outside of their range."""
     problems = []
     if arguments.np < 1:
         problems.append(Problem("impossible number of cases at once", "", f"-np {arguments.np}", "give 1 or more"))
@@ -85,7 +85,7 @@ def check_numbers(arguments: argparse.Namespace) -> None:
 
 
 def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> list[Scores]:
-    """Scores of the predictions and, if asked for, of the other folder; raises with the problems of both."""
+    """Scores of the predictions and, with --compare, of the other folder; ``InputError`` lists the problems of both."""
     score = partial(
         evaluate_folder,
         arguments.r,
@@ -102,10 +102,10 @@ def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> l
 def main() -> None:
     """Evaluate, print, write."""
     arguments = parser().parse_args()
-    check_numbers(arguments)
-    scores, *others = score_folders(arguments, named_dataset_json(arguments))
+    check_numeric_options(arguments)
+    scores, *others = score_folders(arguments, requested_dataset_json(arguments))
     other = (others[0], arguments.compare) if others else (None, None)
-    print(terminal(scores, *other))
+    print(format_for_terminal(scores, *other))
     origin = {"reference": str(arguments.r), "predictions": str(arguments.p)}
     written = write_scores(scores, arguments.o or arguments.p, origin, *other)
     print(f"\nwritten: {', '.join(map(str, written))}")

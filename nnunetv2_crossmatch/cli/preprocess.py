@@ -12,7 +12,7 @@ from nnunetv2_crossmatch.errors import command
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line, with the host's letters."""
+    """The command's options, named as nnU-Net's."""
     result = argparse.ArgumentParser(
         prog="nnUNetv2_crossmatch_preprocess",
         description="Preprocess $nnUNet_raw/<data set>/imagesUn with the plans of the labeled cases. Finished "

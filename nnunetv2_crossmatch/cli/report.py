@@ -7,9 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from nnunetv2_crossmatch.cli.evaluate import add_scoring_options, check_numbers, named_dataset_json
+from nnunetv2_crossmatch.cli.evaluate import add_scoring_options, check_numeric_options, requested_dataset_json
 from nnunetv2_crossmatch.errors import Problem, command, raise_if_any
-from nnunetv2_crossmatch.report.build import Request, write_report
+from nnunetv2_crossmatch.report.build import ReportRequest, write_report
 
 PROGRAM = "nnUNetv2_crossmatch_report"
 DESCRIPTION = """One HTML file about a folder of predictions, to look at, to print and to send: mean scores with
@@ -47,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def check_counts(arguments: argparse.Namespace) -> None:
-    """Refuse negative numbers of pictures."""
+def check_picture_counts(arguments: argparse.Namespace) -> None:
+    """Raise ``InputError`` for negative numbers of pictures."""
     counts = {"--pictures": arguments.pictures, "--surfaces": arguments.surfaces}
     negative = [f"{flag} {count}" for flag, count in counts.items() if count < 0]
     raise_if_any([Problem("impossible number of pictures", "", given, "give 0 or more") for given in negative])
@@ -58,16 +58,16 @@ def check_counts(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Score, draw, write."""
     arguments = parser().parse_args()
-    check_numbers(arguments)
-    check_counts(arguments)
-    request = Request(
+    check_numeric_options(arguments)
+    check_picture_counts(arguments)
+    request = ReportRequest(
         reference=arguments.r,
         predictions=arguments.p,
         processes=arguments.np,
         other=arguments.compare,
         images=arguments.i,
         model=arguments.m,
-        dataset_json=named_dataset_json(arguments),
+        dataset_json=requested_dataset_json(arguments),
         spacing_mm=arguments.spacing,
         literature=arguments.literature,
         allow_missing=arguments.allow_missing,

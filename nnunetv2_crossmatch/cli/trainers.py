@@ -10,7 +10,7 @@ from nnunetv2_crossmatch.errors import command
 
 @command
 def main() -> None:
-    """Print the folder of the re-export file and nothing else, so that the shell can capture it."""
+    """Print only the folder that contains the trainers, so that a shell can capture it."""
     argparse.ArgumentParser(
         prog="nnUNetv2_crossmatch_trainers",
         description="Print the folder in which nnU-Net finds the CrossMatch trainers.",

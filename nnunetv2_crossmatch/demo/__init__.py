@@ -1,1 +1,1 @@
-"""The whole way on generated volumes, in minutes on a CPU: may import report and what it may."""
+"""Demo of all steps on generated volumes, in minutes on a CPU; may import ``report`` and its imports."""

@@ -1,9 +1,9 @@
-"""Left-atrium-like volumes with reference labels, drawn from random numbers alone, in the LA h5 layout.
+"""Randomly generated volumes that resemble the left atrium, with reference labels, in the LA h5 layout.
 
-Limit: made for the demo and for tests; it imitates how such scans vary, not how they arise.
+Limit: for the demo and tests; imitates the variation of such scans, not the physics of MRI.
 
 Coordinates run from -1 to 1 along x (patient right to left), y (front to back) and z (feet to head). Every organ is a
-signed field in these units, positive inside, so that a union is a maximum and a soft edge is a sigmoid.
+signed field in these units, positive inside; a union is a maximum, and a soft edge is a sigmoid.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Grid = NDArray[np.float32]  # (3, x, y, z)
 
 SHAPE = (64, 64, 24)
 SPLITS_FILE = "splits.json"
-EDGE = 0.025  # half-width of an organ's soft edge
-VEIN_IN_LABEL = 0.22  # readers cut the veins off near the atrium: so far from its body the label reaches
+EDGE_WIDTH = 0.025  # half-width of an organ's soft edge
+LABELED_VEIN_LENGTH = 0.22  # the label includes the veins up to this distance from the atrium, as human readers label
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Phantom:
 
 
 def generate_case(rng: np.random.Generator, shape: tuple[int, int, int] = SHAPE) -> Phantom:
-    """Draw one heart: pose, shapes, contrast, bias field and noise all vary from case to case."""
-    grid = _warped_grid(rng, shape)
+    """Draw one random heart: pose, shapes, contrast, bias field and noise vary from case to case."""
+    grid = _deformed_grid(rng, shape)
     body = _ellipsoid(rng, grid, centre=(0.0, 0.08, -0.05), radii=(0.50, 0.30, 0.55))
     veins = _veins(rng, grid)
     mitral_plane = 0.45 - grid[0] * 0.6 + grid[1] * 0.9 + grid[2] * 0.35 + rng.normal(0, 0.08)
     body = np.minimum(body, mitral_plane)
     atrium = np.maximum(body, veins)
-    label = (atrium > 0) & (body > -VEIN_IN_LABEL)
-    image = _degraded(rng, _painted(rng, grid, atrium))
+    label = (atrium > 0) & (body > -LABELED_VEIN_LENGTH)
+    image = _degrade(rng, _paint_tissues(rng, grid, atrium))
     return Phantom(image, label.astype(np.uint8))
 
 
@@ -54,7 +54,7 @@ def write_dataset(
     """Write ``<folder>/<case>/mri_norm2.h5`` for all cases and a splits file; return the splits file.
 
     The splits file has the keys of the published lists: ``train`` (labeled cases first), ``test`` and ``labeled``.
-    Every h5 has both ``image`` and ``label``, as the public ones have; which labels are used is the converter's job.
+    Every h5 file contains ``image`` and ``label``, as in the public data; the converter selects the labels to use.
     """
     counts = {"train": labeled + unlabeled, "test": test}
     names = {part: [f"{part}{i:02d}" for i in range(count)] for part, count in counts.items()}
@@ -78,18 +78,18 @@ def _smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float
     return (noise / noise.std()).astype(np.float32)
 
 
-def _warped_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> Grid:
+def _deformed_grid(rng: np.random.Generator, shape: tuple[int, int, int]) -> Grid:
     """Coordinates of all voxels after a random pose (shift, turn, size) and a smooth deformation, (3, x, y, z)."""
     axes = [np.linspace(-1, 1, n, dtype=np.float32) for n in shape]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"))
     turn = Rotation.from_euler("zyx", rng.normal(0, [16, 10, 10]), degrees=True).as_matrix()
     size = rng.uniform(1.0, 1.5) * rng.uniform(0.92, 1.08, 3)
-    posed = np.einsum("ij,jxyz->ixyz", turn / size[:, None], grid - _everywhere(rng.normal(0, 0.09, 3)))
+    posed = np.einsum("ij,jxyz->ixyz", turn / size[:, None], grid - _broadcast(rng.normal(0, 0.09, 3)))
     deformation = np.stack([_smooth_noise(rng, shape, 0.14) for _ in range(3)])
     return (posed + 0.055 * deformation).astype(np.float32)
 
 
-def _everywhere(point: NDArray[np.float64]) -> NDArray[np.float64]:
+def _broadcast(point: NDArray[np.float64]) -> NDArray[np.float64]:
     return point[:, None, None, None]
 
 
@@ -98,7 +98,7 @@ def _ellipsoid(
 ) -> Field:
     jittered_centre = np.array(centre) + rng.normal(0, 0.04, 3)
     jittered_radii = np.array(radii) * rng.uniform(0.82, 1.18, 3)
-    scaled = (grid - _everywhere(jittered_centre)) / _everywhere(jittered_radii)
+    scaled = (grid - _broadcast(jittered_centre)) / _broadcast(jittered_radii)
     return ((1 - np.linalg.norm(scaled, axis=0)) * jittered_radii.min()).astype(np.float32)
 
 
@@ -110,21 +110,21 @@ def _tube(
     radius: float,
 ) -> Field:
     a, b = (np.array(point) + rng.normal(0, 0.05, 3) for point in (start, end))
-    along = np.einsum("i,ixyz->xyz", b - a, grid - _everywhere(a)) / np.dot(b - a, b - a)
-    nearest = _everywhere(a) + np.clip(along, 0, 1) * _everywhere(b - a)
+    along = np.einsum("i,ixyz->xyz", b - a, grid - _broadcast(a)) / np.dot(b - a, b - a)
+    nearest = _broadcast(a) + np.clip(along, 0, 1) * _broadcast(b - a)
     return (radius * rng.uniform(0.8, 1.2) - np.linalg.norm(grid - nearest, axis=0)).astype(np.float32)
 
 
 def _veins(rng: np.random.Generator, grid: Grid) -> Field:
-    """Union of the pulmonary veins: two on each side; one is missing now and then, as common trunks make it so."""
+    """Union of the pulmonary veins, two on each side; single veins are missing at random, as with common trunks."""
     ends = [(side, back, up) for side in (-1.1, 1.1) for back, up in ((0.40, -0.25), (0.30, 0.45))]
     drawn = [_tube(rng, grid, (0.3 * x, 0.1, 0.7 * z), (x, y, z), 0.095) for x, y, z in ends]
     kept = [vein for vein in drawn[1:] if rng.random() < 0.85]
     return np.maximum.reduce([drawn[0], *kept])
 
 
-def _neighbours(rng: np.random.Generator, grid: Grid) -> list[Field]:
-    """Blood-filled structures that look like the atrium: ventricles, right atrium, aorta, other great vessels."""
+def _neighbouring_organs(rng: np.random.Generator, grid: Grid) -> list[Field]:
+    """Blood-filled structures as bright as the atrium: ventricles, right atrium, aorta, other great vessels."""
     return [
         _ellipsoid(rng, grid, centre=(0.55, -0.62, -0.55), radii=(0.45, 0.40, 0.60)),
         _ellipsoid(rng, grid, centre=(-0.18, -0.85, -0.50), radii=(0.45, 0.30, 0.55)),
@@ -147,32 +147,32 @@ def _lung_vessels(rng: np.random.Generator, grid: Grid) -> Field:
     return np.maximum.reduce([_tube(rng, grid, *points, 0.05) for points in zip(starts, ends, strict=True)])
 
 
-def _blended(image: Field, field: Field, level: float) -> Field:
-    """Paint ``level`` where ``field`` is positive, with a soft edge."""
-    share = 1 / (1 + np.exp(np.clip(-field / EDGE, -30, 30)))
+def _blend(image: Field, field: Field, level: float) -> Field:
+    """``image`` with the intensity ``level`` where ``field`` is positive, with a soft edge."""
+    share = 1 / (1 + np.exp(np.clip(-field / EDGE_WIDTH, -30, 30)))
     return (image * (1 - share) + level * share).astype(np.float32)
 
 
-def _painted(rng: np.random.Generator, grid: Grid, atrium: Field) -> Field:
-    """The scan before degradation: lungs, spine, heart wall, blood pools of nearly equal brightness, bright scar."""
+def _paint_tissues(rng: np.random.Generator, grid: Grid, atrium: Field) -> Field:
+    """Image without artifacts: lungs, spine, heart wall, blood pools of similar intensity, bright scar."""
     tissue, blood = rng.uniform(0.30, 0.45), rng.uniform(0.70, 1.15)
     image = np.full(atrium.shape, tissue, np.float32) + 0.05 * _smooth_noise(rng, atrium.shape, 0.05)
-    image = _blended(image, _lungs(rng, grid), 0.06)
-    image = _blended(image, _lung_vessels(rng, grid), 0.9 * blood)
+    image = _blend(image, _lungs(rng, grid), 0.06)
+    image = _blend(image, _lung_vessels(rng, grid), 0.9 * blood)
     spine = _ellipsoid(rng, grid, centre=(-0.16, 0.88, 0.0), radii=(0.30, 0.24, 2.0))
-    image = _blended(_blended(image, spine + 0.05, 0.55), spine, rng.uniform(0.1, 0.35))
-    neighbours = _neighbours(rng, grid)
+    image = _blend(_blend(image, spine + 0.05, 0.55), spine, rng.uniform(0.1, 0.35))
+    neighbours = _neighbouring_organs(rng, grid)
     heart = np.maximum.reduce([*neighbours, atrium])
-    image = _blended(image, heart + 0.05, rng.uniform(0.15, 0.35))  # wall and fat around the blood
+    image = _blend(image, heart + 0.05, rng.uniform(0.15, 0.35))  # wall and fat around the blood
     for field in neighbours:
-        image = _blended(image, field, blood * rng.uniform(0.65, 1.35))
-    image = _blended(image, atrium, blood * rng.uniform(0.75, 1.25))
+        image = _blend(image, field, blood * rng.uniform(0.65, 1.35))
+    image = _blend(image, atrium, blood * rng.uniform(0.75, 1.25))
     scar = np.abs(atrium) < 0.02
     return image + (0.35 * rng.random() * scar * (_smooth_noise(rng, scar.shape, 0.06) > 0.6)).astype(np.float32)
 
 
-def _degraded(rng: np.random.Generator, image: Field) -> Field:
-    """Coil bias, blur and Rician noise; then mean 0 and deviation 1, as the public h5 files are."""
+def _degrade(rng: np.random.Generator, image: Field) -> Field:
+    """Add blur, coil bias and Rician noise; normalize to mean 0 and deviation 1, as in the public h5 files."""
     blurred = gaussian_filter(image, rng.uniform(0.3, 0.8))
     biased = blurred * np.exp(rng.uniform(0.1, 0.45) * _smooth_noise(rng, image.shape, 0.3))
     level = rng.uniform(0.05, 0.18)

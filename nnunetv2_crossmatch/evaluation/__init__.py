@@ -1,1 +1,1 @@
-"""How good segmentations are, as the LA and ACDC literature computes it: may import training and below."""
+"""Evaluation of segmentations with the measures of the LA and ACDC literature; may import ``training`` and below."""

@@ -1,7 +1,7 @@
-"""Evaluation: a folder of predictions against a folder of references, both in the host's format, gives ``Scores``.
+"""Evaluation of a folder of predictions against a folder of references, both in nnU-Net's format; returns ``Scores``.
 
-Limit: pairs files and runs the measures; ``segmentations`` reads and refuses, ``metrics`` measures, ``score_files``
-writes.
+Limit: this module pairs files and calls the measures. ``segmentations`` reads and checks files, ``metrics`` computes
+the measures, ``score_files`` writes the results.
 """
 
 from __future__ import annotations
@@ -19,9 +19,16 @@ from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.evaluation.metrics import MM_DISTANCES, OVERLAPS, VOXEL_DISTANCES, Measures, measure, published
+from nnunetv2_crossmatch.evaluation.metrics import (
+    MM_DISTANCE_MEASURES,
+    OVERLAP_MEASURES,
+    VOXEL_DISTANCE_MEASURES,
+    Measures,
+    apply_literature_convention,
+    compute_measures,
+)
 from nnunetv2_crossmatch.evaluation.scores import Scores
-from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, read_label_scheme, read_pair, reader_for
+from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, find_reader, read_label_scheme, read_pair
 
 CONVERSION_RECORD = "conversion.json"
 
@@ -36,9 +43,9 @@ class CaseScores:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Cases that can be scored, name to (prediction, reference), and what is left over on either side."""
+    """Cases that can be scored (name to prediction and reference), and the cases without a partner on either side."""
 
-    files: dict[str, tuple[Path, Path]]
+    pairs: dict[str, tuple[Path, Path]]
     missing: tuple[str, ...]
     extra: tuple[str, ...]
 
@@ -56,34 +63,35 @@ def evaluate_folder(
     """Score every prediction that has a reference, class by class.
 
     Args:
-        reference, predictions: folders with files of equal names, endings as in ``dataset.json``.
-        dataset_json: classes, ignore label and file ending; None: the one in ``predictions``, or beside ``reference``.
+        reference, predictions: folders with files of equal names and with the file ending of ``dataset.json``.
+        dataset_json: file with classes, ignore label and file ending; None takes the one in ``predictions``, or the
+            one in the folder that contains ``reference``.
         spacing_mm: voxel size (z, y, x) of all cases instead of the headers'.
         literature: count an empty prediction as 0 in every measure, as the published tables do.
-        allow_missing: leave references without a prediction out instead of refusing.
-        processes: cases in work at once (threads: reading and measuring release the interpreter).
+        allow_missing: skip references without a prediction instead of raising.
+        processes: number of threads; each scores one case at a time (reading and measuring release the GIL).
 
     Raises:
-        InputError: every missing prediction, damaged file, differing grid and unknown label of the run.
+        InputError: lists every missing prediction, damaged file, differing grid and unknown label of the run.
     """
     dataset_json = dataset_json or find_dataset_json(reference, predictions)
     scheme = read_label_scheme(dataset_json)
     pairing = pair_files(reference, predictions, scheme.file_ending)
-    problems = [] if allow_missing else missing_problems(pairing, predictions, scheme.file_ending)
+    problems = [] if allow_missing else missing_prediction_problems(pairing, predictions, scheme.file_ending)
     results = score_cases(pairing, scheme, spacing_mm, processes, problems)
-    records = [folder / CONVERSION_RECORD for folder in (*beside(reference), dataset_json.parent)]
-    notes = () if spacing_mm is not None else why_no_mm(pairing, results, records)
-    measures = (*OVERLAPS, *VOXEL_DISTANCES, *(() if notes else MM_DISTANCES))
-    return gather(pairing, scheme, results, measures, literature, notes)
+    records = [folder / CONVERSION_RECORD for folder in (*dataset_folder_candidates(reference), dataset_json.parent)]
+    notes = () if spacing_mm is not None else millimetre_notes(pairing, results, records)
+    measures = (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES, *(() if notes else MM_DISTANCE_MEASURES))
+    return assemble_scores(pairing, scheme, results, measures, literature, notes)
 
 
 def find_dataset_json(reference: Path, predictions: Path) -> Path:
-    """The ``dataset.json`` that the host leaves with its predictions, or that of the data set of the reference.
+    """The ``dataset.json`` that nnU-Net writes next to its predictions, or that of the data set of the reference.
 
     Raises:
-        InputError: neither exists.
+        InputError: neither file exists.
     """
-    candidates = [folder / "dataset.json" for folder in (predictions, *beside(reference))]
+    candidates = [folder / "dataset.json" for folder in (predictions, *dataset_folder_candidates(reference))]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
@@ -91,29 +99,29 @@ def find_dataset_json(reference: Path, predictions: Path) -> Path:
     raise InputError(Problem("no dataset.json", "", detail, "say which data set it is: -d ID or -djfile FILE"))
 
 
-def beside(reference: Path) -> tuple[Path, ...]:
-    """What may be the data set's folder: the one that holds ``reference``, and if it is a link, its target."""
+def dataset_folder_candidates(reference: Path) -> tuple[Path, ...]:
+    """Folders that may be the data set's: the parent of ``reference`` and, if that is a link, of its target."""
     return tuple(dict.fromkeys((reference.absolute().parent, reference.resolve().parent)))
 
 
 def pair_files(reference: Path, predictions: Path, file_ending: str) -> Pairing:
-    """Match files by name.
+    """Match predictions and references by file name.
 
     Raises:
-        InputError: a folder is missing or has no such files, or no name is in both.
+        InputError: a folder is missing or has no such files, or the folders have no file name in common.
     """
-    found = [segmentation_files(folder, file_ending) for folder in (reference, predictions)]
-    raise_if_any([one for one in found if isinstance(one, Problem)])
-    references, predicted = (one for one in found if isinstance(one, dict))
-    common = {case: (predicted[case], file) for case, file in references.items() if case in predicted}
-    if not common:
+    files_or_problems = [segmentation_files(folder, file_ending) for folder in (reference, predictions)]
+    raise_if_any([result for result in files_or_problems if isinstance(result, Problem)])
+    references, predicted = (result for result in files_or_problems if isinstance(result, dict))
+    pairs = {case: (predicted[case], file) for case, file in references.items() if case in predicted}
+    if not pairs:
         detail = f"none of its {len(predicted)} files has the name of one of the {len(references)} in {reference}"
         raise InputError(Problem("no case in common", predictions, detail, "name predictions like their references"))
-    missing, extra = references.keys() - common.keys(), predicted.keys() - common.keys()
-    return Pairing(common, tuple(sorted(missing)), tuple(sorted(extra)))
+    missing, extra = references.keys() - pairs.keys(), predicted.keys() - pairs.keys()
+    return Pairing(pairs, tuple(sorted(missing)), tuple(sorted(extra)))
 
 
-def missing_problems(pairing: Pairing, predictions: Path, file_ending: str) -> list[Problem]:
+def missing_prediction_problems(pairing: Pairing, predictions: Path, file_ending: str) -> list[Problem]:
     """One problem for each reference that has no prediction."""
     fix = "predict it, or score the others with --allow-missing"
     files = [predictions / f"{case}{file_ending}" for case in pairing.missing]
@@ -121,7 +129,7 @@ def missing_problems(pairing: Pairing, predictions: Path, file_ending: str) -> l
 
 
 def segmentation_files(folder: Path, file_ending: str) -> dict[str, Path] | Problem:
-    """Files of ``folder`` by case name, hidden ones left out; what is wrong if there is none."""
+    """Map case name to file for the visible files of ``folder``; a ``Problem`` if there is none."""
     if not folder.is_dir():
         return Problem("folder missing", folder, "no such folder", "check -r, -p and --compare")
     files = sorted(file for file in folder.iterdir() if file.name.endswith(file_ending) and file.name[0] != ".")
@@ -141,12 +149,12 @@ def score_cases(
     """Scores of all cases in the order of ``pairing.files``, with a progress bar on stderr.
 
     Raises:
-        InputError: the ``problems`` known before, and everything that is wrong with any of the cases.
+        InputError: lists ``problems``, found by the caller, and those of all cases.
     """
-    reader = reader_for(scheme, next(iter(pairing.files.values()))[1])
-    work = functools.partial(score_case, reader=reader, scheme=scheme, spacing_mm=spacing_mm)
+    reader = find_reader(scheme, next(iter(pairing.pairs.values()))[1])
+    score = functools.partial(score_case, reader=reader, scheme=scheme, spacing_mm=spacing_mm)
     results = thread_map(
-        work, pairing.files.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
+        score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
     )
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
@@ -156,33 +164,33 @@ def score_cases(
 def score_case(
     files: tuple[Path, Path], reader: BaseReaderWriter, scheme: LabelScheme, spacing_mm: Sequence[float] | None
 ) -> CaseScores | InputError:
-    """Measures of one case (prediction, reference); bad input is returned: the other cases are looked at, too."""
+    """Measures of one case (prediction, reference); an ``InputError`` is returned, so that the other cases are read."""
     try:
         pair = read_pair(*files, reader, scheme)
     except InputError as error:
         return error
     spacing = pair.spacing if spacing_mm is None else tuple(spacing_mm[axis] for axis in pair.axes)
     measures = (
-        measure(np.isin(pair.prediction, values), np.isin(pair.reference, values), spacing)
+        compute_measures(np.isin(pair.prediction, values), np.isin(pair.reference, values), spacing)
         for values in scheme.classes.values()
     )
     return CaseScores(tuple(measures), pair.spacing_in_header)
 
 
-def why_no_mm(pairing: Pairing, results: list[CaseScores], records: Sequence[Path]) -> tuple[str, ...]:
-    """The reason to leave millimetres out, as a note to the scores; nothing if the spacing of all cases is real."""
+def millimetre_notes(pairing: Pairing, results: list[CaseScores], records: Sequence[Path]) -> tuple[str, ...]:
+    """Note with the reason why the scores contain no mm; empty if the spacing of all cases is measured."""
     if not all(result.spacing_in_header for result in results):
         return ("Distances in mm left out: the file format carries no spacing (--spacing Z Y X gives it).",)
-    nominal = {case for record in records if record.is_file() for case in nominal_cases(record)}
-    count = len(nominal & pairing.files.keys())
+    nominal = {case for record in records if record.is_file() for case in cases_with_nominal_spacing(record)}
+    count = len(nominal & pairing.pairs.keys())
     if not count:
         return ()
-    which = f"the spacing of {count} of {len(pairing.files)} cases is nominal in {CONVERSION_RECORD}"
+    which = f"the spacing of {count} of {len(pairing.pairs)} cases is nominal in {CONVERSION_RECORD}"
     return (f"Distances in mm left out: {which} (--spacing Z Y X gives it).",)
 
 
-def nominal_cases(record: Path) -> set[str]:
-    """Cases whose spacing a conversion record marks as a stand-in.
+def cases_with_nominal_spacing(record: Path) -> set[str]:
+    """Cases whose spacing is marked as nominal, not measured, in a conversion record.
 
     Raises:
         InputError: the record cannot be read.
@@ -196,7 +204,7 @@ def nominal_cases(record: Path) -> set[str]:
         raise InputError(Problem("unreadable conversion record", record, detail, fix)) from error
 
 
-def gather(
+def assemble_scores(
     pairing: Pairing,
     scheme: LabelScheme,
     results: list[CaseScores],
@@ -204,14 +212,16 @@ def gather(
     literature: bool,
     notes: tuple[str, ...],
 ) -> Scores:
-    """The records of all cases as one :class:`Scores`."""
-    counted = [[published(one) if literature else one for one in result.measures] for result in results]
+    """Combine the scores of all cases into one :class:`Scores`."""
+    reported = [
+        [apply_literature_convention(one) if literature else one for one in result.measures] for result in results
+    ]
     return Scores(
-        cases=tuple(pairing.files),
+        cases=tuple(pairing.pairs),
         classes=tuple(scheme.classes),
         measures=measures,
-        values=np.array([[[getattr(one, name) for name in measures] for one in case] for case in counted]),
-        voxels=np.array([[[one.prediction_voxels, one.reference_voxels] for one in case] for case in counted]),
+        values=np.array([[[getattr(one, name) for name in measures] for one in case] for case in reported]),
+        voxels=np.array([[[one.prediction_voxels, one.reference_voxels] for one in case] for case in reported]),
         missing=pairing.missing,
         extra=pairing.extra,
         literature=literature,

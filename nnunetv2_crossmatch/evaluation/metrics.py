@@ -1,7 +1,7 @@
-"""How well one binary mask agrees with another: overlap and surface distances, from one distance pass per direction.
+"""Overlap and surface distances between two binary masks, from one nearest-neighbour search per direction.
 
-Limit: two masks of one structure on one grid; labels, files and averages over cases are the business of ``evaluation``
-and ``scores``. The definitions are those of the LA and ACDC literature; ``docs/correctness.md`` states them.
+Limit: two masks of one structure on one grid. ``evaluate`` handles labels and files, ``scores`` averages over cases.
+The definitions are those of the LA and ACDC literature; ``docs/correctness.md`` states them.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from scipy.spatial import KDTree
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
 
-OVERLAPS = ("dice", "jaccard")
-VOXEL_DISTANCES = ("hd95_voxel", "asd_voxel")
-MM_DISTANCES = ("hd95_mm", "asd_mm")
+OVERLAP_MEASURES = ("dice", "jaccard")
+VOXEL_DISTANCE_MEASURES = ("hd95_voxel", "asd_voxel")
+MM_DISTANCE_MEASURES = ("hd95_mm", "asd_mm")
 NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Agreement of a prediction with a reference; what is not defined is NaN.
+    """Measures of a prediction against a reference; an undefined measure is NaN.
 
-    Overlaps run from 0 to 1. Distances: ``_voxel`` in steps of the grid, whatever their length; ``_mm`` in
-    millimetres, NaN where the spacing was not given. ``hd95`` is symmetric, ``asd`` goes from prediction to reference.
+    Overlaps range from 0 to 1. Distances with the suffix ``_voxel`` are in grid steps, those with ``_mm`` in
+    millimetres (NaN without spacing). ``hd95`` is symmetric, ``asd`` is measured from prediction to reference.
     """
 
     dice: float
@@ -40,19 +40,21 @@ class Measures:
     reference_voxels: int
 
 
-def measure(prediction: BoolArray, reference: BoolArray, spacing_mm: Sequence[float] | None = None) -> Measures:
+def compute_measures(
+    prediction: BoolArray, reference: BoolArray, spacing_mm: Sequence[float] | None = None
+) -> Measures:
     """All measures of one structure.
 
     Args:
         prediction: boolean mask, any number of axes.
         reference: boolean mask of the same shape.
-        spacing_mm: distance of neighbouring voxels along each axis, in the order of the axes; None leaves mm out.
+        spacing_mm: voxel size along each axis, in the order of the axes; None leaves the distances in mm NaN.
 
     Returns:
         Overlaps are NaN if both masks are empty, distances if at least one is.
 
     Raises:
-        ValueError: shapes differ, or ``spacing_mm`` has another length than the number of axes.
+        ValueError: the shapes differ, or the length of ``spacing_mm`` is not the number of axes.
     """
     if prediction.shape != reference.shape:
         raise ValueError(f"masks of one shape expected, got {prediction.shape} and {reference.shape}")
@@ -61,17 +63,17 @@ def measure(prediction: BoolArray, reference: BoolArray, spacing_mm: Sequence[fl
     box = bounding_box(prediction | reference)
     prediction, reference = prediction[box], reference[box]
     sizes = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
-    common = int(np.count_nonzero(prediction & reference))
-    dice = 2 * common / sum(sizes) if sum(sizes) else NAN
-    jaccard = common / (sum(sizes) - common) if sum(sizes) else NAN
+    intersection = int(np.count_nonzero(prediction & reference))
+    dice = 2 * intersection / sum(sizes) if sum(sizes) else NAN
+    jaccard = intersection / (sum(sizes) - intersection) if sum(sizes) else NAN
     distances = surface_distances(prediction, reference, spacing_mm) if all(sizes) else (NAN,) * 4
     return Measures(dice, jaccard, *distances, *sizes)
 
 
-def published(measures: Measures) -> Measures:
-    """``measures`` as the published LA and ACDC tables count them: an empty prediction is 0 in everything.
+def apply_literature_convention(measures: Measures) -> Measures:
+    """``measures`` as the published LA and ACDC tables count them: every measure of an empty prediction is 0.
 
-    The zero makes the distances of a missed structure look perfect, so it serves comparison with those tables only.
+    A distance of 0 for a missed structure is misleading; use this only for comparison with those tables.
     """
     if measures.prediction_voxels:
         return measures
@@ -79,9 +81,9 @@ def published(measures: Measures) -> Measures:
 
 
 def bounding_box(mask: BoolArray, margin: int = 1) -> tuple[slice, ...]:
-    """Smallest box around the true voxels, wider by ``margin`` voxels where the array allows; empty for an empty mask.
+    """Smallest box around the true voxels, extended by ``margin`` voxels within the array; empty for an empty mask.
 
-    A box is enough: a nearest border voxel of either mask lies in the box of their union, and beyond that nothing is.
+    Measures of two masks need only the box of their union: it contains all border voxels of both.
     """
     box: list[slice] = []
     for axis in range(mask.ndim):
@@ -90,8 +92,8 @@ def bounding_box(mask: BoolArray, margin: int = 1) -> tuple[slice, ...]:
     return tuple(box)
 
 
-def border(mask: BoolArray) -> BoolArray:
-    """Voxels of ``mask`` with a face neighbour outside of it (6 in 3d, 4 in 2d); beyond the array all is outside."""
+def border_mask(mask: BoolArray) -> BoolArray:
+    """Voxels of ``mask`` with a face neighbour (6 in 3d, 4 in 2d) outside of it; beyond the array all is outside."""
     padded = np.pad(mask, 1)
     inside = mask.copy()
     for axis in range(mask.ndim):
@@ -105,8 +107,8 @@ def border(mask: BoolArray) -> BoolArray:
 def surface_distances(
     prediction: BoolArray, reference: BoolArray, spacing_mm: Sequence[float] | None
 ) -> tuple[float, float, float, float]:
-    """95HD and ASD in voxels, then both in mm (NaN without spacing), of two masks that are not empty."""
-    borders = np.argwhere(border(prediction)), np.argwhere(border(reference))
+    """95HD and ASD in voxels, then both in mm (NaN without spacing); neither mask may be empty."""
+    borders = np.argwhere(border_mask(prediction)), np.argwhere(border_mask(reference))
     voxel = hd95_and_asd(*directed_distances(*borders, np.ones(prediction.ndim)))
     if spacing_mm is None:
         return (*voxel, NAN, NAN)
@@ -120,14 +122,14 @@ def surface_distances(
 def directed_distances(
     prediction: NDArray[np.int64], reference: NDArray[np.int64], spacing: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Distance of each border voxel to the nearest of the other border: prediction to reference, then back.
+    """Distance of each border voxel to the nearest one of the other border: prediction to reference, then the reverse.
 
-    Borders are index lists (voxel, axis). Only border voxels are asked for, so a k-d tree over them is exact and beats
-    the distance transform of the box on bodies, noise and whole scans alike; ``benchmarks/metrics.py`` measures it.
+    Borders are index lists (voxel, axis). Distances are needed at border voxels only, so a k-d tree over them is exact
+    and faster than the distance transform of the box, for organs, noise and whole scans (``benchmarks/metrics.py``).
     """
     points = prediction * spacing, reference * spacing
-    # Voxel centres fill space evenly: balancing such a tree costs more than it saves.
-    trees = [KDTree(each, leafsize=16, compact_nodes=False, balanced_tree=False) for each in points]
+    # Voxel centres are spread evenly: balancing the tree costs more time than it saves.
+    trees = [KDTree(border, leafsize=16, compact_nodes=False, balanced_tree=False) for border in points]
     return trees[1].query(points[0])[0], trees[0].query(points[1])[0]
 
 

@@ -1,6 +1,6 @@
-"""Scores as people and programs read them: aligned tables, Markdown, ``scores.csv``, ``scores.json``, ``scores.md``.
+"""Output of scores: text tables for the terminal, and the files ``scores.csv``, ``scores.json`` and ``scores.md``.
 
-Limit: writes what ``scores`` holds, computes nothing.
+Limit: formats and writes :class:`scores.Scores`; computes nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from nnunetv2_crossmatch.evaluation.scores import (
     Difference,
     Scores,
     Summary,
-    compare,
-    each_row,
+    case_class_rows,
+    compare_scores,
 )
 from nnunetv2_crossmatch.folders import atomic_write
 
-HEADINGS = {
+MEASURE_HEADINGS = {
     "dice": "Dice",
     "jaccard": "Jaccard",
     "hd95_voxel": "95HD voxel",
@@ -34,7 +34,7 @@ HEADINGS = {
     "hd95_mm": "95HD mm",
     "asd_mm": "ASD mm",
 }
-ROWS_ON_SCREEN = 60
+MAX_TERMINAL_ROWS = 60
 LITERATURE_NOTE = (
     "Published convention: an empty prediction counts as 0 in every measure, which makes its distances look perfect."
 )
@@ -42,90 +42,96 @@ LITERATURE_NOTE = (
 
 @dataclass(frozen=True)
 class Table:
-    """A heading, the names of the columns, and the rows, all text; ``left`` columns are text, the others numbers."""
+    """Title, column names and rows, all strings; the first ``text_columns`` columns are text, the others numbers."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    left: int
+    text_columns: int
 
 
-def number(value: float, measure: str) -> str:
-    """Overlaps with four decimals (0.0001 is 0.01 %), distances with two, ``-`` for what is not defined."""
+def format_measure(value: float, measure: str) -> str:
+    """Format an overlap with four decimals (0.0001 is 0.01 %), a distance with two, an undefined value as ``-``."""
     if math.isnan(value):
         return "-"
     return f"{value:.4f}" if measure in ("dice", "jaccard") else f"{value:.2f}"
 
 
-def case_table(scores: Scores, limit: int | None = None) -> Table:
-    """One row per case and class; of more than ``limit`` rows the ones with the lowest Dice."""
+def format_interval(statistic: Summary | Difference, measure: str) -> str:
+    """The 95 % interval of a mean as ``low to high``."""
+    return f"{format_measure(statistic.low, measure)} to {format_measure(statistic.high, measure)}"
+
+
+def make_case_table(scores: Scores, limit: int | None = None) -> Table:
+    """One row per case and class; with ``limit``, at most that many rows, those with the lowest Dice."""
     rows = [
-        (case, name, *map(number, values, scores.measures), f"{empty} empty" if empty else "", values[0])
-        for case, name, values, _, empty in each_row(scores)
+        (case, name, *map(format_measure, values, scores.measures), f"{empty} empty" if empty else "", values[0])
+        for case, name, values, _, empty in case_class_rows(scores)
     ]
     title = "Cases"
     if limit is not None and len(rows) > limit:
         title = f"Cases: the {limit} rows of {len(rows)} with the lowest Dice (scores.csv has all)"
         rows = sorted(rows, key=lambda row: -1 if math.isnan(row[-1]) else row[-1])[:limit]
-    columns = ("case", "class", *(HEADINGS[name] for name in scores.measures), "empty")
+    columns = ("case", "class", *(MEASURE_HEADINGS[name] for name in scores.measures), "empty")
     shown = [row[:-1] for row in rows]
     if not any(row[-1] for row in shown):
         columns, shown = columns[:-1], [row[:-1] for row in shown]
-    return Table(title, columns, tuple(shown), left=2)
+    return Table(title, columns, tuple(shown), text_columns=2)
 
 
-def summary_table(scores: Scores) -> Table:
+def make_summary_table(scores: Scores) -> Table:
     """Mean, standard deviation and interval, one row per class and measure."""
 
-    def row(group: str, name: str, of: Summary) -> tuple[str, ...]:
-        between = f"{number(of.low, name)} to {number(of.high, name)}"
-        counts = str(of.defined), str(of.undefined)
-        return group, HEADINGS[name], *counts, number(of.mean, name), number(of.std, name), between
+    def row(group: str, name: str, summary: Summary) -> tuple[str, ...]:
+        counts = str(summary.defined), str(summary.undefined)
+        statistics = (format_measure(value, name) for value in (summary.mean, summary.std))
+        return group, MEASURE_HEADINGS[name], *counts, *statistics, format_interval(summary, name)
 
     rows = (row(group, name, one) for group, ones in scores.summary().items() for name, one in ones.items())
     columns = ("class", "measure", "cases", "undefined", "mean", "SD", "95 % interval")
-    return Table("Mean over cases", columns, tuple(rows), left=2)
+    return Table("Mean over cases", columns, tuple(rows), text_columns=2)
 
 
-def difference_table(differences: dict[str, dict[str, Difference]], other: Path) -> Table:
+def make_difference_table(differences: dict[str, dict[str, Difference]], other: Path) -> Table:
     """Paired differences to another folder, one row per class and measure."""
 
-    def row(group: str, name: str, of: Difference) -> tuple[str, ...]:
-        p_value = "-" if math.isnan(of.p_value) else f"{of.p_value:.2g}"
-        between = f"{number(of.low, name)} to {number(of.high, name)}"
-        return group, HEADINGS[name], str(of.pairs), number(of.mean, name), between, p_value
+    def row(group: str, name: str, difference: Difference) -> tuple[str, ...]:
+        p_value = "-" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
+        mean, interval = format_measure(difference.mean, name), format_interval(difference, name)
+        return group, MEASURE_HEADINGS[name], str(difference.pairs), mean, interval, p_value
 
     rows = (row(group, name, one) for group, ones in differences.items() for name, one in ones.items())
     columns = ("class", "measure", "pairs", "difference", "95 % interval", "Wilcoxon p")
-    return Table(f"Difference: these predictions minus {other}", columns, tuple(rows), left=2)
+    return Table(f"Difference: these predictions minus {other}", columns, tuple(rows), text_columns=2)
 
 
-def as_text(table: Table) -> str:
-    """The table with aligned columns, for a terminal."""
+def format_text_table(table: Table) -> str:
+    """Format the table with aligned columns for a terminal."""
     lines = (table.columns, *table.rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
 
     def aligned(line: tuple[str, ...]) -> str:
-        texts = (cell.ljust(width) for cell, width in zip(line[: table.left], widths, strict=False))
-        numbers = (cell.rjust(width) for cell, width in zip(line[table.left :], widths[table.left :], strict=True))
+        split = table.text_columns
+        texts = (cell.ljust(width) for cell, width in zip(line[:split], widths, strict=False))
+        numbers = (cell.rjust(width) for cell, width in zip(line[split:], widths[split:], strict=True))
         return "  ".join((*texts, *numbers)).rstrip()
 
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join((table.title, "", aligned(table.columns), rule, *map(aligned, table.rows)))
+    separator = "  ".join("-" * width for width in widths)
+    return "\n".join((table.title, "", aligned(table.columns), separator, *map(aligned, table.rows)))
 
 
-def as_markdown(table: Table) -> str:
-    """The table in Markdown, under a heading of the second level."""
-    rule = ("---" if i < table.left else "---:" for i in range(len(table.columns)))
-    lines = (table.columns, tuple(rule), *table.rows)
+def format_markdown_table(table: Table) -> str:
+    """Format the table as Markdown under a heading of the second level."""
+    separator = ("---" if i < table.text_columns else "---:" for i in range(len(table.columns)))
+    lines = (table.columns, tuple(separator), *table.rows)
     return "\n".join((f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines)))
 
 
-def remarks(scores: Scores) -> list[str]:
-    """What must stand beside the numbers: convention, empty masks, what was not scored."""
+def score_notes(scores: Scores) -> list[str]:
+    """Remarks to print with the numbers: convention, empty masks, cases that were not scored."""
     lines = [LITERATURE_NOTE] if scores.literature else []
     lines += scores.notes
-    for name, counts in scores.empty_counts().items():
+    for name, counts in scores.empty_mask_counts().items():
         found = [f"{count} x {kind}" for kind, count in counts.items() if count]
         if found:
             lines.append(f"Empty masks of {name}: {', '.join(found)}.")
@@ -136,34 +142,34 @@ def remarks(scores: Scores) -> list[str]:
     return lines
 
 
-def terminal(scores: Scores, other: Scores | None = None, other_folder: Path | None = None) -> str:
-    """Everything for the terminal: cases, summary, difference to another folder if given, remarks."""
-    tables = [case_table(scores, ROWS_ON_SCREEN), *statistics_tables(scores, other, other_folder)]
-    return "\n\n".join((*map(as_text, tables), *remarks(scores)))
+def format_for_terminal(scores: Scores, other: Scores | None = None, other_folder: Path | None = None) -> str:
+    """Text for the terminal: cases, summary, difference to another folder if given, notes."""
+    tables = [make_case_table(scores, MAX_TERMINAL_ROWS), *make_statistics_tables(scores, other, other_folder)]
+    return "\n\n".join((*map(format_text_table, tables), *score_notes(scores)))
 
 
-def statistics_tables(scores: Scores, other: Scores | None, other_folder: Path | None) -> list[Table]:
-    """The summary and, where there is another folder, the differences."""
-    tables = [summary_table(scores)]
+def make_statistics_tables(scores: Scores, other: Scores | None, other_folder: Path | None) -> list[Table]:
+    """The summary table and, if another folder is given, the table of differences."""
+    tables = [make_summary_table(scores)]
     if other is not None and other_folder is not None:
-        tables.append(difference_table(compare(scores, other), other_folder))
+        tables.append(make_difference_table(compare_scores(scores, other), other_folder))
     return tables
 
 
 def write_scores(
     scores: Scores, folder: Path, origin: dict[str, str], other: Scores | None = None, other_folder: Path | None = None
 ) -> tuple[Path, ...]:
-    """Write ``scores.csv``, ``scores.json`` and ``scores.md`` into ``folder``; each appears whole or not at all.
+    """Write ``scores.csv``, ``scores.json`` and ``scores.md`` into ``folder``, each one atomically.
 
     Args:
-        origin: what was scored (``reference``, ``predictions``, ...), kept in the JSON file and named in the Markdown.
+        origin: paths that were scored (``reference``, ``predictions``, ...), written to the JSON and Markdown files.
 
     Raises:
         InputError: the folder cannot be written to.
     """
     texts = {
-        "scores.json": json.dumps(as_json(scores, origin, other, other_folder), indent=2) + "\n",
-        "scores.md": markdown(scores, origin, other, other_folder),
+        "scores.json": json.dumps(scores_as_json(scores, origin, other, other_folder), indent=2) + "\n",
+        "scores.md": scores_as_markdown(scores, origin, other, other_folder),
     }
     paths = tuple(folder / name for name in ("scores.csv", *texts))
     try:
@@ -180,30 +186,30 @@ def write_scores(
 
 
 def write_csv(scores: Scores, path: Path) -> None:
-    """One row per case and class; an empty field is a measure that is not defined."""
+    """Write one row per case and class; an undefined measure is an empty field."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("case", "class", *scores.measures, "prediction_voxels", "reference_voxels", "empty"))
-        for case, name, values, voxels, empty in each_row(scores):
+        for case, name, values, voxels, empty in case_class_rows(scores):
             numbers = ("" if math.isnan(value) else repr(float(value)) for value in values)
             writer.writerow((case, name, *numbers, *map(int, voxels), empty))
 
 
-def markdown(scores: Scores, origin: dict[str, str], other: Scores | None, other_folder: Path | None) -> str:
-    """The content of ``scores.md``: origin, summary, difference, remarks, and every case at the end."""
+def scores_as_markdown(scores: Scores, origin: dict[str, str], other: Scores | None, other_folder: Path | None) -> str:
+    """Content of ``scores.md``: origin, summary, difference, notes, and the table of all cases."""
     head = "\n".join(("# Scores", "", *(f"- {key}: `{value}`" for key, value in origin.items())))
-    tables = [*map(as_markdown, statistics_tables(scores, other, other_folder))]
-    return "\n\n".join((head, *tables, *remarks(scores), as_markdown(case_table(scores)))) + "\n"
+    tables = [*map(format_markdown_table, make_statistics_tables(scores, other, other_folder))]
+    return "\n\n".join((head, *tables, *score_notes(scores), format_markdown_table(make_case_table(scores)))) + "\n"
 
 
-def as_json(
+def scores_as_json(
     scores: Scores, origin: dict[str, str], other: Scores | None = None, other_folder: Path | None = None
 ) -> dict[str, Any]:
-    """The content of ``scores.json``: plain numbers, null for what is not defined, units in the keys."""
+    """Content of ``scores.json``: numbers, null for undefined measures, units in the keys."""
     cases: dict[str, dict[str, Any]] = {case: {} for case in scores.cases}
-    for case, name, values, voxels, empty in each_row(scores):
+    for case, name, values, voxels, empty in case_class_rows(scores):
         sizes = {"prediction_voxels": int(voxels[0]), "reference_voxels": int(voxels[1]), "empty": empty or None}
-        cases[case][name] = {**dict(zip(scores.measures, map(plain, values), strict=True)), **sizes}
+        cases[case][name] = {**dict(zip(scores.measures, map(json_number, values), strict=True)), **sizes}
     content: dict[str, Any] = {
         "written_by": f"nnunetv2_crossmatch {version('nnunetv2_crossmatch')}",
         **origin,
@@ -217,25 +223,25 @@ def as_json(
         "notes": list(scores.notes),
         "missing_predictions": list(scores.missing),
         "extra_predictions": list(scores.extra),
-        "empty_masks": scores.empty_counts(),
-        "summary": records(scores.summary()),
+        "empty_masks": scores.empty_mask_counts(),
+        "summary": statistics_as_json(scores.summary()),
         "cases": cases,
     }
     if other is not None:
-        content["difference"] = {"minus": str(other_folder), **records(compare(scores, other))}
+        content["difference"] = {"minus": str(other_folder), **statistics_as_json(compare_scores(scores, other))}
     return content
 
 
-def records(statistics: dict[str, dict[str, Summary]] | dict[str, dict[str, Difference]]) -> dict[str, Any]:
-    """Statistics as plain dictionaries, named like their fields."""
+def statistics_as_json(statistics: dict[str, dict[str, Summary]] | dict[str, dict[str, Difference]]) -> dict[str, Any]:
+    """Statistics as dictionaries; the keys are the field names."""
     return {
-        group: {name: {key: plain(value) for key, value in vars(one).items()} for name, one in ones.items()}
+        group: {name: {key: json_number(value) for key, value in vars(one).items()} for name, one in ones.items()}
         for group, ones in statistics.items()
     }
 
 
-def plain(value: float) -> float | int | None:
-    """A number that JSON knows; None for NaN."""
+def json_number(value: float) -> float | int | None:
+    """``value`` as a number that JSON can represent; None for NaN."""
     if isinstance(value, int):
         return value
     return None if math.isnan(value) else float(value)

@@ -1,6 +1,6 @@
-"""Segmentations from files: a prediction and its reference as label arrays, refused where they do not fit together.
+"""Reading of a prediction and its reference as label arrays, with checks that both files are intact and on one grid.
 
-Limit: reads through the host's readers and judges files; scores nothing.
+Limit: reads with nnU-Net's readers and checks; computes no scores.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nnunetv2_crossmatch.evaluation.metrics import bounding_box
 
 LabelArray = NDArray[np.int32]
 
-# Headers hold float32, so equal grids differ in the last digits: a thousandth of a unit, a hundredth of a voxel.
+# Headers store float32, so equal grids differ in the last digits. Tolerances: 0.1 % of a spacing, 0.01 voxel.
 SPACING_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-3
 ORIGIN_TOLERANCE_VOXELS = 1e-2
@@ -33,12 +33,12 @@ GRID_FIX = "predict from images on the grid of the reference, or resample the pr
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """What a ``dataset.json`` says about segmentations.
+    """Label definitions of a ``dataset.json``.
 
     Attributes:
-        classes: name to label values; several values are a region. Without background and without the ignore label.
-        ignore: label of reference voxels that nothing is known about, or None.
-        content: the whole file, for the host's functions.
+        classes: name to label values (several values for a region), without background and ignore label.
+        ignore: label of reference voxels that are excluded from scoring, or None.
+        content: content of the whole file, which nnU-Net's functions need.
     """
 
     file_ending: str
@@ -47,14 +47,14 @@ class LabelScheme:
     content: dict[str, Any]
 
     def values(self, with_ignore: bool) -> list[int]:
-        """Every label that a file may hold, background included; the ignore label belongs to references only."""
+        """Labels that a file may contain, including background; the ignore label is allowed in references only."""
         known = {0, *(value for values in self.classes.values() for value in values)}
         return sorted(known | ({self.ignore} if with_ignore and self.ignore is not None else set()))
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One file as its reader gives it: voxels (z, y, x) of the reader's type, and the reader's header record."""
+    """One file as returned by nnU-Net's reader: voxels (z, y, x) with the reader's dtype, and its header dictionary."""
 
     file: Path
     voxels: NDArray[Any]
@@ -63,10 +63,10 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class SegmentationPair:
-    """Labels of prediction and reference, cropped to what either holds; ignored voxels are background in both.
+    """Labels of prediction and reference, cropped to the labels of both; ignored voxels are background in both.
 
-    ``spacing`` is the reader's, one number per axis of the arrays; ``spacing_in_header`` is False for formats such as
-    PNG that carry none. An image of a single slice has two axes; ``axes`` says which of (z, y, x) they are.
+    ``spacing`` is the reader's, one number per axis of the arrays; ``spacing_in_header`` is False for formats without
+    spacing, such as PNG. An image of a single slice has two axes; ``axes`` are their indices in (z, y, x).
     """
 
     prediction: LabelArray
@@ -77,7 +77,7 @@ class SegmentationPair:
 
 
 def read_label_scheme(dataset_json: Path) -> LabelScheme:
-    """Label scheme of a ``dataset.json`` in the host's format.
+    """Label scheme of a ``dataset.json`` in nnU-Net's format.
 
     Raises:
         InputError: the file is missing, not JSON, or lacks ``labels`` or ``file_ending``.
@@ -97,11 +97,11 @@ def read_label_scheme(dataset_json: Path) -> LabelScheme:
     return scheme
 
 
-def reader_for(scheme: LabelScheme, example: Path) -> BaseReaderWriter:
-    """The host's reader for these files: the one named in ``dataset.json``, or the first that can read ``example``."""
+def find_reader(scheme: LabelScheme, example: Path) -> BaseReaderWriter:
+    """nnU-Net's reader for these files: the one named in ``dataset.json``, or the first that can read ``example``."""
     choices: tuple[str | None, ...] = (str(example), None)
     for choice in choices:
-        # The host prints a traceback for every reader that it tries in vain.
+        # nnU-Net prints a traceback for every reader that fails.
         with contextlib.suppress(RuntimeError), contextlib.redirect_stderr(io.StringIO()):
             return determine_reader_writer_from_dataset_json(scheme.content, choice, verbose=False)()
     problem = Problem("unknown file ending", example, scheme.file_ending, "use an ending that nnU-Net reads")
@@ -112,27 +112,29 @@ def read_pair(prediction: Path, reference: Path, reader: BaseReaderWriter, schem
     """Read and check one case.
 
     Raises:
-        InputError: a file is damaged, no segmentation, or has labels beyond the scheme; or the grids differ. Everything
-            that is wrong with the case is named.
+        InputError: a file is damaged, is no segmentation, or has unknown labels; or the grids differ. Lists all
+            problems of the case.
     """
-    first, second = read_both(prediction, reference, reader)
+    first, second = read_prediction_and_reference(prediction, reference, reader)
     raise_if_any(list(grid_problems(first, second)))
     box = bounding_box((first.voxels != 0) | (second.voxels != 0))
     problems: list[Problem] = []
-    predicted = labels(first.voxels[box], prediction, scheme.values(with_ignore=False), problems)
-    expected = labels(second.voxels[box], reference, scheme.values(with_ignore=True), problems)
+    predicted = checked_labels(first.voxels[box], prediction, scheme.values(with_ignore=False), problems)
+    expected = checked_labels(second.voxels[box], reference, scheme.values(with_ignore=True), problems)
     raise_if_any(problems)
     if scheme.ignore is not None:
         known = expected != scheme.ignore
         predicted, expected = predicted * known, expected * known
-    axes = measurable_axes(second.voxels.shape)
+    axes = multi_voxel_axes(second.voxels.shape)
     spacing = tuple(float(second.header["spacing"][axis]) for axis in axes)
-    in_header = grid(second.header) is not None
-    return SegmentationPair(reduced(predicted, axes), reduced(expected, axes), spacing, in_header, tuple(axes))
+    in_header = header_geometry(second.header) is not None
+    return SegmentationPair(select_axes(predicted, axes), select_axes(expected, axes), spacing, in_header, tuple(axes))
 
 
-def read_both(prediction: Path, reference: Path, reader: BaseReaderWriter) -> tuple[Segmentation, Segmentation]:
-    """Both files of a case; raises with what is wrong with either."""
+def read_prediction_and_reference(
+    prediction: Path, reference: Path, reader: BaseReaderWriter
+) -> tuple[Segmentation, Segmentation]:
+    """Read both files of a case; the raised ``InputError`` lists the problems of both."""
     found: list[Segmentation] = []
     problems: list[Problem] = []
     for file in (prediction, reference):
@@ -144,18 +146,18 @@ def read_both(prediction: Path, reference: Path, reader: BaseReaderWriter) -> tu
     return found[0], found[1]
 
 
-def measurable_axes(shape: tuple[int, ...]) -> list[int]:
-    """Axes along which an image has several voxels: across a single slice all of a mask would count as its border."""
+def multi_voxel_axes(shape: tuple[int, ...]) -> list[int]:
+    """Axes with more than one voxel. Along an axis of length 1 every voxel of a mask would be a border voxel."""
     return [axis for axis, length in enumerate(shape) if length > 1] or list(range(len(shape)))
 
 
-def reduced(array: LabelArray, axes: list[int]) -> LabelArray:
-    """``array`` without the axes that are not in ``axes``, which have length 1, or 0 if nothing was cropped."""
+def select_axes(array: LabelArray, axes: list[int]) -> LabelArray:
+    """``array`` with the given ``axes`` only; the other axes have length 1, or 0 after cropping to an empty box."""
     return array.reshape([array.shape[axis] for axis in axes])
 
 
 def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
-    """Read one file whole.
+    """Read one file.
 
     Raises:
         InputError: the file is damaged, cannot be read, or has several channels.
@@ -171,8 +173,8 @@ def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
     return Segmentation(file, volume[0], header)
 
 
-def grid(header: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """Origin (x, y, z) and direction matrix of a reader's header record; None for formats that have no geometry."""
+def header_geometry(header: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Origin (x, y, z) and direction matrix of a reader's header dictionary; None for formats without geometry."""
     if "sitk_stuff" in header:
         origin = np.asarray(header["sitk_stuff"]["origin"], dtype=np.float64)
         return origin, np.reshape(header["sitk_stuff"]["direction"], (len(origin), len(origin)))
@@ -183,34 +185,34 @@ def grid(header: dict[str, Any]) -> tuple[NDArray[np.float64], NDArray[np.float6
 
 
 def grid_problems(prediction: Segmentation, reference: Segmentation) -> Iterator[Problem]:
-    """How the grid of ``prediction`` differs from that of ``reference``: shape, spacing, origin, direction."""
+    """Differences between the grids of ``prediction`` and ``reference``: shape, spacing, origin, direction."""
 
-    def problem(what: str, here: Any, there: Any) -> Problem:
-        detail = f"{shown(here)}, but {shown(there)} in {reference.file}"
+    def problem(what: str, predicted: Any, expected: Any) -> Problem:
+        detail = f"{format_numbers(predicted)}, but {format_numbers(expected)} in {reference.file}"
         return Problem(f"{what} differs from the reference", prediction.file, detail, GRID_FIX)
 
     if prediction.voxels.shape != reference.voxels.shape:
         yield problem("shape (z, y, x)", prediction.voxels.shape, reference.voxels.shape)
-    here, there = prediction.header["spacing"], reference.header["spacing"]
-    if not np.allclose(here, there, rtol=SPACING_TOLERANCE, atol=0):
-        yield problem("spacing (z, y, x)", here, there)
-    here_grid, there_grid = grid(prediction.header), grid(reference.header)
-    if here_grid is None or there_grid is None or here_grid[0].shape != there_grid[0].shape:
+    spacings = prediction.header["spacing"], reference.header["spacing"]
+    if not np.allclose(*spacings, rtol=SPACING_TOLERANCE, atol=0):
+        yield problem("spacing (z, y, x)", *spacings)
+    predicted, expected = header_geometry(prediction.header), header_geometry(reference.header)
+    if predicted is None or expected is None or predicted[0].shape != expected[0].shape:
         return
-    if np.abs(here_grid[0] - there_grid[0]).max() > ORIGIN_TOLERANCE_VOXELS * min(there):
-        yield problem("origin (x, y, z)", here_grid[0], there_grid[0])
-    if not np.allclose(here_grid[1], there_grid[1], rtol=0, atol=DIRECTION_TOLERANCE):
-        yield problem("direction", here_grid[1].ravel(), there_grid[1].ravel())
+    if np.abs(predicted[0] - expected[0]).max() > ORIGIN_TOLERANCE_VOXELS * min(spacings[1]):
+        yield problem("origin (x, y, z)", predicted[0], expected[0])
+    if not np.allclose(predicted[1], expected[1], rtol=0, atol=DIRECTION_TOLERANCE):
+        yield problem("direction", predicted[1].ravel(), expected[1].ravel())
 
 
-def shown(numbers: Any) -> str:
-    """Numbers in brackets, six digits each."""
+def format_numbers(numbers: Any) -> str:
+    """Format numbers in parentheses with six digits each."""
     return f"({', '.join(f'{float(number):.6g}' for number in numbers)})"
 
 
-def labels(volume: NDArray[Any], file: Path, allowed: list[int], problems: list[Problem]) -> LabelArray:
-    """``volume`` as integers; values beyond ``allowed`` are added to ``problems``."""
-    with np.errstate(invalid="ignore"):  # NaN becomes some integer, which then differs from the voxel
+def checked_labels(volume: NDArray[Any], file: Path, allowed: list[int], problems: list[Problem]) -> LabelArray:
+    """``volume`` as integers; a problem that lists the values not in ``allowed`` is appended to ``problems``."""
+    with np.errstate(invalid="ignore"):  # a NaN is cast to an arbitrary integer, which differs from the voxel
         integers = volume.astype(np.int32)
     known = np.isin(integers, allowed) & (integers == volume)
     if not known.all():

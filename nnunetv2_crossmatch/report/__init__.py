@@ -1,1 +1,1 @@
-"""Scores, pictures and training curves in one HTML file: may import evaluation and what it may."""
+"""Report with scores, pictures and training curves in one HTML file; may import ``evaluation`` and its imports."""

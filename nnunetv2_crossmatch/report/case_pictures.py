@@ -1,7 +1,7 @@
-"""Cases from files to pictures: contour tiles and surfaces, as data URIs for a page that needs no other file.
+"""Pictures of cases: slices with contours and surfaces, as data URIs for a self-contained HTML page.
 
-Limit: the files were scored before, so that references and predictions are known to be whole and on one grid; images
-are checked here.
+Limit: references and predictions must have been scored, which checks that they are intact and on one grid; images are
+checked here.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
     Segmentation,
+    find_reader,
     grid_problems,
     read_segmentation,
-    reader_for,
 )
-from nnunetv2_crossmatch.report.contours import CasePicture, choose_slices, draw_slice, worst_slice
+from nnunetv2_crossmatch.report.contours import CaseVolumes, choose_slices, draw_slice, worst_slice
 from nnunetv2_crossmatch.report.surfaces import draw_surfaces
 
-TILE_INCHES, TILE_DPI, TILE_QUALITY = 2.2, 150, 70
+SLICE_INCHES, SLICE_DPI, SLICE_QUALITY = 2.2, 150, 70
 CHART_DPI = 170
-SURFACE_CLASSES = 6
+MAX_SURFACE_CLASSES = 6
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where the files of all cases lie; ``predictions`` by the name that the reader of the page sees."""
+class CaseFiles:
+    """Folders with the files of all cases; ``predictions`` maps the name shown in the report to a folder."""
 
     reference: Path
     predictions: Mapping[str, Path]
@@ -49,16 +49,16 @@ class Sources:
     scheme: LabelScheme
     spacing_mm: Sequence[float] | None = None
 
-    def files(self, case: str) -> list[Path]:
-        """Reference and predictions of a case."""
+    def segmentations(self, case: str) -> list[Path]:
+        """Files of the reference and the predictions of a case."""
         return [folder / f"{case}{self.scheme.file_ending}" for folder in (self.reference, *self.predictions.values())]
 
     def image(self, case: str) -> Path | None:
-        """The first channel of a case's image (formats that hold all channels in one file have only that)."""
+        """File of the first image channel of a case; formats with all channels in one file have only this file."""
         return self.images / f"{case}_0000{self.scheme.file_ending}" if self.images else None
 
-    def missing_images(self, cases: Sequence[str]) -> list[Problem]:
-        """One problem for each case without an image, or the one that there is no such folder."""
+    def missing_image_problems(self, cases: Sequence[str]) -> list[Problem]:
+        """A problem for each case without an image, or a single one if the folder is missing."""
         if self.images is None:
             return []
         if not self.images.is_dir():
@@ -69,33 +69,33 @@ class Sources:
 
 
 @dataclass(frozen=True)
-class Tile:
-    """One slice with its contours: the picture as a data URI, and which prediction errs most on it."""
+class SlicePicture:
+    """A slice with contours as a data URI, and the names of the predictions with the most errors on this slice."""
 
     uri: str
     caption: str
-    worst_of: tuple[str, ...]
+    most_errors_of: tuple[str, ...]
 
 
-def read_case(case: str, sources: Sources, reader: BaseReaderWriter) -> CasePicture:
-    """All arrays of a case (z, y, x); without images the background is black.
+def read_case(case: str, case_files: CaseFiles, reader: BaseReaderWriter) -> CaseVolumes:
+    """Read the arrays (z, y, x) of a case; without images the background is black.
 
     Raises:
         InputError: the image is damaged, or on another grid than the reference.
     """
-    reference, *predictions = (read_segmentation(file, reader) for file in sources.files(case))
-    image = sources.image(case)
+    reference, *predictions = (read_segmentation(file, reader) for file in case_files.segmentations(case))
+    image = case_files.image(case)
     background = np.zeros(reference.voxels.shape, np.float32) if image is None else read_image(image, reader, reference)
-    ignored = reference.voxels == (-1 if sources.scheme.ignore is None else sources.scheme.ignore)
+    ignored = reference.voxels == (-1 if case_files.scheme.ignore is None else case_files.scheme.ignore)
     labels = [np.where(ignored, 0, one.voxels).astype(np.int32) for one in (reference, *predictions)]
-    spacing = reference.header["spacing"] if sources.spacing_mm is None else sources.spacing_mm
+    spacing = reference.header["spacing"] if case_files.spacing_mm is None else case_files.spacing_mm
     z, y, x = (float(size) for size in spacing)
-    named = dict(zip(sources.predictions, labels[1:], strict=True))
-    return CasePicture(case, background, labels[0], named, (z, y, x))
+    labels_by_name = dict(zip(case_files.predictions, labels[1:], strict=True))
+    return CaseVolumes(case, background, labels[0], labels_by_name, (z, y, x))
 
 
 def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) -> NDArray[np.float32]:
-    """First channel (z, y, x), or the colours (z, y, x, 3), of an image that must lie on the grid of ``reference``.
+    """First channel (z, y, x), or RGB (z, y, x, 3), of an image on the grid of ``reference``.
 
     Raises:
         InputError: the file is missing, damaged, or on another grid.
@@ -110,36 +110,36 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
     return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]
 
 
-def reader_of(sources: Sources, case: str) -> BaseReaderWriter:
-    """The reader for the files of ``sources``."""
-    return reader_for(sources.scheme, sources.files(case)[0])
+def case_reader(case_files: CaseFiles, case: str) -> BaseReaderWriter:
+    """nnU-Net's reader for the files of ``case_files``."""
+    return find_reader(case_files.scheme, case_files.segmentations(case)[0])
 
 
-def tiles(case: CasePicture) -> tuple[Tile, ...]:
-    """Five slices and the worst one of each prediction."""
+def draw_slices(case: CaseVolumes) -> tuple[SlicePicture, ...]:
+    """Pictures of five slices and of the worst slice of each prediction."""
     worst = {name: worst_slice(case.reference, labels) for name, labels in case.predictions.items()}
     count = len(case.reference)
 
-    def tile(index: int) -> Tile:
-        worst_of = tuple(name for name, slice_index in worst.items() if slice_index == index)
-        return Tile(draw_tile(case, index), f"slice {index + 1} of {count}", worst_of)
+    def draw(index: int) -> SlicePicture:
+        most_errors_of = tuple(name for name, slice_index in worst.items() if slice_index == index)
+        return SlicePicture(draw_slice_picture(case, index), f"slice {index + 1} of {count}", most_errors_of)
 
-    return tuple(tile(index) for index in choose_slices(case.reference, list(case.predictions.values())))
+    return tuple(draw(index) for index in choose_slices(case.reference, list(case.predictions.values())))
 
 
-def draw_tile(case: CasePicture, index: int) -> str:
-    """One slice, edge to edge."""
-    figure = Figure(figsize=(TILE_INCHES, TILE_INCHES * case.side_ratio), facecolor="black")
+def draw_slice_picture(case: CaseVolumes, index: int) -> str:
+    """Draw one slice without a frame; returns a data URI."""
+    figure = Figure(figsize=(SLICE_INCHES, SLICE_INCHES * case.aspect_ratio), facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     draw_slice(axes, case, index)
-    return figure_uri(figure, TILE_DPI, quality=TILE_QUALITY)
+    return figure_uri(figure, SLICE_DPI, quality=SLICE_QUALITY)
 
 
-def surface_pictures(case: CasePicture, scheme: LabelScheme, unit: str) -> dict[str, str]:
-    """Class to surfaces of the reference and the first prediction; nothing for a single slice or an empty class.
+def draw_case_surfaces(case: CaseVolumes, scheme: LabelScheme, unit: str) -> dict[str, str]:
+    """Map class to a picture of the surfaces of reference and first prediction; skips single slices and empty classes.
 
-    Of many classes those with the most wrong voxels are drawn.
+    At most ``MAX_SURFACE_CLASSES`` classes are drawn, those with the most wrong voxels.
     """
     prediction = next(iter(case.predictions.values()))
     masks = {
@@ -149,28 +149,28 @@ def surface_pictures(case: CasePicture, scheme: LabelScheme, unit: str) -> dict[
     if min(case.reference.shape) < 2:
         return {}
     wrong = {name: np.count_nonzero(masks[name][0] != masks[name][1]) for name in found}
-    shown = sorted(found, key=lambda name: -wrong[name])[:SURFACE_CLASSES]
+    shown = sorted(found, key=lambda name: -wrong[name])[:MAX_SURFACE_CLASSES]
 
     def draw(name: str, file: Path) -> None:
         draw_surfaces({name: masks[name]}, case.spacing, file, unit)
 
-    return {name: file_uri(partial(draw, name), "webp") for name in found if name in shown}
+    return {name: drawn_file_uri(partial(draw, name), "webp") for name in found if name in shown}
 
 
 def figure_uri(figure: Figure, dpi: int, **webp: Any) -> str:
-    """A figure as WebP in a data URI; ``webp``: options of Pillow's writer."""
+    """Figure as WebP data URI; ``webp`` are options of Pillow's writer."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="webp", dpi=dpi, pil_kwargs={"method": 4, **webp})
     return data_uri(buffer.getvalue(), "webp")
 
 
 def chart_uri(figure: Figure) -> str:
-    """A chart as WebP without loss: its lines and letters stay sharp."""
+    """Chart as lossless WebP data URI, which keeps lines and text sharp."""
     return figure_uri(figure, CHART_DPI, lossless=True)
 
 
-def file_uri(draw: Callable[[Path], None], ending: str) -> str:
-    """What ``draw`` writes to the file that it is given, as a data URI."""
+def drawn_file_uri(draw: Callable[[Path], None], ending: str) -> str:
+    """Data URI of the file that ``draw`` writes to the path it receives."""
     with TemporaryDirectory() as folder:
         file = Path(folder) / f"picture.{ending}"
         draw(file)
@@ -178,14 +178,14 @@ def file_uri(draw: Callable[[Path], None], ending: str) -> str:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """``content`` of an image file of this kind (``png``, ``webp``) as an address that needs no file."""
+    """Data URI of an image file's ``content``; ``kind`` is ``png`` or ``webp``."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def viewer_commands(case: str, sources: Sources) -> dict[str, str]:
-    """Lines for a terminal that open a case with reference and predictions, program to line."""
-    segmentations = [str(file.resolve()) for file in sources.files(case)]
-    image = sources.image(case)
+def viewer_commands(case: str, case_files: CaseFiles) -> dict[str, str]:
+    """Map viewer program to the shell command that opens a case with its reference and predictions."""
+    segmentations = [str(file.resolve()) for file in case_files.segmentations(case)]
+    image = case_files.image(case)
     main = str(image.resolve()) if image else segmentations[0]
     snap = shlex.join(["itksnap", "-g", main, "-s", *segmentations])
     loads = [("loadVolume", main), *(("loadSegmentation", file) for file in segmentations)]

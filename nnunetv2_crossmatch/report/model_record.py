@@ -1,6 +1,6 @@
-"""What a trained model's folder tells about it: settings, data, length of the training, and its curves.
+"""Reading of a trained model's folder: settings, data set, length of the training, and training curves.
 
-Limit: reads; changes nothing, not even a damaged checkpoint.
+Limit: reads only; leaves even a damaged checkpoint unchanged.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from nnunetv2_crossmatch.methods.tokens import ordered_fields
 from nnunetv2_crossmatch.training.checkpoints import CANDIDATES, load_checkpoint
 from nnunetv2_crossmatch.training.step_log import UNFINISHED
 
-HOST_CURVES = {
+NNUNET_CURVES = {
     "train_losses": "training loss",
     "val_losses": "validation loss",
     "mean_fg_dice": "pseudo Dice on validation patches",
     "lrs": "learning rate",
 }
-"""Curves that the host logs, by what they are called here."""
+"""Curves in nnU-Net's log: its name to the title in the report."""
 
-TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
+EPOCH_TIMES = ("epoch_start_timestamps", "epoch_end_timestamps")
 
 
 @dataclass(frozen=True)
 class FoldRecord:
-    """One training: ``curves`` maps a title, or a name that ``plots`` knows, to a value per epoch."""
+    """Training of one fold; ``curves`` maps a title, or a name of ``training.progress``, to a value per epoch."""
 
     name: str
     checkpoint: str
@@ -43,7 +43,7 @@ class FoldRecord:
 
 @dataclass(frozen=True)
 class SettingRow:
-    """One setting of the method as the trainer's name gives it."""
+    """One setting of the method, read from the trainer's name."""
 
     token: str
     value: str
@@ -54,11 +54,11 @@ class SettingRow:
 
 @dataclass(frozen=True)
 class ModelRecord:
-    """A model folder of the host; ``settings`` is empty for a trainer of someone else."""
+    """A model folder of nnU-Net; ``settings`` is empty for a trainer that is not part of this package."""
 
     folder: Path
     trainer: str
-    facts: Mapping[str, str]
+    properties: Mapping[str, str]
     settings: tuple[SettingRow, ...]
     folds: tuple[FoldRecord, ...]
 
@@ -67,43 +67,43 @@ def read_model(folder: Path) -> ModelRecord:
     """Read ``.../<trainer>__<plans>__<configuration>`` with all of its folds.
 
     Raises:
-        InputError: it is no model folder, or a checkpoint of it cannot be used.
+        InputError: it is no model folder, or one of its checkpoints is damaged.
     """
-    checkpoints = [first for fold in sorted(folder.glob("fold_*")) if (first := first_checkpoint(fold)) is not None]
+    checkpoints = [first for fold in sorted(folder.glob("fold_*")) if (first := preferred_checkpoint(fold)) is not None]
     if not checkpoints or not (folder / "plans.json").is_file():
         detail = "expected plans.json and fold_*/checkpoint_*.pth"
         fix = "give <results>/<data set>/<trainer>__<plans>__<configuration>"
         raise InputError(Problem("no trained model", folder, detail, fix))
     read = run_all(partial(read_fold, file) for file in checkpoints)
-    trainer, facts, _ = read[-1]
-    return ModelRecord(folder, trainer, facts, setting_rows(trainer), tuple(fold for _, _, fold in read))
+    trainer, properties, _ = read[-1]
+    return ModelRecord(folder, trainer, properties, make_setting_rows(trainer), tuple(fold for _, _, fold in read))
 
 
 def read_fold(file: Path) -> tuple[str, dict[str, str], FoldRecord]:
-    """Trainer, facts of its plans, and the record of one training; the weights are let go."""
+    """Trainer name, description of the plans, and record of one fold; the weights are not kept in memory."""
     checkpoint = load_checkpoint(file)
     trainer = str(checkpoint["trainer_name"])
-    return trainer, facts_of(trainer, checkpoint["init_args"]), fold_record(file, checkpoint)
+    return trainer, describe_plans(trainer, checkpoint["init_args"]), make_fold_record(file, checkpoint)
 
 
-def first_checkpoint(fold: Path) -> Path | None:
-    """The checkpoint that speaks for a fold: the final one if there is one."""
+def preferred_checkpoint(fold: Path) -> Path | None:
+    """The final checkpoint of a fold, or else the first existing one of ``CANDIDATES``."""
     return next((fold / name for name in CANDIDATES if (fold / name).is_file()), None)
 
 
-def fold_record(file: Path, checkpoint: Mapping[str, Any]) -> FoldRecord:
-    """Length and curves of one training."""
+def make_fold_record(file: Path, checkpoint: Mapping[str, Any]) -> FoldRecord:
+    """Length and curves of the training that wrote ``checkpoint``."""
     logged = checkpoint.get("logging", {})
-    curves = {title: logged[name] for name, title in HOST_CURVES.items() if logged.get(name)}
-    known = {*HOST_CURVES, *TIMES, "ema_fg_dice", "dice_per_class_or_region", UNFINISHED}
+    curves = {title: logged[name] for name, title in NNUNET_CURVES.items() if logged.get(name)}
+    known = {*NNUNET_CURVES, *EPOCH_TIMES, "ema_fg_dice", "dice_per_class_or_region", UNFINISHED}
     curves |= {name: values for name, values in logged.items() if name not in known and values}
-    starts, ends = (logged.get(name, []) for name in TIMES)
+    starts, ends = (logged.get(name, []) for name in EPOCH_TIMES)
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
     return FoldRecord(file.parent.name, file.name, int(checkpoint["current_epoch"]), seconds / 3600, curves)
 
 
-def facts_of(trainer: str, init_args: Mapping[str, Any]) -> dict[str, str]:
-    """What the plans say about the configuration, as text."""
+def describe_plans(trainer: str, init_args: Mapping[str, Any]) -> dict[str, str]:
+    """Data set, trainer, network, patch, voxel size and batch size of the plans, as text."""
     plans = PlansManager(init_args["plans"])
     configuration = plans.get_configuration(init_args["configuration"])
     return {
@@ -112,19 +112,19 @@ def facts_of(trainer: str, init_args: Mapping[str, Any]) -> dict[str, str]:
         "plans": plans.plans_name,
         "configuration": str(init_args["configuration"]),
         "network": configuration.network_arch_class_name.rsplit(".", 1)[-1],
-        "patch size": by(configuration.patch_size),
-        "voxel size, mm": by(f"{size:.4g}" for size in configuration.spacing),
+        "patch size": format_sizes(configuration.patch_size),
+        "voxel size, mm": format_sizes(f"{size:.4g}" for size in configuration.spacing),
         "planned batch size": str(configuration.batch_size),
     }
 
 
-def by(sizes: Any) -> str:
-    """Lengths along the axes as ``a × b × c``."""
+def format_sizes(sizes: Any) -> str:
+    """Format the lengths of the axes as ``a × b × c``."""
     return " × ".join(map(str, sizes))
 
 
-def setting_rows(trainer: str) -> tuple[SettingRow, ...]:
-    """Every setting of the method with its meaning and source; nothing for a trainer that is not ours."""
+def make_setting_rows(trainer: str) -> tuple[SettingRow, ...]:
+    """Every setting of the method with its meaning and source; empty for a trainer that is not part of this package."""
     if method_of(trainer) is None:
         return ()
     settings = settings_from_name(trainer)

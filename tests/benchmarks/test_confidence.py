@@ -1,4 +1,4 @@
-"""What a threshold keeps of each class: numbers counted by hand, through the command."""
+"""``benchmarks/confidence.py``: its command prints numbers that were counted by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMMAND = [sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "confi
 VOXELS = [(0, 0, 0.99)] * 4 + [(1, 1, 0.9), (1, 1, 0.6), (1, 0, 0.9), (2, 2, 0.7), (0, 2, 0.7), (3, 1, 0.99)]
 
 
-def case(root: Path, labels: dict) -> list[str]:
+def write_case(root: Path, labels: dict) -> list[str]:
     reference, given, probability = (np.array(column) for column in zip(*VOXELS, strict=True))
     probabilities = np.tile((1 - probability) / 2, (3, 1))
     probabilities[given, np.arange(len(VOXELS))] = probability
@@ -27,9 +27,9 @@ def case(root: Path, labels: dict) -> list[str]:
     return [*COMMAND, "-r", str(root / "labelsTs"), "-p", str(root / "predictions")]
 
 
-def test_shares_are_those_counted_by_hand(tmp_path):
+def test_shares_equal_those_counted_by_hand(tmp_path):
     labels = {"background": 0, "body": 1, "core": 2, "ignore": 3}
-    arguments = [*case(tmp_path, labels), "--tau", "0", "0.8", "--json", str(tmp_path / "out.json")]
+    arguments = [*write_case(tmp_path, labels), "--tau", "0", "0.8", "--json", str(tmp_path / "out.json")]
     printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     assert "1 cases" in printed
     found = {(row["tau"], row["class"]): row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
@@ -49,14 +49,14 @@ def test_shares_are_those_counted_by_hand(tmp_path):
         ({"background": 0, "body": 1, "core": 2, "rim": 3}, "3 channels"),
     ],
 )
-def test_other_channels_than_classes_are_refused(tmp_path, labels, words):
-    done = subprocess.run(case(tmp_path, labels), capture_output=True, text=True, check=False)
+def test_probabilities_of_other_channels_are_refused(tmp_path, labels, words):
+    done = subprocess.run(write_case(tmp_path, labels), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert words in done.stderr
 
 
 def test_missing_probabilities_are_named(tmp_path):
-    arguments = case(tmp_path, {"background": 0, "body": 1, "core": 2, "ignore": 3})
+    arguments = write_case(tmp_path, {"background": 0, "body": 1, "core": 2, "ignore": 3})
     (tmp_path / "predictions" / "a.npz").unlink()
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""The step benchmark where memory ends, and the kinds of work that its profile tells apart."""
+"""``benchmarks/step.py``: behaviour at the memory limit, and kinds of operations in its profile."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import step
 import step_shares
-from step_ways import MORE, WAYS, Case
+from step_ways import EXTRA_WAYS, WAYS, BenchmarkCase
 
 
-def test_batches_grow_until_the_memory_ends(monkeypatch, capsys):
-    def take(bench, way):
+def test_batch_sizes_grow_until_memory_is_exhausted(monkeypatch, capsys):
+    def run_step(bench, way):
         if bench.case.batch * (6 if way == "stacked" else 1) > 12:
             raise torch.cuda.OutOfMemoryError
 
-    monkeypatch.setattr(step.Bench, "take", take)
-    monkeypatch.setattr(step, "flops", lambda case, ways: dict.fromkeys(ways, 1e9))
-    monkeypatch.setattr(step, "peak_memory", lambda bench, way: 2**20)
-    cases = [Case("2d", (8, 8), batch, (2, 4)) for batch in (2, 8, 16, 32)]
+    monkeypatch.setattr(step.StepBenchmark, "run_step", run_step)
+    monkeypatch.setattr(step, "count_flops", lambda case, ways: dict.fromkeys(ways, 1e9))
+    monkeypatch.setattr(step, "measure_peak_memory", lambda bench, way: 2**20)
+    cases = [BenchmarkCase("2d", (8, 8), batch, (2, 4)) for batch in (2, 8, 16, 32)]
     args = argparse.Namespace(amp=False, compile=False, ways=["stacked"], more=False, repeats=1, profile=False)
-    results = dict(step.measured(cases, args, torch.device("cpu")))
+    results = dict(step.measure_cases(cases, args, torch.device("cpu")))
     assert {title: list(rows) for title, rows in results.items()} == {
         "2d, batch 2": ["supervised", "stacked"],
         "2d, batch 8": ["supervised"],
@@ -38,23 +38,23 @@ def test_batches_grow_until_the_memory_ends(monkeypatch, capsys):
     ]
 
 
-def test_ways_that_are_named_come_alone():
+def test_only_requested_ways_are_measured():
     every = argparse.Namespace(ways=None, more=True, compile=False)
     named = argparse.Namespace(ways=["stacked_half", "released"], more=True, compile=False)
-    assert step.ways_of(every) == (*WAYS, *MORE)
-    assert step.ways_of(named) == ("supervised", "released", "stacked_half")
+    assert step.selected_ways(every) == (*WAYS, *EXTRA_WAYS)
+    assert step.selected_ways(named) == ("supervised", "released", "stacked_half")
 
 
-def test_the_released_schedule_is_not_compared_with_a_compiled_network():
-    assert "released" not in step.ways_of(argparse.Namespace(ways=None, more=False, compile=True))
+def test_the_released_schedule_is_skipped_with_a_compiled_network():
+    assert "released" not in step.selected_ways(argparse.Namespace(ways=None, more=False, compile=True))
 
 
-@pytest.mark.parametrize("way", [*WAYS, *MORE])
-def test_every_way_moves_the_weights(way):
-    bench = step.Bench(Case("2d", (16, 16), 2, (2, 4)), torch.device("cpu"), False, False)
-    before = [p.detach().clone() for p in bench.bare.parameters()]
-    bench.take(way)
-    moved = [p for p, old in zip(bench.bare.parameters(), before, strict=True) if not torch.equal(p, old)]
+@pytest.mark.parametrize("way", [*WAYS, *EXTRA_WAYS])
+def test_every_way_updates_the_weights(way):
+    bench = step.StepBenchmark(BenchmarkCase("2d", (16, 16), 2, (2, 4)), torch.device("cpu"), False, False)
+    before = [p.detach().clone() for p in bench.uncompiled_network.parameters()]
+    bench.run_step(way)
+    moved = [p for p, old in zip(bench.uncompiled_network.parameters(), before, strict=True) if not torch.equal(p, old)]
     assert len(moved) > len(before) / 2
     assert all(p.isfinite().all() for p in moved)
 
@@ -75,12 +75,12 @@ def test_every_way_moves_the_weights(way):
         ("aten::max_pool2d", "rest"),
     ],
 )
-def test_kinds_of_work(name, kind):
-    assert step_shares.kind_of(name) == kind
+def test_operations_are_assigned_to_their_kind(name, kind):
+    assert step_shares.operation_kind(name) == kind
 
 
 def test_shares_of_a_product_of_matrices():
     a = torch.randn(600, 600)
-    shares = step_shares.time_shares(lambda: a @ a, torch.device("cpu"))
+    shares = step_shares.measure_time_shares(lambda: a @ a, torch.device("cpu"))
     assert next(iter(shares)) == "matrix work"
     assert sum(shares.values()) == pytest.approx(1)

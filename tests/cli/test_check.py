@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunetv2_crossmatch.cli import check, readiness
-from nnunetv2_crossmatch.cli.readiness import NOTE, OK, WRONG, Finding
+from nnunetv2_crossmatch.cli import check, environment_checks
+from nnunetv2_crossmatch.cli.environment_checks import NOTE, OK, WRONG, CheckResult
 from tests.conftest import TinyDataset
 
 Usage = namedtuple("Usage", "total used free")
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command in this process; gives exit code and output."""
+def run_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command in this process; returns exit code and output."""
 
     def call(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["nnUNetv2_crossmatch_check", *arguments])
@@ -36,142 +36,144 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Some GPU")
 
 
-def by_name(findings: object) -> dict[str, Finding]:
-    return {finding.what: finding for finding in findings}  # type: ignore[attr-defined]
+def by_name(results: object) -> dict[str, CheckResult]:
+    return {result.what: result for result in results}  # type: ignore[attr-defined]
 
 
-def test_a_prepared_data_set_passes(prepared_copy: TinyDataset, run):
-    code, output = run("-d", str(prepared_copy.id))
+def test_a_preprocessed_data_set_passes_all_checks(prepared_copy: TinyDataset, run_check):
+    code, output = run_check("-d", str(prepared_copy.id))
     assert code == 0, output
     assert "unlabeled cases, 3d_fullres: 4" in output
 
 
-@pytest.mark.parametrize("variable", readiness.VARIABLES)
-def test_an_unset_variable_is_told_once_with_its_export_line(variable: str, prepared_copy, run, monkeypatch):
+@pytest.mark.parametrize("variable", environment_checks.FOLDER_VARIABLES)
+def test_an_unset_variable_is_reported_once_with_its_export_line(variable: str, prepared_copy, run_check, monkeypatch):
     monkeypatch.delenv(variable)
-    code, output = run("-d", str(prepared_copy.id))
+    code, output = run_check("-d", str(prepared_copy.id))
     assert code == 2
     assert output.count(f'fix: export {variable}="/path/to/your/{variable}"') == 1
 
 
 @pytest.mark.parametrize("value", ["", "/elsewhere"])
-def test_a_wrong_door_is_told_with_its_export_line(value: str, tiny_copy, run, monkeypatch):
+def test_a_wrong_trainers_folder_is_reported_with_its_export_line(value: str, tiny_copy, run_check, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", value)
-    code, output = run()
+    code, output = run_check()
     assert code == 2
     assert 'fix: export nnUNet_extTrainer="$(nnUNetv2_crossmatch_trainers)"' in output
 
 
-def test_our_door_may_stand_among_others(tiny_copy, monkeypatch):
+def test_the_trainers_folder_may_be_one_of_several(tiny_copy, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", f"/elsewhere{os.pathsep}{os.environ['nnUNet_extTrainer']}")
-    assert readiness.check_door().state == OK
+    assert environment_checks.check_trainers_folder().state == OK
 
 
 def test_torch_2_9_is_wrong(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.9.1+cu128")
-    assert by_name(readiness.check_versions())["torch"].fix == 'pip install "torch!=2.9.*"'
+    assert by_name(environment_checks.check_versions())["torch"].fix == 'pip install "torch!=2.9.*"'
 
 
-def test_another_host_version_is_wrong(monkeypatch):
-    monkeypatch.setattr(readiness, "version", lambda name: "2.7.0")
-    assert by_name(readiness.check_versions())["nnU-Net"].state == WRONG
+def test_another_nnunet_version_is_wrong(monkeypatch):
+    monkeypatch.setattr(environment_checks, "version", lambda name: "2.7.0")
+    assert by_name(environment_checks.check_versions())["nnU-Net"].state == WRONG
 
 
-def test_no_gpu_is_worth_a_note_only(monkeypatch):
+def test_a_missing_gpu_is_a_note(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [finding.state for finding in readiness.check_device()] == [NOTE]
+    assert [result.state for result in environment_checks.check_device()] == [NOTE]
 
 
 def test_compiling_without_compiler_is_wrong(gpu, monkeypatch):
     monkeypatch.delenv("nnUNet_compile", raising=False)
-    monkeypatch.setattr(readiness.shutil, "which", lambda name: None)
-    assert by_name(readiness.check_device())["torch.compile"].fix == "export nnUNet_compile=f"
+    monkeypatch.setattr(environment_checks.shutil, "which", lambda name: None)
+    assert by_name(environment_checks.check_device())["torch.compile"].fix == "export nnUNet_compile=f"
 
 
-def test_no_compiler_is_needed_where_compiling_is_off(gpu, monkeypatch):
+def test_no_compiler_is_needed_without_torch_compile(gpu, monkeypatch):
     monkeypatch.setenv("nnUNet_compile", "f")
-    monkeypatch.setattr(readiness.shutil, "which", lambda name: None)
-    assert by_name(readiness.check_device())["torch.compile"].state == OK
+    monkeypatch.setattr(environment_checks.shutil, "which", lambda name: None)
+    assert by_name(environment_checks.check_device())["torch.compile"].state == OK
 
 
 @pytest.mark.parametrize(("free", "state"), [(100, OK), (5, NOTE), (0.2, WRONG)])
-def test_disk_space_decides(free: float, state: str, tiny_copy, monkeypatch):
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: Usage(0, 0, free * readiness.GIB))
-    assert by_name(readiness.check_roots())["disk of nnUNet_results"].state == state
+def test_the_state_depends_on_free_disk_space(free: float, state: str, tiny_copy, monkeypatch):
+    monkeypatch.setattr(
+        environment_checks.shutil, "disk_usage", lambda path: Usage(0, 0, free * environment_checks.GIB)
+    )
+    assert by_name(environment_checks.check_data_folders())["disk of nnUNet_results"].state == state
 
 
 @pytest.mark.parametrize(("workers", "state"), [("2", WRONG), ("0", OK)])
-def test_little_shared_memory_is_wrong_where_workers_need_it(workers: str, state: str, monkeypatch):
-    monkeypatch.setattr(readiness.shutil, "disk_usage", lambda path: Usage(0, 0, 64 * 1024**2))
+def test_little_shared_memory_is_wrong_if_workers_are_used(workers: str, state: str, monkeypatch):
+    monkeypatch.setattr(environment_checks.shutil, "disk_usage", lambda path: Usage(0, 0, 64 * 1024**2))
     monkeypatch.setenv("nnUNet_n_proc_DA", workers)
-    assert by_name(readiness.check_workers())["shared memory"].state == state
+    assert by_name(environment_checks.check_workers())["shared memory"].state == state
 
 
 @pytest.mark.parametrize(("variable", "state"), [("nnUNet_results", WRONG), ("nnUNet_raw", NOTE)])
-def test_a_read_only_folder_is_wrong_where_training_writes(variable: str, state: str, tiny_copy, monkeypatch):
+def test_a_read_only_folder_is_wrong_if_training_writes_to_it(variable: str, state: str, tiny_copy, monkeypatch):
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(readiness.tempfile, "TemporaryFile", refused)
-    assert by_name(readiness.check_roots())[variable].state == state
+    monkeypatch.setattr(environment_checks.tempfile, "TemporaryFile", refused)
+    assert by_name(environment_checks.check_data_folders())[variable].state == state
 
 
-def test_an_unknown_data_set_is_wrong(tiny_copy, run):
-    code, output = run("-d", "777")
+def test_an_unknown_data_set_is_wrong(tiny_copy, run_check):
+    code, output = run_check("-d", "777")
     assert code == 2
     assert "id 777 is carried by no folder" in output
 
 
-def test_missing_plans_are_wrong(tiny_copy: TinyDataset, run):
-    code, output = run("-d", str(tiny_copy.id), "-p", "otherPlans")
+def test_missing_plans_are_wrong(tiny_copy: TinyDataset, run_check):
+    code, output = run_check("-d", str(tiny_copy.id), "-p", "otherPlans")
     assert code == 2
     assert f"fix: nnUNetv2_plan_and_preprocess -d {tiny_copy.id}" in output
 
 
-def test_a_configuration_that_the_plans_lack_is_wrong(prepared_copy: TinyDataset, run):
-    code, output = run("-d", str(prepared_copy.id), "-c", "4d")
+def test_an_unknown_configuration_is_wrong(prepared_copy: TinyDataset, run_check):
+    code, output = run_check("-d", str(prepared_copy.id), "-c", "4d")
     assert code == 2
     assert "configuration: 4d is not in the plans" in output
 
 
-def test_unlabeled_cases_still_to_be_preprocessed_are_worth_a_note(tiny_copy: TinyDataset, run):
-    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+def test_unlabeled_cases_that_are_not_preprocessed_are_a_note(tiny_copy: TinyDataset, run_check):
+    code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 0, output
     assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.id} -c 2d -p nnUNetPlans" in output
 
 
-def test_misnamed_unlabeled_images_are_wrong_before_they_are_preprocessed(tiny_copy: TinyDataset, run):
+def test_misnamed_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run_check):
     image = tiny_copy.raw / "imagesUn" / "free_04_0000.nii.gz"
     image.rename(image.with_name("free_04.nii.gz"))
-    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+    code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 2
     assert "rename it to free_04_0000.nii.gz" in output
 
 
-def test_no_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run):
+def test_no_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run_check):
     shutil.rmtree(tiny_copy.raw / "imagesUn")
-    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+    code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 2
     assert "put unlabeled images into it" in output
 
 
-def test_too_few_labeled_cases_for_folds_are_worth_a_note(tiny_copy: TinyDataset, run):
-    code, output = run("-d", str(tiny_copy.id), "-c", "2d")
+def test_too_few_labeled_cases_for_folds_are_a_note(tiny_copy: TinyDataset, run_check):
+    code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 0
     assert " note    labeled cases, 2d: 4 are there, nnU-Net makes 5 folds" in output
 
 
-def test_missing_labeled_cases_are_wrong(prepared_copy: TinyDataset, run):
+def test_missing_labeled_cases_are_wrong(prepared_copy: TinyDataset, run_check):
     shutil.rmtree(prepared_copy.preprocessed / "nnUNetPlans_2d")
-    code, output = run("-d", str(prepared_copy.id), "-c", "2d")
+    code, output = run_check("-d", str(prepared_copy.id), "-c", "2d")
     assert code == 2
     assert "-c 2d -plans_name nnUNetPlans" in output
 
 
-def test_changed_plans_are_wrong(prepared_copy: TinyDataset, run):
+def test_changed_plans_are_wrong(prepared_copy: TinyDataset, run_check):
     plans = prepared_copy.plans_file
     plans.write_text(plans.read_text().replace("ZScoreNormalization", "NoNormalization"))
-    code, output = run("-d", str(prepared_copy.id), "-c", "2d")
+    code, output = run_check("-d", str(prepared_copy.id), "-c", "2d")
     assert code == 2
     assert "the plans have changed" in output
 

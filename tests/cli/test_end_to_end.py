@@ -1,4 +1,4 @@
-"""The whole way through the real commands on real volumes (ACDC: test_protocol), and its end at a wrong token."""
+"""All commands on real LA volumes (ACDC: ``test_protocol``), and a training with a wrong token."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ TRAINER = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1"
 real_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real volumes in {DATA}")
 
 
-def shrink(plans_file: Path, configuration: str, patch_size: list[int], batch_size: int = 2) -> None:
-    """The planned configuration with a small patch and few features: a step takes a second instead of minutes."""
+def shrink_plans(plans_file: Path, configuration: str, patch_size: list[int], batch_size: int = 2) -> None:
+    """Reduce the plans to a small patch and few features: a step takes a second instead of minutes."""
     plans = json.loads(plans_file.read_text())
     chosen = plans["configurations"][configuration]
     network = chosen["architecture"]["arch_kwargs"]
@@ -56,13 +56,13 @@ def test_la_in_reduced_form(empty_folders):
     run("nnUNetv2_crossmatch_convert_LA", "-i", str(data), "-d", "501", "--labeled", "4", "--allow-missing")
     raw, preprocessed = (empty_folders.root / kind / "Dataset501_LA" for kind in ("raw", "preprocessed"))
     assert len(list((raw / "imagesUn").iterdir())) == 2
-    # None of the test volumes is at hand: a labeled one stands in, to be predicted only.
+    # The test volumes are not available; a labeled volume replaces them for prediction.
     for part in ("images", "labels"):
         (raw / f"{part}Val").mkdir(exist_ok=True)
         first = sorted((raw / f"{part}Tr").iterdir())[0]
         (raw / f"{part}Val" / first.name).symlink_to(first)
     run("nnUNetv2_plan_and_preprocess", "-d", "501", "-c", "3d_fullres", "-npfp", "1", "-np", "1", nnUNet_n_proc_DA="1")
-    shrink(preprocessed / "nnUNetPlans.json", "3d_fullres", [24, 32, 32])
+    shrink_plans(preprocessed / "nnUNetPlans.json", "3d_fullres", [24, 32, 32])
     run("nnUNetv2_crossmatch_preprocess", "-d", "501", "-c", "3d_fullres", "-np", "1")
     trainer = TRAINER.replace("2epochs", "1epochs")
     run("nnUNetv2_train", "501", "3d_fullres", "0", "-tr", trainer, "-device", "cpu")
@@ -70,7 +70,7 @@ def test_la_in_reduced_form(empty_folders):
 
 
 def check_predictions(tiny, raw: Path, dataset: str, configuration: str, fold: str, trainer: str = TRAINER) -> None:
-    """Predict two volumes of ``imagesVal`` and evaluate them; predictions lie where their images do."""
+    """Predict two volumes of ``imagesVal``, check that predictions have the grid of the images, and evaluate them."""
     images, labels, predictions = tiny.root / "images", tiny.root / "labels", tiny.root / "predictions"
     for part, folder in (("images", images), ("labels", labels)):
         folder.mkdir()
@@ -83,7 +83,7 @@ def check_predictions(tiny, raw: Path, dataset: str, configuration: str, fold: s
         reference, prediction = (sitk.ReadImage(str(folder / file.name)) for folder in (labels, predictions))
         assert reference.GetSize() == prediction.GetSize()
         assert np.allclose(reference.GetSpacing(), prediction.GetSpacing())
-    # The conversion record says whether lengths in mm mean anything; it lies beside labelsVal.
+    # The conversion record marks nominal spacings.
     tiny.run("nnUNetv2_crossmatch_evaluate", "-r", str(labels), "-p", str(predictions))
     scores = json.loads((predictions / "scores.json").read_text())
     assert len(scores["cases"]) == len(list(labels.iterdir()))

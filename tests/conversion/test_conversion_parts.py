@@ -11,18 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converting import Roots, own_roots
-from fake_data import case_arrays, splits, write_h5, write_nifti
+from fake_data import case_arrays, write_h5, write_nifti, write_splits_file
 from nnunetv2.utilities.crossval_split import generate_crossval_split
+from run_converter import Roots, set_root_folders
 
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC, writing
-from nnunetv2_crossmatch.dataset_conversion.cases import Case, Found, Job
-from nnunetv2_crossmatch.dataset_conversion.checks import as_image, as_label, image_problems, label_problems
-from nnunetv2_crossmatch.dataset_conversion.conversion import convert, parser
+from nnunetv2_crossmatch.dataset_conversion.cases import Case, ConversionJob, FoundCases
+from nnunetv2_crossmatch.dataset_conversion.checks import convert_image, convert_label, image_problems, label_problems
+from nnunetv2_crossmatch.dataset_conversion.conversion import convert, make_parser
 from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, check_shapes, read_h5, read_nifti
 from nnunetv2_crossmatch.dataset_conversion.splits import assign_roles, read_splits
 from nnunetv2_crossmatch.dataset_conversion.workers import convert_case, convert_cases
-from nnunetv2_crossmatch.dataset_conversion.writing import check_space, new_dataset_name, patient_folds
+from nnunetv2_crossmatch.dataset_conversion.writing import check_disk_space, new_dataset_name, patient_folds
 from nnunetv2_crossmatch.errors import InputError
 
 HERE = Path("here")
@@ -31,7 +31,7 @@ DiskUsage = namedtuple("DiskUsage", "total used free")
 
 @pytest.fixture
 def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
-    return own_roots(tmp_path, monkeypatch)
+    return set_root_folders(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Roots:
     [("uint8", "uint8"), ("int16", "int16"), ("uint16", "uint16"), ("int32", "float32"), ("float64", "float32")],
 )
 def test_small_integers_stay_and_everything_else_becomes_float32(stored: str, kept: str) -> None:
-    assert as_image(np.array([0, 1], stored)).dtype == kept
+    assert convert_image(np.array([0, 1], stored)).dtype == kept
 
 
 def test_an_image_with_two_values_has_content() -> None:
@@ -64,9 +64,9 @@ def test_labels_become_bytes_and_what_is_remarkable_is_noted() -> None:
         ([0.0, 2.0], [0, 2], ()),
         ([0, 0], [0, 0], ("label without foreground",)),
     ]:
-        small, found = as_label(np.array(label), 3)
+        small, found = convert_label(np.array(label), 3)
         assert (small.dtype, small.tolist(), found) == (np.uint8, expected, notes)
-    assert as_label(np.array([0, 255]), 2)[0].tolist() == [0, 1]
+    assert convert_label(np.array([0, 255]), 2)[0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("page", [b"<html><body>", b"<!DOCTYPE html><title>"])
@@ -143,12 +143,12 @@ def test_missing_cases_and_unlisted_ones_are_told_together() -> None:
 
 
 def test_names_in_lists_lose_spaces_and_empty_ones_are_left_out(tmp_path: Path) -> None:
-    file = splits(tmp_path / "s.json", labeled=[" a ", "", "b"], val=["c"])
+    file = write_splits_file(tmp_path / "s.json", labeled=[" a ", "", "b"], val=["c"])
     assert read_splits(file, 2, str) == {"labeled": ["a", "b"], "unlabeled": [], "val": ["c"], "test": []}
 
 
 def test_every_repeated_name_of_every_list_is_told(tmp_path: Path) -> None:
-    file = splits(tmp_path / "s.json", labeled=["a"], test=["x", "x", "y", "y"], val=["z", "z"])
+    file = write_splits_file(tmp_path / "s.json", labeled=["a"], test=["x", "x", "y", "y"], val=["z", "z"])
     with pytest.raises(InputError) as caught:
         read_splits(file, None, str)
     assert {(problem.what, problem.detail) for problem in caught.value.problems} == {
@@ -159,7 +159,7 @@ def test_every_repeated_name_of_every_list_is_told(tmp_path: Path) -> None:
 
 def test_an_empty_plain_list_is_no_labeled_case(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="0 are listed, at least 1 asked for"):
-        read_splits(splits(tmp_path / "s.json", labeled=[]), None, str)
+        read_splits(write_splits_file(tmp_path / "s.json", labeled=[]), None, str)
 
 
 def test_folds_are_the_hosts_own_where_each_patient_has_one_case() -> None:
@@ -174,9 +174,9 @@ def test_there_are_five_folds_or_as_many_as_patients(patients: int, folds: int) 
 
 def test_space_is_asked_for_a_fifth_more_than_the_sources(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: DiskUsage(10**8, 0, 12 * 10**6))
-    assert check_space(10**7) == 12 * 10**6
+    assert check_disk_space(10**7) == 12 * 10**6
     with pytest.raises(InputError, match="about 13 MB needed, 12 MB free"):
-        check_space(10**7 + 10**6)
+        check_disk_space(10**7 + 10**6)
 
 
 @pytest.mark.parametrize("dataset_id", [0, 1000, -1])
@@ -206,12 +206,14 @@ def test_a_preprocessed_folder_with_nothing_but_splits_may_stay(roots: Roots) ->
         new_dataset_name(7, "ACDC")
 
 
-def h5_job(root: Path, role: str, case: str = "a") -> Job:
+def h5_job(root: Path, role: str, case: str = "a") -> ConversionJob:
     """A job for a volume whose label is 255 where the image is bright."""
     image, label = case_arrays(0)
     file = write_h5(root / f"{case}.h5", image=image, label=label * 255)
     (root / "target").mkdir(exist_ok=True)
-    return Job(Case(case, "patient", file, file, "h5", ("known",)), role, 2, Dataset501_LA.read, root / "target")
+    return ConversionJob(
+        Case(case, "patient", file, file, "h5", ("known",)), role, 2, Dataset501_LA.read_case, root / "target"
+    )
 
 
 def test_the_entry_of_a_case_says_where_it_comes_from_and_what_was_decided(tmp_path: Path) -> None:
@@ -247,7 +249,7 @@ def test_sources_of_a_case_are_image_and_label_each_once() -> None:
 @pytest.mark.parametrize("number", ["0", "-1"])
 def test_less_than_one_process_is_refused(number: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parser(Dataset501_LA.DATASET, "", "").parse_args(["-i", ".", "-d", "1", "-np", number])
+        make_parser(Dataset501_LA.DATASET, "", "").parse_args(["-i", ".", "-d", "1", "-np", number])
     assert f"{number} is less than 1" in capsys.readouterr().err
 
 
@@ -258,9 +260,9 @@ def acdc(patients: int, roots: Roots, **lists: object) -> argparse.Namespace:
         for frame in (1, 2):
             file = roots.root / "h5" / f"patient{number:03d}_frame{frame:02d}.h5"
             write_h5(file, image=image.transpose(2, 1, 0), label=label.transpose(2, 1, 0))
-    own = splits(roots.root / "own.json", **lists)
+    own = write_splits_file(roots.root / "own.json", **lists)
     line = ["-i", str(roots.root / "h5"), "-d", "502", "-np", "1", "--splits", str(own), "--allow-missing"]
-    return parser(Dataset502_ACDC.DATASET, "", "").parse_args(line)
+    return make_parser(Dataset502_ACDC.DATASET, "", "").parse_args(line)
 
 
 def test_what_was_written_is_told_with_cases_patients_and_warnings(
@@ -327,4 +329,4 @@ def test_hidden_folders_and_other_names_are_no_cases(tmp_path: Path) -> None:
         write_h5(tmp_path / name / "mri_norm2.h5", image=np.ones(1))
     (tmp_path / "patient01x").mkdir()
     assert [case.identifier for case in Dataset501_LA.find_h5(tmp_path).cases] == ["c1"]
-    assert Dataset502_ACDC.find_challenge(tmp_path) == Found([], [])
+    assert Dataset502_ACDC.find_challenge(tmp_path) == FoundCases([], [])

@@ -23,7 +23,7 @@ from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, read_h5, rea
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, newest_checkpoint, write_checkpoint
-from nnunetv2_crossmatch.training.lock import claim
+from nnunetv2_crossmatch.training.lock import lock_folder
 from nnunetv2_crossmatch.training.record import FILE, RunRecord, read_record, write_record
 
 SPACING = Spacing((1.0, 1.0, 1.0), "given")
@@ -160,4 +160,4 @@ def test_manifest_and_record_are_read_or_refused_cleanly(tmp_path: Path, content
 @given(content=st.binary(max_size=40) | values.map(lambda value: json.dumps({"host": value, "pid": value}).encode()))
 def test_the_lock_is_taken_with_any_content_of_the_file_about_its_last_owner(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ".running.json").write_bytes(content)
-    claim(tmp_path).release()
+    lock_folder(tmp_path).release()

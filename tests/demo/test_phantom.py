@@ -30,7 +30,7 @@ def test_images_have_mean_zero_and_deviation_one(cases: list[Phantom]):
     np.testing.assert_allclose(moments, [(0, 1)] * len(cases), atol=1e-3)
 
 
-def test_the_atrium_fills_a_part_like_the_public_crops(cases: list[Phantom]):
+def test_the_atrium_has_the_volume_share_of_the_public_crops(cases: list[Phantom]):
     shares = [case.label.mean() for case in cases]
     assert 0.02 < min(shares)
     assert max(shares) < 0.2
@@ -47,7 +47,7 @@ def test_sizes_vary_between_cases(cases: list[Phantom]):
     assert max(sizes) > 1.5 * min(sizes)
 
 
-def test_brightness_alone_does_not_find_the_atrium(cases: list[Phantom]):
+def test_an_intensity_threshold_does_not_segment_the_atrium(cases: list[Phantom]):
     for case in cases:
         bright = case.image > np.median(case.image[case.label > 0])
         assert (bright & (case.label == 0)).sum() > 0.3 * case.label.sum()
@@ -64,7 +64,7 @@ def test_the_h5_layout_is_the_public_one(written: Path):
     assert found == {"image": (np.float32, SMALL), "label": (np.uint8, SMALL)}
 
 
-def test_the_splits_name_every_case_once(written: Path):
+def test_the_splits_contain_every_case_once(written: Path):
     splits = json.loads((written / "splits.json").read_text())
     assert sorted(splits["train"] + splits["test"]) == sorted(path.name for path in written.iterdir() if path.is_dir())
 

@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code: settings, trainer names, links, commands and flags."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_trainer_names_in_documents_are_valid(document):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_links_between_documents_lead_somewhere(document):
+def test_links_between_documents_are_valid(document):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
         if "://" not in target:
             assert (document.parent / target).exists(), target
@@ -73,22 +73,22 @@ def test_presets_stand_in_the_table_with_their_values(method, preset):
 
 
 def documented_flags(document: Path) -> list[tuple[str, list[str]]]:
-    """Our commands in the document's code blocks, with the flags that they are given."""
+    """Commands of this package in the code blocks of ``document``, with their flags."""
     joined = document.read_text().replace("\\\n", " ")
     lines = re.findall(r"^\s*(?:\$ )?(nnUNetv2_crossmatch_\w+)([^\n|`]*)$", joined, flags=re.MULTILINE)
     return [(name, [w for w in shlex.split(rest, comments=True) if w.startswith("-")]) for name, rest in lines]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_flags_in_documents_are_known_to_their_command(document, help_of):
+def test_flags_in_documents_exist(document, help_text):
     for name, flags in documented_flags(document):
         for flag in flags:
-            assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_of(name)), f"{name} {flag}"
+            assert re.search(rf"(?<![\w-]){re.escape(flag)}\b", help_text(name)), f"{name} {flag}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
-def test_benchmarks_in_documents_know_their_flags(document):
-    """A benchmark takes minutes to hours; that its file and flags exist is read off its source."""
+def test_benchmark_flags_in_documents_exist(document):
+    """Checked in the source of each benchmark, since running one takes minutes to hours."""
     joined = document.read_text().replace("\\\n", " ")
     for script, options in re.findall(
         r"^    (?:[A-Z_]+=\S+ )*python (benchmarks/\w+\.py)([^\n|`]*)$", joined, re.MULTILINE
@@ -99,7 +99,7 @@ def test_benchmarks_in_documents_know_their_flags(document):
 
 
 @pytest.fixture(scope="module")
-def help_of():
+def help_text():
     import subprocess
     import sys
     from functools import cache

@@ -1,4 +1,4 @@
-"""The commands of the documents run, one after the other, as they are printed; only the training is shortened."""
+"""The commands in the documents run as printed, one after the other; only the training is shortened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import many_cases  # noqa: E402
 
 SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
-# What a reader with a GPU and more than a minute would not need: the CPU, a small network, few workers.
+# Additions for a short run: the CPU, a small network, few workers.
 SHELL = f"""
 set -eo pipefail
 nnUNetv2_train() {{ command nnUNetv2_train "$@" -device cpu; }}
@@ -34,8 +34,8 @@ shrink_network(Path('$nnUNet_preprocessed') / '$DATASET' / 'nnUNetPlans.json', [
 }}
 set -x
 """
-# Printed benchmarks: what follows them here so that they take seconds (of two equal options the last one counts), and
-# the words that their output must hold.
+# Benchmark command in the documents: options added here for a short run (the last of two equal options counts), and
+# words that the output must contain.
 TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
 BENCHMARKS = {
     "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
@@ -55,7 +55,7 @@ BENCHMARKS = {
         "mean Dice over 3 cases",
     ),
 }
-# For GPUs, but these run anywhere, the compiled one without compiling: that takes minutes on a CPU.
+# Benchmarks for GPUs; they also run on a CPU, there without torch.compile, which takes minutes.
 BENCHMARKS |= {
     "step.py --batch 2 4 8 16 32 64 128 --json fp32.json": (
         f"--batch 2 --ways stacked {TINY_PLANS} 2d",
@@ -77,8 +77,8 @@ BENCHMARKS |= {
 COMPILER = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
 
 
-def commands(document: Path, heading: str | None = None) -> str:
-    """All indented code of ``document`` (or of the section ``heading``) that is shell, with a short training."""
+def documented_commands(document: Path, heading: str | None = None) -> str:
+    """Shell commands in the indented code of ``document`` (or of its section ``heading``), with a short training."""
     text = document.read_text()
     if heading is not None:
         text = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
@@ -90,7 +90,7 @@ def commands(document: Path, heading: str | None = None) -> str:
     return script.replace("nnUNetTrainer_250epochs", "nnUNetTrainer_1epochs_iters2_valiters1")
 
 
-def run(script: str, home: Path, dataset: str) -> str:
+def run_script(script: str, home: Path, dataset: str) -> str:
     folder = Path(sys.executable).parent
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("nnUNet")},
@@ -104,13 +104,13 @@ def run(script: str, home: Path, dataset: str) -> str:
 
 @pytest.mark.slow
 def test_getting_started(tiny_dataset, tmp_path):
-    """From folders to a shared model that is received, in a home of its own; the data set is the tiny one."""
-    script = commands(ROOT / "docs" / "getting_started.md")
+    """All steps up to the export of a received model, in a new home folder, with the tiny data set."""
+    script = documented_commands(ROOT / "docs" / "getting_started.md")
     data = f'cp -r "{tiny_dataset.raw}" "$nnUNet_raw/Dataset501_Heart"'
     script = script.replace("nnUNetv2_plan_and_preprocess", f"{data}\nnnUNetv2_plan_and_preprocess", 1)
     received = '\nmkdir received; cp -r "$nnUNet_results/Dataset501_Heart" received/Dataset501_LA\n'
-    received += commands(ROOT / "SECURITY.md")
-    output = run(script + received, tmp_path, "Dataset501_Heart")
+    received += documented_commands(ROOT / "SECURITY.md")
+    output = run_script(script + received, tmp_path, "Dataset501_Heart")
     assert all(words in output for words in ("Dice", "Jaccard", "95HD", "ASD", "blob", "Wilcoxon p"))
     raw = tmp_path / "nnunet" / "raw" / "Dataset501_Heart"
     assert (tmp_path / "predictions" / "scores.json").is_file()
@@ -119,18 +119,18 @@ def test_getting_started(tiny_dataset, tmp_path):
         assert torch.load(stock, weights_only=False)["trainer_name"] == "nnUNetTrainer"
 
 
-def test_readme_on_own_data_prints_commands_of_getting_started():
-    """Which run in the test above; only the three folders are the reader's."""
-    roots, *lines = commands(ROOT / "README.md", "### Your own data").splitlines()
+def test_readme_commands_for_own_data_are_those_of_getting_started():
+    """Those commands run in the test above; only the three folders differ."""
+    roots, *lines = documented_commands(ROOT / "README.md", "### Your own data").splitlines()
     assert roots == "export nnUNet_raw=... nnUNet_preprocessed=... nnUNet_results=..."
-    started = iter(commands(ROOT / "docs" / "getting_started.md").splitlines())
+    started = iter(documented_commands(ROOT / "docs" / "getting_started.md").splitlines())
     assert len(lines) == 7
     assert all(line in started for line in lines)  # in this order
 
 
 @pytest.mark.slow
 def test_training_with_settings_in_its_name(tiny_copy):
-    """README and settings page print the same line; the unlabeled cases are left to the trainer, and it says so."""
+    """README and settings page print the same command; the trainer preprocesses the unlabeled cases and reports it."""
     printed = r"^    (nnUNetv2_train \S+ \S+ \S+ -tr \S+_100epochs_\S+)$"
     documents = (ROOT / "README.md", ROOT / "docs" / "settings.md")
     (line,) = {found for file in documents for found in re.findall(printed, file.read_text(), re.MULTILINE)}
@@ -180,8 +180,8 @@ def test_torchrun_of_the_scaling_page(prepared_copy, monkeypatch):
     ("document", "number"),
     [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(5))],
 )
-def test_protocols_are_planned_as_printed(document, number):
-    """With measured step times --plan needs no data: every option is read and every run is laid out."""
+def test_printed_protocol_commands_create_a_plan(document, number):
+    """With given step times --plan needs no data: it parses all options and lists all runs."""
     text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
     line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
     planned = subprocess.run(
@@ -193,7 +193,7 @@ def test_protocols_are_planned_as_printed(document, number):
 
 
 def test_readme_conversions_of_la_and_acdc(tmp_path):
-    """Both commands as printed, on folders that hold every published case as a tiny volume."""
+    """Both commands as printed, on folders with a tiny volume for every published case."""
     data = ROOT / "dataset_conversion" / "data"
     la, acdc = (json.loads((data / f"{name}_splits.json").read_text()) for name in ("la", "acdc"))
     fake_data.la_h5(tmp_path / "2018LA_Seg_Training Set", [*la["train"], *la["test"]])
@@ -201,14 +201,14 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
     for kind in ("raw", "preprocessed", "results"):
         (tmp_path / kind).mkdir()
     roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))
-    run(f"{roots}\n{commands(ROOT / 'README.md', '### LA and ACDC')}", tmp_path, "")
+    run_script(f"{roots}\n{documented_commands(ROOT / 'README.md', '### LA and ACDC')}", tmp_path, "")
     raw = tmp_path / "raw"
     assert len(list((raw / "Dataset501_LA" / "imagesUn").iterdir())) == 72
     assert len(list((raw / "Dataset502_ACDC" / "imagesUn").iterdir())) == 134
 
 
-def test_every_printed_benchmark_is_run():
-    """The protocol and the table of confidences have tests of their own."""
+def test_every_documented_benchmark_is_tested():
+    """Except ``protocol.py`` and ``confidence.py``, which have their own tests."""
     text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol|confidence)(.*)$", text, re.MULTILINE)
     assert sorted(printed) == sorted(BENCHMARKS)
@@ -221,27 +221,27 @@ def test_benchmarks(prepared_copy, printed, monkeypatch):
     assert words in run_benchmark(prepared_copy, f"{printed} {shorter}", monkeypatch)
 
 
-def test_many_cases_replace_nobodys_images(tmp_path):
-    """What an earlier call left is its own."""
+def test_the_benchmark_of_many_cases_refuses_foreign_images(tmp_path):
+    """Images of an earlier call are accepted."""
     (tmp_path / "case000001_0000.nii.gz").touch()
-    many_cases.refuse_foreign(tmp_path)
+    many_cases.check_for_foreign_images(tmp_path)
     (tmp_path / "scan7_0000.nii.gz").touch()
     with pytest.raises(InputError, match=r"would be lost in .*scan7_0000"):
-        many_cases.refuse_foreign(tmp_path)
+        many_cases.check_for_foreign_images(tmp_path)
 
 
-def test_the_line_of_the_gpu_tests_finds_them():
-    """Where there is no GPU they are skipped, each with that reason."""
+def test_the_documented_command_of_the_gpu_tests():
+    """Without a GPU each test is skipped with that reason."""
     (line,) = re.findall(r"^    pytest (-m gpu)$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE)
-    here = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "test_gpu.py")]
-    command = [sys.executable, "-m", "pytest", *line.split(), *here]
+    options = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "training" / "test_gpu.py")]
+    command = [sys.executable, "-m", "pytest", *line.split(), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "deselected" not in done.stdout
     assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
 
 
 def run_benchmark(tiny, line, monkeypatch):
-    """In an empty folder with the plans at hand, as the documents assume."""
+    """Run a benchmark in a folder that contains the plans, as the documents assume."""
     folder = tiny.root / "here"
     (folder / "docs" / "results").mkdir(parents=True)
     for plans in ("nnUNetPlans.json", "nnUNetResEncUNetMPlans.json"):
@@ -249,7 +249,7 @@ def run_benchmark(tiny, line, monkeypatch):
     monkeypatch.chdir(folder)
     if line.startswith("many_cases"):
         shutil.rmtree(tiny.raw / "imagesUn")
-    # The host's planner takes the number of loader workers as a thread count and fails with 0.
+    # nnU-Net's planner takes the number of loader workers as a thread count and fails with 0.
     output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", nnUNet_n_proc_DA="1", **COMPILER).stdout
     written = re.search(r"--json (\S+)", line)
     assert written is None or json.loads((folder / written[1]).read_text())
@@ -258,7 +258,7 @@ def run_benchmark(tiny, line, monkeypatch):
 
 @pytest.mark.slow
 def test_installation_as_printed(tmp_path):
-    """From a copy of the sources, without what is there already: every module, list and template is in the package."""
+    """From a copy of the tracked files: every module, list and template is installed."""
     (line,) = re.findall(r"^    (pip install \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for file in filter(None, files):

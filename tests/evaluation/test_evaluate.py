@@ -12,8 +12,13 @@ import pytest
 from segmentation_folders import ball, three_cases, write, write_dataset_json
 
 from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
-from nnunetv2_crossmatch.evaluation.metrics import MM_DISTANCES, OVERLAPS, VOXEL_DISTANCES, measure
-from nnunetv2_crossmatch.evaluation.segmentations import read_label_scheme, read_pair, reader_for
+from nnunetv2_crossmatch.evaluation.metrics import (
+    MM_DISTANCE_MEASURES,
+    OVERLAP_MEASURES,
+    VOXEL_DISTANCE_MEASURES,
+    compute_measures,
+)
+from nnunetv2_crossmatch.evaluation.segmentations import find_reader, read_label_scheme, read_pair
 
 COMMAND = Path(sys.executable).with_name("nnUNetv2_crossmatch_evaluate")
 
@@ -37,10 +42,10 @@ def record(folder: Path, **nominal: bool) -> None:
 
 def test_the_values_are_those_of_the_measures_with_the_spacing_of_the_header(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(*folders)
-    shifted = measure(np.roll(ball(), 1, axis=2) == 1, ball() == 1, (2, 1, 1))
+    shifted = compute_measures(np.roll(ball(), 1, axis=2) == 1, ball() == 1, (2, 1, 1))
     expected = [getattr(shifted, name) for name in scores.measures]
     assert scores.cases == ("a", "b", "c")
-    assert scores.measures == (*OVERLAPS, *VOXEL_DISTANCES, *MM_DISTANCES)
+    assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES, *MM_DISTANCE_MEASURES)
     np.testing.assert_allclose(scores.values[1, 0], expected, rtol=1e-12)
 
 
@@ -55,13 +60,13 @@ def test_the_number_of_threads_does_not_change_the_scores(folders: tuple[Path, P
 
 def test_a_given_spacing_replaces_that_of_the_header(folders: tuple[Path, Path]) -> None:
     scores = evaluate_folder(*folders, spacing_mm=(3, 3, 3))
-    np.testing.assert_allclose(scores.of("body", "hd95_mm"), 3 * scores.of("body", "hd95_voxel"))
+    np.testing.assert_allclose(scores.per_case("body", "hd95_mm"), 3 * scores.per_case("body", "hd95_voxel"))
 
 
 def test_nominal_spacing_leaves_millimetres_out_and_says_so(folders: tuple[Path, Path]) -> None:
     record(folders[0].parent, a=False, b=True, c=True)
     scores = evaluate_folder(*folders)
-    assert scores.measures == (*OVERLAPS, *VOXEL_DISTANCES)
+    assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES)
     assert "2 of 3 cases is nominal" in scores.notes[0]
 
 
@@ -83,7 +88,7 @@ def test_a_region_is_the_union_of_its_labels(tmp_path: Path) -> None:
     labels = {"background": 0, "whole": [1, 2], "core": [2]}
     scores = evaluate_folder(*one_case(tmp_path, reference, predicted, labels))
     assert scores.classes == ("whole", "core")
-    np.testing.assert_array_equal(scores.of("whole", "dice"), [1])
+    np.testing.assert_array_equal(scores.per_case("whole", "dice"), [1])
     assert scores.empty(0, 1) == "prediction"
 
 
@@ -98,7 +103,7 @@ def test_voxels_with_the_ignore_label_count_in_neither_mask(tmp_path: Path) -> N
 def test_an_empty_prediction_has_no_distance_and_is_counted(tmp_path: Path) -> None:
     scores = evaluate_folder(*one_case(tmp_path, ball(), 0 * ball(), {"background": 0, "body": 1}))
     np.testing.assert_array_equal(scores.values[0, 0], [0, 0, *[np.nan] * 4])
-    assert scores.empty_counts()["body"]["prediction"] == 1
+    assert scores.empty_mask_counts()["body"]["prediction"] == 1
 
 
 def test_an_empty_prediction_is_zero_in_the_published_convention(tmp_path: Path) -> None:
@@ -110,19 +115,19 @@ def test_both_empty_is_zero_in_the_published_convention(tmp_path: Path) -> None:
     folders = one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1})
     scores = evaluate_folder(*folders, literature=True)
     np.testing.assert_array_equal(scores.values, np.zeros((1, 1, 6)))
-    assert scores.empty_counts()["body"]["both"] == 1
+    assert scores.empty_mask_counts()["body"]["both"] == 1
 
 
 def test_both_empty_is_undefined_as_in_the_host(tmp_path: Path) -> None:
     scores = evaluate_folder(*one_case(tmp_path, 0 * ball(), 0 * ball(), {"background": 0, "body": 1}))
     assert np.isnan(scores.values).all()
-    assert scores.empty_counts()["body"]["both"] == 1
+    assert scores.empty_mask_counts()["body"]["both"] == 1
 
 
 def test_a_single_slice_is_measured_in_two_dimensions(tmp_path: Path) -> None:
     reference, predicted = ball()[6:7], ball(radius=3)[6:7]
     scores = evaluate_folder(*one_case(tmp_path, reference, predicted, {"background": 0, "body": 1}))
-    flat = measure(predicted[0] == 1, reference[0] == 1, (1, 1))
+    flat = compute_measures(predicted[0] == 1, reference[0] == 1, (1, 1))
     np.testing.assert_array_equal(scores.values[0, 0], [getattr(flat, name) for name in scores.measures])
 
 
@@ -132,7 +137,7 @@ def test_a_given_spacing_of_a_single_slice_is_that_of_its_own_axes(tmp_path: Pat
     folders = one_case(tmp_path, reference, predicted, {"background": 0, "body": 1})
     scores = evaluate_folder(*folders, spacing_mm=(4, 2, 1))
     spacing = tuple(np.delete((4, 2, 1), axis))
-    flat = measure(predicted.squeeze() == 1, reference.squeeze() == 1, spacing)
+    flat = compute_measures(predicted.squeeze() == 1, reference.squeeze() == 1, spacing)
     np.testing.assert_array_equal(scores.values[0, 0], [getattr(flat, name) for name in scores.measures])
 
 
@@ -141,9 +146,9 @@ def test_png_files_are_scored_without_millimetres(tmp_path: Path) -> None:
         write(tmp_path / folder / "a.png", ball()[6])
     write_dataset_json(tmp_path, file_ending=".png")
     scores = evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
-    assert scores.measures == (*OVERLAPS, *VOXEL_DISTANCES)
+    assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES)
     assert "no spacing" in scores.notes[0]
-    np.testing.assert_array_equal(scores.of("body", "dice"), [1])
+    np.testing.assert_array_equal(scores.per_case("body", "dice"), [1])
 
 
 def test_the_dataset_json_beside_the_predictions_goes_first(folders: tuple[Path, Path]) -> None:
@@ -178,7 +183,7 @@ def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path]) -> N
     file = folders[0].parent / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "overwrite_image_reader_writer": "NibabelIO"}))
     scheme = read_label_scheme(file)
-    reader = reader_for(scheme, folders[0] / "a.nii.gz")
+    reader = find_reader(scheme, folders[0] / "a.nii.gz")
     assert type(reader).__name__ == "NibabelIO"
     assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, scheme).spacing == (2, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Row 40 of the fault list: whatever is wrong with a folder of predictions is named, and nothing is half-written."""
+"""Faults in folders of predictions and references: each is named, and no output is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
 
 COMMAND = Path(sys.executable).with_name("nnUNetv2_crossmatch_evaluate")
-FLIPPED = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
+FLIPPED_DIRECTION = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
 
 
 @pytest.fixture
@@ -23,49 +23,49 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     return three_cases(tmp_path)
 
 
-def cut(file: Path) -> None:
+def truncate(file: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: len(content) // 2])
 
 
-def flip_bit(file: Path) -> None:
+def corrupt_checksum(file: Path) -> None:
     content = bytearray(file.read_bytes())
-    content[-6] ^= 1  # in the checksum of the gzip stream
+    content[-6] ^= 1  # a bit of the gzip checksum
     file.write_bytes(content)
 
 
-def wrong_label(file: Path) -> None:
+def write_wrong_label(file: Path) -> None:
     write(file, ball() * 7)
 
 
-def probabilities(file: Path) -> None:
+def write_probabilities(file: Path) -> None:
     write(file, ball().astype(np.float32) * 0.5)
 
 
-def two_channels(file: Path) -> None:
+def write_two_channels(file: Path) -> None:
     write(file, np.stack([ball(), ball()]), (*SPACING_XYZ, 1.0))
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (Path.unlink, "prediction missing"),
-    "cut": (cut, "damaged file"),
-    "flipped bit": (flip_bit, "CRC check failed"),
+    "cut": (truncate, "damaged file"),
+    "flipped bit": (corrupt_checksum, "CRC check failed"),
     "no image": (lambda file: file.write_text("<html>"), "damaged file"),
     "empty file": (lambda file: file.write_bytes(b""), "damaged file"),
     "shape": (lambda file: write(file, ball(shape=(12, 18, 20))), r"shape .*\(12, 18, 20\), but \(12, 18, 16\)"),
     "spacing": (lambda file: write(file, ball(), (1, 1, 3)), r"spacing .*\(3, 1, 1\), but \(2, 1, 1\)"),
     "origin": (lambda file: write(file, ball(), origin=(5, 0, 0)), r"origin .*\(5, 0, 0\), but \(0, 0, 0\)"),
-    "direction": (lambda file: write(file, ball(), direction=FLIPPED), r"direction .*\(-1, 0, 0"),
-    "label": (wrong_label, r"label not in dataset.json in .*: 7 \(\d+ voxels\); known: 0, 1"),
-    "probabilities": (probabilities, r"label not in dataset.json in .*: 0.5 \(\d+ voxels\)"),
-    "channels": (two_channels, "not a segmentation"),
+    "direction": (lambda file: write(file, ball(), direction=FLIPPED_DIRECTION), r"direction .*\(-1, 0, 0"),
+    "label": (write_wrong_label, r"label not in dataset.json in .*: 7 \(\d+ voxels\); known: 0, 1"),
+    "probabilities": (write_probabilities, r"label not in dataset.json in .*: 0.5 \(\d+ voxels\)"),
+    "channels": (write_two_channels, "not a segmentation"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_bad_prediction_is_named(folders: tuple[Path, Path], fault: str) -> None:
-    spoil, message = FAULTS[fault]
-    spoil(folders[1] / "b.nii.gz")
+    damage, message = FAULTS[fault]
+    damage(folders[1] / "b.nii.gz")
     with pytest.raises(InputError, match=message) as caught:
         evaluate_folder(*folders)
     assert {Path(problem.where) for problem in caught.value.problems} == {folders[1] / "b.nii.gz"}
@@ -76,7 +76,7 @@ def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:
     for folder in ("labelsTs", "predictions"):
         write(tmp_path / folder / "a.nii", ball())
     write_dataset_json(tmp_path, file_ending=".nii")
-    cut(tmp_path / "predictions" / "a.nii")
+    truncate(tmp_path / "predictions" / "a.nii")
     with pytest.raises(InputError, match="bytes are there"):
         evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
 
@@ -89,8 +89,8 @@ def test_nan_that_survives_reading_is_named(tmp_path: Path) -> None:
         evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
 
 
-def test_a_bad_reference_is_named_too(folders: tuple[Path, Path]) -> None:
-    cut(folders[0] / "a.nii.gz")
+def test_a_damaged_reference_is_named(folders: tuple[Path, Path]) -> None:
+    truncate(folders[0] / "a.nii.gz")
     with pytest.raises(InputError, match="damaged file") as caught:
         evaluate_folder(*folders)
     assert caught.value.problems[0].where == folders[0] / "a.nii.gz"
@@ -111,7 +111,7 @@ def test_an_empty_folder_is_named(folders: tuple[Path, Path], tmp_path: Path) ->
         evaluate_folder(folders[0], tmp_path / "nothing")
 
 
-def test_both_folders_are_named_if_both_are_missing(tmp_path: Path) -> None:
+def test_both_missing_folders_are_named(tmp_path: Path) -> None:
     dataset_json = write_dataset_json(tmp_path)
     with pytest.raises(InputError) as caught:
         evaluate_folder(tmp_path / "no", tmp_path / "neither", dataset_json)
@@ -126,7 +126,7 @@ def test_folders_without_a_common_name_are_refused(folders: tuple[Path, Path], t
         evaluate_folder(folders[0], tmp_path / "others", allow_missing=True)
 
 
-def test_without_a_dataset_json_both_places_are_named(folders: tuple[Path, Path]) -> None:
+def test_without_a_dataset_json_both_searched_files_are_named(folders: tuple[Path, Path]) -> None:
     (folders[0].parent / "dataset.json").unlink()
     with pytest.raises(InputError, match=r"looked for .*predictions/dataset.json and .*Balls/dataset.json"):
         evaluate_folder(*folders)
@@ -157,13 +157,13 @@ def test_an_unreadable_conversion_record_is_named(folders: tuple[Path, Path]) ->
         evaluate_folder(*folders)
 
 
-def test_all_bad_files_of_a_run_are_listed_and_old_results_stay(folders: tuple[Path, Path], tmp_path: Path) -> None:
+def test_all_bad_files_are_listed_and_old_results_are_kept(folders: tuple[Path, Path], tmp_path: Path) -> None:
     other = tmp_path / "other"
     for case in "abc":
         write(other / f"{case}.nii.gz", ball())
     (folders[1] / "a.nii.gz").unlink()
-    cut(folders[1] / "b.nii.gz")
-    wrong_label(folders[1] / "c.nii.gz")
+    truncate(folders[1] / "b.nii.gz")
+    write_wrong_label(folders[1] / "c.nii.gz")
     write(other / "c.nii.gz", ball(), (1, 1, 5))
     (folders[1] / "scores.json").write_text("old")
     command = [COMMAND, "-r", folders[0], "-p", folders[1], "--compare", other, "-np", "2"]
@@ -188,8 +188,8 @@ def test_impossible_numbers_are_refused(
         main()
 
 
-def test_a_case_without_prediction_voxels_is_never_zero_millimetres(folders: tuple[Path, Path]) -> None:
+def test_an_empty_prediction_never_has_distance_zero(folders: tuple[Path, Path]) -> None:
     write(folders[1] / "b.nii.gz", 0 * ball())
     scores = evaluate_folder(*folders)
-    assert np.isnan(scores.of("body", "hd95_mm")[1])
+    assert np.isnan(scores.per_case("body", "hd95_mm")[1])
     assert scores.summary()["body"]["hd95_mm"].undefined == 1

@@ -11,14 +11,14 @@ import pytest
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.score_files import (
-    as_markdown,
-    as_text,
-    case_table,
-    difference_table,
-    markdown,
-    remarks,
-    summary_table,
-    terminal,
+    format_for_terminal,
+    format_markdown_table,
+    format_text_table,
+    make_case_table,
+    make_difference_table,
+    make_summary_table,
+    score_notes,
+    scores_as_markdown,
     write_scores,
 )
 from nnunetv2_crossmatch.evaluation.scores import Difference, Scores
@@ -34,7 +34,7 @@ def example(**more: object) -> Scores:
 
 
 def test_the_table_is_aligned() -> None:
-    assert as_text(case_table(example())).splitlines()[2:] == [
+    assert format_text_table(make_case_table(example())).splitlines()[2:] == [
         "case  class    Dice  95HD voxel             empty",
         "----  -----  ------  ----------  ----------------",
         "p1    RV     0.9123        5.00",
@@ -45,28 +45,29 @@ def test_the_table_is_aligned() -> None:
 
 
 def test_markdown_has_one_line_per_case_and_class() -> None:
-    rows = [line for line in as_markdown(case_table(example())).splitlines() if line.startswith("| p")]
+    rows = [line for line in format_markdown_table(make_case_table(example())).splitlines() if line.startswith("| p")]
     assert len(rows) == 4
     assert rows[0].startswith("| p1 | RV | 0.9123 | 5.00 |")
 
 
 def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
-    table = case_table(example(), limit=2)
+    table = make_case_table(example(), limit=2)
     assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
     assert "scores.csv" in table.title
 
 
 def test_without_empty_masks_there_is_no_column_for_them() -> None:
     full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
-    assert (case_table(full).columns, case_table(full).rows) == (("case", "class", "Dice"), (("a", "RV", "1.0000"),))
+    table = make_case_table(full)
+    assert (table.columns, table.rows) == (("case", "class", "Dice"), (("a", "RV", "1.0000"),))
 
 
 def test_as_many_rows_as_the_screen_holds_are_all_shown_in_order() -> None:
-    assert case_table(example(), limit=4) == case_table(example())
+    assert make_case_table(example(), limit=4) == make_case_table(example())
 
 
 def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
-    table = summary_table(example())
+    table = make_summary_table(example())
     assert table.rows[1] == ("RV", "95HD voxel", "2", "0", "6.12", "1.59", "5.00 to 7.25")
     assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "- to -")
     assert (len(table.columns), table.left) == (7, 2)
@@ -74,31 +75,31 @@ def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
 
 @pytest.mark.parametrize(("p_value", "text"), [(0.034567, "0.035"), (NAN, "-")])
 def test_a_difference_tells_pairs_mean_interval_and_p_value(p_value: float, text: str) -> None:
-    table = difference_table({"RV": {"dice": Difference(3, -0.1, -0.2, 0.05, p_value)}}, Path("other"))
+    table = make_difference_table({"RV": {"dice": Difference(3, -0.1, -0.2, 0.05, p_value)}}, Path("other"))
     assert table.rows == (("RV", "Dice", "3", "-0.1000", "-0.2000 to 0.0500", text),)
     assert table.title == "Difference: these predictions minus other"
 
 
 def test_nothing_to_remark_is_nothing() -> None:
     full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
-    assert remarks(full) == []
+    assert score_notes(full) == []
 
 
 def test_remarks_come_in_order() -> None:
-    found = remarks(example(literature=True, notes=("a note",), missing=("m", "n"), extra=("x",)))
+    found = score_notes(example(literature=True, notes=("a note",), missing=("m", "n"), extra=("x",)))
     assert [line.split()[0] for line in found] == ["Published", "a", "Empty", "Not", "Not"]
 
 
 def test_the_markdown_names_the_origin_and_ends_with_every_case() -> None:
-    text = markdown(example(), ORIGIN, None, None)
+    text = scores_as_markdown(example(), ORIGIN, None, None)
     assert text.startswith("# Scores\n\n- reference: `labelsTs`\n- predictions: `predictions`\n\n## Mean over cases\n")
     assert "| --- | --- | ---: | ---: | ---: | ---: | ---: |" in text
     assert text.endswith("| p2 | LV | 0.0000 | - | prediction empty |\n")
 
 
 def test_the_difference_is_told_only_with_another_folder() -> None:
-    assert "Difference" not in terminal(example()) + terminal(example(), example())
-    assert "Difference: these predictions minus other" in terminal(example(), example(), Path("other"))
+    assert "Difference" not in format_for_terminal(example()) + format_for_terminal(example(), example())
+    assert "Difference: these predictions minus other" in format_for_terminal(example(), example(), Path("other"))
 
 
 def test_the_json_says_how_it_was_made(tmp_path: Path) -> None:
@@ -119,14 +120,14 @@ def test_the_json_names_the_published_convention(tmp_path: Path) -> None:
 
 
 def test_empty_masks_missing_and_extra_cases_stand_below_the_table() -> None:
-    text = terminal(example(missing=("p3",), extra=("p9",)))
+    text = format_for_terminal(example(missing=("p3",), extra=("p9",)))
     assert "Empty masks of LV: 1 x prediction, 1 x both." in text
     assert "no prediction (1): p3." in text
     assert "no reference (1): p9." in text
 
 
 def test_the_published_convention_is_named() -> None:
-    assert "Published convention" in terminal(example(literature=True))
+    assert "Published convention" in format_for_terminal(example(literature=True))
 
 
 def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:

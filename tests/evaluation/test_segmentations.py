@@ -1,4 +1,4 @@
-"""segmentations: what counts as one grid, and which labels a file may hold."""
+"""segmentations: what counts as one header_geometry, and which checked_labels a file may hold."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
     Segmentation,
-    grid,
+    checked_labels,
+    find_reader,
     grid_problems,
-    labels,
-    measurable_axes,
+    header_geometry,
+    multi_voxel_axes,
     read_label_scheme,
     read_pair,
-    reader_for,
 )
 
 SPACING_ZYX = (5.0, 1.0, 2.0)
@@ -28,7 +28,7 @@ SPACING_ZYX = (5.0, 1.0, 2.0)
 def on_grid(
     spacing: tuple[float, ...] = SPACING_ZYX, origin: tuple[float, ...] = (0, 0, 0), turn: float = 0.0
 ) -> Segmentation:
-    """An empty file whose grid is turned about z by ``turn`` radians."""
+    """An empty file whose header_geometry is turned about z by ``turn`` radians."""
     direction = np.eye(3)
     direction[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
     header = {"spacing": spacing, "sitk_stuff": {"origin": origin, "direction": direction.ravel()}}
@@ -55,14 +55,14 @@ def test_a_grid_that_differs_by_half_the_tolerance_is_the_same(change: dict[str,
 
 def test_the_axes_of_a_sheared_affine_have_length_one() -> None:
     affine = np.array([[0.0, -2.0, 0.0, 7.0], [3.0, 0.0, 0.0, 8.0], [0.0, 0.0, 5.0, 9.0], [0, 0, 0, 1]])
-    origin, direction = grid({"nibabel_stuff": {"original_affine": affine}})
+    origin, direction = header_geometry({"nibabel_stuff": {"original_affine": affine}})
     np.testing.assert_array_equal(origin, [7, 8, 9])
     np.testing.assert_array_equal(direction, [[0, -1, 0], [1, 0, 0], [0, 0, 1]])
 
 
 def test_a_file_without_geometry_fits_every_grid_of_its_spacing() -> None:
     bare = Segmentation(Path("file"), np.zeros((2, 2, 2)), {"spacing": SPACING_ZYX})
-    assert grid(bare.header) is None
+    assert header_geometry(bare.header) is None
     assert not list(grid_problems(bare, on_grid(origin=(9, 9, 9))))
     assert not list(grid_problems(on_grid(origin=(9, 9, 9)), bare))
 
@@ -71,7 +71,7 @@ def test_a_file_without_geometry_fits_every_grid_of_its_spacing() -> None:
     ("shape", "axes"), [((1, 4, 5), [1, 2]), ((4, 1, 5), [0, 2]), ((1, 1, 5), [2]), ((1, 1, 1), [0, 1, 2])]
 )
 def test_only_axes_of_several_voxels_are_measured(shape: tuple[int, ...], axes: list[int]) -> None:
-    assert measurable_axes(shape) == axes
+    assert multi_voxel_axes(shape) == axes
 
 
 def test_known_labels_are_those_of_the_classes_and_for_references_the_ignore_label() -> None:
@@ -84,7 +84,7 @@ def test_known_labels_are_those_of_the_classes_and_for_references_the_ignore_lab
 @pytest.mark.parametrize(("count", "end"), [(5, "; known: 0, 1"), (6, " and more; known: 0, 1")])
 def test_five_unknown_labels_are_listed(count: int, end: str) -> None:
     problems: list[Problem] = []
-    labels(np.repeat(np.arange(2, 2 + count), 3), Path("file"), [0, 1], problems)
+    checked_labels(np.repeat(np.arange(2, 2 + count), 3), Path("file"), [0, 1], problems)
     assert problems[0].detail == ", ".join(f"{value} (3 voxels)" for value in range(2, 7)) + end
 
 
@@ -97,7 +97,7 @@ def test_classes_leave_out_background_and_ignore(tmp_path: Path) -> None:
 def test_an_ending_that_the_host_does_not_read_is_named() -> None:
     scheme = LabelScheme(".xyz", {"a": (1,)}, None, {"file_ending": ".xyz"})
     with pytest.raises(InputError, match=r"unknown file ending in a\.xyz: \.xyz\. Fix: use an ending"):
-        reader_for(scheme, Path("a.xyz"))
+        find_reader(scheme, Path("a.xyz"))
 
 
 def test_a_pair_is_cropped_to_what_either_holds(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_a_pair_is_cropped_to_what_either_holds(tmp_path: Path) -> None:
     write(tmp_path / "p.nii.gz", first)
     write(tmp_path / "r.nii.gz", second)
     scheme = read_label_scheme(write_dataset_json(tmp_path, {"background": 0, "body": 1, "ignore": 2}))
-    pair = read_pair(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz", reader_for(scheme, tmp_path / "p.nii.gz"), scheme)
+    pair = read_pair(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz", find_reader(scheme, tmp_path / "p.nii.gz"), scheme)
     assert pair.prediction.shape == pair.reference.shape == (3, 3, 5)
     assert (pair.prediction.sum(), pair.reference.sum(), pair.reference[1, 1, 3]) == (0, 1, 1)
     assert (pair.spacing, pair.spacing_in_header, pair.axes) == ((2.0, 1.0, 1.0), True, (0, 1, 2))
@@ -119,5 +119,5 @@ def test_everything_that_is_wrong_with_both_files_is_told(tmp_path: Path) -> Non
     scheme = read_label_scheme(write_dataset_json(tmp_path))
     files = tmp_path / "p.nii.gz", tmp_path / "r.nii.gz"
     with pytest.raises(InputError) as caught:
-        read_pair(*files, reader_for(scheme, files[0]), scheme)
+        read_pair(*files, find_reader(scheme, files[0]), scheme)
     assert [problem.where for problem in caught.value.problems] == list(files)

@@ -9,16 +9,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunetv2_crossmatch.report.contours import (
-    CURVE_TITLES,
     PREDICTION_STYLES,
     REFERENCE_STYLE,
-    CasePicture,
+    CaseVolumes,
     choose_slices,
     draw_cases,
-    draw_curves,
     draw_slice,
-    gray_window,
-    outline,
+    label_contours,
+    percentile_window,
     worst_slice,
 )
 
@@ -31,13 +29,13 @@ def box(low: int, high: int, value: int = 1) -> np.ndarray:
     return labels
 
 
-def case(**changes: object) -> CasePicture:
+def case(**changes: object) -> CaseVolumes:
     image = np.random.default_rng(0).normal(size=SHAPE)
     values = {"title": "case", "image": image, "reference": box(2, 9), "predictions": {"a": box(3, 10)}, **changes}
-    return CasePicture(**values)
+    return CaseVolumes(**values)
 
 
-def contours(picture: CasePicture, index: int) -> int:
+def contours(picture: CaseVolumes, index: int) -> int:
     axes = Figure().subplots()
     draw_slice(axes, picture, index)
     return len(axes.collections)
@@ -76,11 +74,11 @@ def test_slices_of_an_empty_case_spread_over_the_volume():
 
 def test_the_window_ignores_what_is_not_finite():
     image = np.array([[np.nan, *range(101), np.inf]])
-    assert gray_window(image) == pytest.approx((1.0, 99.5))
+    assert percentile_window(image) == pytest.approx((1.0, 99.5))
 
 
 def test_a_constant_image_has_a_window():
-    low, high = gray_window(np.ones(SHAPE))
+    low, high = percentile_window(np.ones(SHAPE))
     assert high > low
 
 
@@ -124,37 +122,21 @@ def test_a_single_case_with_an_empty_prediction_is_drawn(tmp_path: Path):
     assert (tmp_path / "cases.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize(
-    "curves", [{}, {"loss_sup": [0.5]}, {"loss_sup": [1.0, 0.5], "loss_ip": [float("nan"), float("nan")], "other": []}]
-)
-def test_curves_of_any_length_become_a_png(curves: dict[str, list[float]], tmp_path: Path):
-    draw_curves(curves, tmp_path / "curves.png")
-    assert imread(tmp_path / "curves.png").size > 0
-
-
-def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
-    file = tmp_path / "curves.png"
-    file.write_bytes(b"old")
-    with pytest.raises(ValueError, match="could not convert"):
-        draw_curves({"loss_sup": ["no number"]}, file)  # type: ignore[list-item]
-    assert [file.read_bytes(), list(tmp_path.iterdir())] == [b"old", [file]]
-
-
 def test_an_outline_runs_halfway_between_the_pixels():
     labels = np.zeros((6, 8), np.uint8)
     labels[2:4, 3:6] = 1
-    (line,) = outline(labels, 1)
+    (line,) = label_contours(labels, 1)
     assert (line.min(axis=0).tolist(), line.max(axis=0).tolist()) == ([2.5, 1.5], [5.5, 3.5])
 
 
 def test_a_mask_at_the_edge_has_a_closed_outline():
-    (line,) = outline(np.ones((4, 4), np.uint8), 1)
+    (line,) = label_contours(np.ones((4, 4), np.uint8), 1)
     np.testing.assert_array_equal(line[0], line[-1])
 
 
 def test_a_border_of_two_labels_is_drawn_once():
     labels = np.repeat(np.array([[1, 2]], np.uint8), 20, axis=1).repeat(20, axis=0)
-    common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in outline(labels, value)]
+    common = [np.isclose(line[:, 0], 19.5).sum() for value in (1, 2) for line in label_contours(labels, value)]
     assert sum(count >= 20 for count in common) == 1
 
 
@@ -235,33 +217,9 @@ def test_cases_are_rows_with_titled_slices_and_one_legend(monkeypatch: pytest.Mo
     assert not any(axes.axison for row in (first, second) for axes in row.axes)
 
 
-def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    figures = saved(monkeypatch)
-    curves = {"loss_sup": [3.0, 2.0, np.nan], "my_own": list(range(40)), "third": [1.0], "none": []}
-    draw_curves(curves, tmp_path / "x", columns=2)
-    panels = figures[0].axes
-    assert [axes.get_title(loc="left") for axes in panels] == [CURVE_TITLES["loss_sup"], "my own", "third", ""]
-    assert {axes.get_xlim() for axes in panels[:3]} == {(-0.5, 39.5)}
-    assert [[text.get_text() for text in axes.texts] for axes in panels] == [["2"], ["39"], ["1"], []]
-    assert [axes.axison for axes in panels] == [True, True, True, False]
-    assert [axes.lines[0].get_marker() for axes in panels[:2]] == ["o", ""]
-    assert panels[1].lines[0].get_xdata()[-1] == 39
-
-
-@pytest.mark.parametrize(
-    ("count", "columns", "shape"), [(3, 4, (1, 3)), (5, 4, (2, 4)), (8, 4, (2, 4)), (0, 4, (1, 1))]
-)
-def test_panels_fill_rows_of_at_most_so_many_columns(
-    count: int, columns: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
-    figures = saved(monkeypatch)
-    draw_curves({str(i): [1.0] for i in range(count)}, tmp_path / "x", columns)
-    assert figures[0].axes[0].get_gridspec().get_geometry() == shape
-
-
 def test_a_hole_has_an_outline_and_a_higher_label_in_it_leaves_the_border_to_the_lower():
     labels = np.ones((9, 9), np.uint8)
     labels[3:6, 3:6] = 0
-    assert len(outline(labels, 1)) == 2
+    assert len(label_contours(labels, 1)) == 2
     labels[3:6, 3:6] = 2
-    assert (len(outline(labels, 1)), len(outline(labels, 2))) == (2, 0)
+    assert (len(label_contours(labels, 1)), len(label_contours(labels, 2))) == (2, 0)

@@ -9,7 +9,7 @@ from nnunetv2_crossmatch.training.step_log import UNFINISHED
 from tests.trained import write_model
 
 
-def test_the_final_checkpoint_speaks_for_a_fold(tmp_path):
+def test_the_final_checkpoint_of_a_fold_is_read(tmp_path):
     model = write_model(tmp_path / "model")
     (model / "fold_0" / "checkpoint_best.pth").write_bytes(b"not read")
     assert read_model(model).folds[0].checkpoint == "checkpoint_final.pth"
@@ -28,8 +28,8 @@ def test_curves_are_single_numbers_per_epoch(tmp_path):
     assert set(curves) == {"training loss", "validation loss", "loss_ip"}
 
 
-def test_an_epoch_that_was_interrupted_is_no_curve(tmp_path):
-    """The latest checkpoint of a run that goes on, or was stopped, holds the values of its last steps."""
+def test_an_interrupted_epoch_is_not_in_the_curves(tmp_path):
+    """The latest checkpoint of an unfinished run contains the values of single steps."""
     file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file)
     checkpoint["logging"][UNFINISHED] = [{"loss": 0.1, "loss_ip": 0.2}]
@@ -42,7 +42,7 @@ def test_only_settings_in_the_name_differ_from_the_default(tmp_path):
     assert {row.token: row.value for row in rows if not row.is_default} == {"epochs": "3", "eta": "0.2"}
 
 
-def test_a_trainer_of_someone_else_has_no_settings(tmp_path):
+def test_a_foreign_trainer_has_no_settings(tmp_path):
     assert read_model(write_model(tmp_path / "model", "nnUNetTrainer")).settings == ()
 
 

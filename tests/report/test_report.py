@@ -17,27 +17,33 @@ from PIL import Image
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.segmentations import read_label_scheme
-from nnunetv2_crossmatch.report.build import Request, named_predictions, write_report
-from nnunetv2_crossmatch.report.case_pictures import Sources, draw_tile, read_case, reader_of, viewer_commands
+from nnunetv2_crossmatch.report.build import ReportRequest, prediction_names, write_report
+from nnunetv2_crossmatch.report.case_pictures import (
+    CaseFiles,
+    case_reader,
+    draw_slice_picture,
+    read_case,
+    viewer_commands,
+)
 from tests.segmentation_folders import ball, three_cases, write, write_dataset_json
 from tests.trained import write_model
 
-LIMIT_BYTES = 3_000_000
+MAX_BYTES = 3_000_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PROBE = """<script>addEventListener("load", () => {
+PROBE_SCRIPT = """<script>addEventListener("load", () => {
   const broken = [...document.images].filter(i => !i.complete || i.naturalWidth === 0).length;
   const dead = [...document.querySelectorAll("a")].filter(a => !document.getElementById(a.hash.slice(1))).length;
   const found = {broken, dead, pictures: document.images.length, links: document.links.length,
                  page: document.documentElement.scrollWidth, window: innerWidth};
   parent.postMessage(JSON.stringify(found), "*");
 });</script>"""
-# A frame, for a headless window is never narrower than 500 pixels.
-FRAME = """<body><iframe src="probed.html" style="border: 0; height: 900px; width: {width}px"></iframe><script>
+# In an iframe, since a headless window is at least 500 pixels wide.
+FRAME_HTML = """<body><iframe src="probed.html" style="border: 0; height: 900px; width: {width}px"></iframe><script>
 addEventListener("message", message => document.body.dataset.found = message.data)</script></body>"""
 
 
-class Page(HTMLParser):
-    """Links, anchors, sources of pictures and visible text of a page."""
+class ParsedPage(HTMLParser):
+    """Links, anchors, image sources, tags and visible text of an HTML page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -63,8 +69,8 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def request(root: Path, **changes: object) -> Request:
-    return Request(root / "Dataset001_Balls" / "labelsTs", root / "predictions", processes=1, **changes)
+def make_request(root: Path, **changes: object) -> ReportRequest:
+    return ReportRequest(root / "Dataset001_Balls" / "labelsTs", root / "predictions", processes=1, **changes)
 
 
 def write_images(root: Path, cases: str = "abc") -> Path:
@@ -74,14 +80,14 @@ def write_images(root: Path, cases: str = "abc") -> Path:
     return root / "images"
 
 
-def page(of: Request, output: Path) -> Page:
-    write_report(of, output)
-    return Page(output.read_text(encoding="utf-8"))
+def write_and_parse(report_request: ReportRequest, output: Path) -> ParsedPage:
+    write_report(report_request, output)
+    return ParsedPage(output.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    """Everything that a report can show: four cases, one with an empty prediction, images, comparison, model."""
+def full_report(tmp_path_factory):
+    """A report with all sections: four cases, one with an empty prediction, images, comparison, model."""
     root = tmp_path_factory.mktemp("full")
     reference, predictions = three_cases(root)
     write(reference / "d.nii.gz", ball())
@@ -89,93 +95,98 @@ def full(tmp_path_factory):
     for case in "abcd":
         write(root / "supervised" / f"{case}.nii.gz", ball(radius=4))
     images, model = write_images(root, "abcd"), write_model(root / "model")
-    asked = request(root, other=root / "supervised", images=images, model=model, surfaces=1, command="the command line")
+    asked = make_request(
+        root, other=root / "supervised", images=images, model=model, surfaces=1, command="the command line"
+    )
     write_report(asked, root / "report.html")
     return root / "report.html"
 
 
 @pytest.fixture(scope="module")
-def full_page(full):
-    return Page(full.read_text(encoding="utf-8"))
+def parsed_full_report(full_report):
+    return ParsedPage(full_report.read_text(encoding="utf-8"))
 
 
-def test_every_link_leads_to_a_place_on_the_page(full_page):
-    assert full_page.links
-    assert {link.removeprefix("#") for link in full_page.links} <= set(full_page.anchors)
+def test_every_link_has_its_anchor(parsed_full_report):
+    assert parsed_full_report.links
+    assert {link.removeprefix("#") for link in parsed_full_report.links} <= set(parsed_full_report.anchors)
 
 
-def test_no_place_is_there_twice(full_page):
-    assert len(set(full_page.anchors)) == len(full_page.anchors)
+def test_anchors_are_unique(parsed_full_report):
+    assert len(set(parsed_full_report.anchors)) == len(parsed_full_report.anchors)
 
 
-def test_every_picture_is_inside_and_whole(full_page):
-    for source in full_page.sources:
+def test_every_picture_is_embedded_and_valid(parsed_full_report):
+    for source in parsed_full_report.sources:
         kind, content = source.split(";base64,")
         picture = Image.open(io.BytesIO(base64.b64decode(content, validate=True)))
         picture.load()
         assert kind == f"data:image/{picture.format.lower()}"
 
 
-def test_the_page_needs_no_script_and_no_network(full, full_page):
-    assert "script" not in full_page.tags
-    addresses = re.findall(r'\b(?:src|href|srcset)="([^"]*)"', full.read_text(encoding="utf-8"))
+def test_the_page_needs_no_script_and_no_network(full_report, parsed_full_report):
+    assert "script" not in parsed_full_report.tags
+    addresses = re.findall(r'\b(?:src|href|srcset)="([^"]*)"', full_report.read_text(encoding="utf-8"))
     assert {address[:5] if address[0] != "#" else "#" for address in addresses} == {"data:", "#"}
 
 
-def test_cases_come_worst_first(full_page):
-    order = re.findall(r"case-\d", " ".join(full_page.anchors))
+def test_cases_come_worst_first(parsed_full_report):
+    order = re.findall(r"case-\d", " ".join(parsed_full_report.anchors))
     assert order == ["case-1", "case-2", "case-3", "case-4"]
-    assert re.search(r"1 d body: prediction empty .* 2 c .* 3 b .* 4 a ", full_page.text)
+    assert re.search(r"1 d body: prediction empty .* 2 c .* 3 b .* 4 a ", parsed_full_report.text)
 
 
-def test_an_empty_prediction_is_told_at_the_case_and_in_the_summary(full_page):
-    assert full_page.text.count("body: prediction empty") == 2
-    assert "Empty masks of body: 1 x prediction" in full_page.text
+def test_an_empty_prediction_is_noted_at_the_case_and_in_the_summary(parsed_full_report):
+    assert parsed_full_report.text.count("body: prediction empty") == 2
+    assert "Empty masks of body: 1 x prediction" in parsed_full_report.text
 
 
-def test_the_worst_slice_is_marked(full_page):
-    assert "most errors: predictions" in full_page.text
+def test_the_worst_slice_is_marked(parsed_full_report):
+    assert "most errors: predictions" in parsed_full_report.text
 
 
-def test_settings_that_differ_from_the_default_are_marked(full_page):
-    assert "0.2 set share of the decoder distillation among the distillation losses paper, Table IV" in full_page.text
+def test_settings_that_differ_from_the_default_are_marked(parsed_full_report):
+    assert (
+        "0.2 set share of the decoder distillation among the distillation losses paper, Table IV"
+        in parsed_full_report.text
+    )
 
 
-def test_the_command_and_the_versions_are_told(full_page):
-    assert "the command line" in full_page.text
-    assert "nnunetv2_crossmatch 0.1.0" in full_page.text
+def test_the_command_and_the_versions_are_printed(parsed_full_report):
+    assert "the command line" in parsed_full_report.text
+    assert "nnunetv2_crossmatch 0.1.0" in parsed_full_report.text
 
 
-def test_the_comparison_is_there_only_with_other_predictions(full_page, tmp_path):
+def test_the_comparison_needs_other_predictions(parsed_full_report, tmp_path):
     three_cases(tmp_path)
-    assert "comparison" in full_page.anchors
-    assert "comparison" not in page(request(tmp_path), tmp_path / "report.html").anchors
+    assert "comparison" in parsed_full_report.anchors
+    assert "comparison" not in write_and_parse(make_request(tmp_path), tmp_path / "report.html").anchors
 
 
-def test_without_images_contours_are_drawn_all_the_same(tmp_path):
+def test_contours_are_drawn_without_images(tmp_path):
     three_cases(tmp_path)
-    found = page(request(tmp_path, surfaces=0), tmp_path / "report.html")
+    found = write_and_parse(make_request(tmp_path, surfaces=0), tmp_path / "report.html")
     assert "the contours stand on black" in found.text
     assert len(found.sources) > 3 * 5
 
 
-def test_only_the_asked_number_of_cases_is_drawn(tmp_path):
+def test_only_the_requested_number_of_cases_is_drawn(tmp_path):
     three_cases(tmp_path)
-    found = page(request(tmp_path, pictures=1), tmp_path / "report.html")
+    found = write_and_parse(make_request(tmp_path, pictures=1), tmp_path / "report.html")
     assert [anchor for anchor in found.anchors if anchor.startswith("case-")] == ["case-1"]
 
 
-def test_names_are_text_and_not_markup(tmp_path):
+def test_names_are_escaped(tmp_path):
     three_cases(tmp_path)
     write_dataset_json(tmp_path / "Dataset001_Balls", {"background": 0, "<b>bold</b>": 1})
-    assert "<b>bold</b>" in page(request(tmp_path, surfaces=0), tmp_path / "report.html").text
+    assert "<b>bold</b>" in write_and_parse(make_request(tmp_path, surfaces=0), tmp_path / "report.html").text
 
 
-def test_a_case_that_is_empty_on_both_sides_comes_last(tmp_path):
+def test_a_case_with_two_empty_masks_comes_last(tmp_path):
     reference, predictions = three_cases(tmp_path)
     for folder in (reference, predictions):
         write(folder / "0.nii.gz", 0 * ball())
-    found = page(request(tmp_path), tmp_path / "report.html")
+    found = write_and_parse(make_request(tmp_path), tmp_path / "report.html")
     assert "4 0 body: prediction and reference empty –" in found.text
 
 
@@ -183,11 +194,11 @@ def test_single_slices_are_drawn(tmp_path):
     for folder in ("Dataset001_Balls/labelsTs", "predictions"):
         write(tmp_path / folder / "a.nii.gz", ball()[6:7])
     write_dataset_json(tmp_path / "Dataset001_Balls")
-    assert "slice 1 of 1" in page(request(tmp_path), tmp_path / "report.html").text
+    assert "slice 1 of 1" in write_and_parse(make_request(tmp_path), tmp_path / "report.html").text
 
 
 def test_colour_images_are_shown_in_colour(tmp_path):
-    """Blue everywhere, which none of the contours is."""
+    """The image is blue, unlike all contours."""
     for folder in ("labelsTs", "predictions", "images"):
         (tmp_path / folder).mkdir()
     for folder in ("labelsTs", "predictions"):
@@ -196,25 +207,25 @@ def test_colour_images_are_shown_in_colour(tmp_path):
     blue[2:-2, 2:-2, 2] = 200
     Image.fromarray(blue).save(tmp_path / "images" / "a_0000.png")
     scheme = read_label_scheme(write_dataset_json(tmp_path, file_ending=".png"))
-    sources = Sources(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
-    picture = read_case("a", sources, reader_of(sources, "a"))
+    sources = CaseFiles(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
+    picture = read_case("a", sources, case_reader(sources, "a"))
     assert picture.image.shape == (1, *blue.shape)
-    tile = base64.b64decode(draw_tile(picture, 0).split(",")[1])
+    tile = base64.b64decode(draw_slice_picture(picture, 0).split(",")[1])
     red, _, seen_blue = np.asarray(Image.open(io.BytesIO(tile)).convert("RGB")).mean((0, 1))
     assert seen_blue > 2 * red
 
 
-def test_converted_data_of_the_paper_stand_beside_its_numbers(tmp_path):
+def test_converted_public_data_are_compared_with_published_results(tmp_path):
     three_cases(tmp_path)
     case = {"role": "labeled", "patient": "x", "spacing_is_nominal": False}
     record = {"command": "nnUNetv2_crossmatch_convert_LA -d 1", "cases": {"x": case, "a": {**case, "role": "test"}}}
     (tmp_path / "Dataset001_Balls" / "conversion.json").write_text(json.dumps(record))
-    found = page(request(tmp_path, pictures=0), tmp_path / "report.html")
+    found = write_and_parse(make_request(tmp_path, pictures=0), tmp_path / "report.html")
     assert "Scored here, by role in the conversion: 1 test, 2 unknown" in found.text
 
 
 def test_twenty_cases_fit_in_three_megabytes(tmp_path):
-    """Shown on four cases of noise, which compresses worse than any image."""
+    """Measured with four cases of noise, which compresses worse than images."""
     rng = np.random.default_rng(0)
     for i in range(4):
         labels = ball((15, 48, 48), 12, (30, 96, 96))
@@ -223,19 +234,19 @@ def test_twenty_cases_fit_in_three_megabytes(tmp_path):
             write(tmp_path / folder / f"{i}.nii.gz", np.roll(labels, rng.integers(-5, 6, 3), (0, 1, 2)))
         write(tmp_path / "images" / f"{i}_0000.nii.gz", rng.normal(size=labels.shape).astype(np.float32))
     write_dataset_json(tmp_path / "Dataset001_Balls")
-    asked = request(tmp_path, other=tmp_path / "other", images=tmp_path / "images")
+    asked = make_request(tmp_path, other=tmp_path / "other", images=tmp_path / "images")
     write_report(asked, tmp_path / "report.html")
-    assert (tmp_path / "report.html").stat().st_size <= LIMIT_BYTES / 5
+    assert (tmp_path / "report.html").stat().st_size <= MAX_BYTES / 5
 
 
-def test_everything_that_is_wrong_is_told_at_once(tmp_path):
+def test_all_problems_are_reported_in_one_run(tmp_path):
     _, predictions = three_cases(tmp_path)
     (predictions / "a.nii.gz").unlink()
     model = write_model(tmp_path / "model")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"cut off")
     (tmp_path / "report.html").mkdir()
     with pytest.raises(InputError) as error:
-        write_report(request(tmp_path, model=model), tmp_path / "report.html")
+        write_report(make_request(tmp_path, model=model), tmp_path / "report.html")
     assert {problem.what for problem in error.value.problems} == {
         "prediction missing", "checkpoint damaged", "report not written"
     }  # fmt: skip
@@ -245,7 +256,7 @@ def test_every_missing_image_is_named(tmp_path):
     three_cases(tmp_path)
     images = write_images(tmp_path, "a")
     with pytest.raises(InputError) as error:
-        write_report(request(tmp_path, images=images), tmp_path / "report.html")
+        write_report(make_request(tmp_path, images=images), tmp_path / "report.html")
     assert [problem.where.name for problem in error.value.problems] == ["b_0000.nii.gz", "c_0000.nii.gz"]
 
 
@@ -254,64 +265,66 @@ def test_an_image_on_another_grid_is_refused(tmp_path):
     images = write_images(tmp_path)
     write(images / "b_0000.nii.gz", ball(shape=(5, 6, 7)).astype(np.float32))
     with pytest.raises(InputError, match=r"shape.*differs from the reference"):
-        write_report(request(tmp_path, images=images), tmp_path / "report.html")
+        write_report(make_request(tmp_path, images=images), tmp_path / "report.html")
 
 
-def test_a_failed_run_leaves_the_report_of_before(tmp_path):
+def test_a_failed_run_keeps_the_old_report(tmp_path):
     three_cases(tmp_path)
     (tmp_path / "report.html").write_text("before")
     images = write_images(tmp_path)
     (images / "c_0000.nii.gz").write_bytes((images / "c_0000.nii.gz").read_bytes()[:-200])
     with pytest.raises(InputError):
-        write_report(request(tmp_path, images=images), tmp_path / "report.html")
+        write_report(make_request(tmp_path, images=images), tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == "before"
 
 
-def test_predictions_are_called_by_what_differs_in_their_paths(tmp_path):
+def test_predictions_are_named_by_the_differing_part_of_their_paths(tmp_path):
     folders = tmp_path / "crossmatch" / "preds", tmp_path / "supervised" / "preds"
-    assert list(named_predictions(*folders)) == ["crossmatch/preds", "supervised/preds"]
+    assert list(prediction_names(*folders)) == ["crossmatch/preds", "supervised/preds"]
 
 
-def test_a_folder_is_not_compared_with_itself(tmp_path):
+def test_comparing_a_folder_with_itself_is_refused(tmp_path):
     with pytest.raises(InputError, match="same folder"):
-        named_predictions(tmp_path, tmp_path / "x" / "..")
+        prediction_names(tmp_path, tmp_path / "x" / "..")
 
 
-def test_viewer_commands_survive_spaces(tmp_path):
+def test_viewer_commands_quote_spaces(tmp_path):
     three_cases(tmp_path)
     scheme = read_label_scheme(tmp_path / "Dataset001_Balls" / "dataset.json")
     folder = tmp_path / "my data"
-    commands = viewer_commands("a", Sources(folder, {"p": folder}, folder, scheme))
+    commands = viewer_commands("a", CaseFiles(folder, {"p": folder}, folder, scheme))
     assert shlex.split(commands["ITK-SNAP 4"])[2] == str(folder / "a_0000.nii.gz")
     assert len(shlex.split(commands["3D Slicer"])) == 3
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
+def run_command(*arguments: object) -> subprocess.CompletedProcess:
     call = "from nnunetv2_crossmatch.cli.report import main; main()"
     return subprocess.run([sys.executable, "-c", call, *map(str, arguments)], capture_output=True, text=True)
 
 
-def test_the_command_writes_the_file_and_says_so(tmp_path):
+def test_the_command_writes_the_file_and_prints_its_path(tmp_path):
     reference, predictions = three_cases(tmp_path)
     output = tmp_path / "new folder" / "report.html"
-    result = run("-r", reference, "-p", predictions, "-o", output, "-np", 1, "--pictures", 1, "--surfaces", 0)
+    result = run_command("-r", reference, "-p", predictions, "-o", output, "-np", 1, "--pictures", 1, "--surfaces", 0)
     assert result.returncode == 0, result.stderr
     assert f"written: {output}" in result.stdout
     assert "nnUNetv2_crossmatch_report -r" in output.read_text(encoding="utf-8")
 
 
 def test_the_command_refuses_in_one_line_with_exit_code_2(tmp_path):
-    result = run("-r", tmp_path, "-p", tmp_path, "-o", tmp_path / "report.html", "--surfaces", -1)
+    result = run_command("-r", tmp_path, "-p", tmp_path, "-o", tmp_path / "report.html", "--surfaces", -1)
     assert result.returncode == 2
     assert result.stderr.splitlines() == ["error: impossible number of pictures: --surfaces -1. Fix: give 0 or more"]
 
 
-def in_chromium(file: Path, folder: Path, width: int) -> tuple[dict[str, int], str]:
-    """What a script finds on a copy of the page that is this wide, and the lines of the console."""
+def open_in_chromium(file: Path, folder: Path, width: int) -> tuple[dict[str, int], str]:
+    """Results of a script in a copy of the page with this width, and the browser's console output."""
     policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
     text = file.read_text(encoding="utf-8")
-    (folder / "probed.html").write_text(policy.sub("", text).replace("</body>", f"{PROBE}</body>"), encoding="utf-8")
-    (folder / "frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
+    (folder / "probed.html").write_text(
+        policy.sub("", text).replace("</body>", f"{PROBE_SCRIPT}</body>"), encoding="utf-8"
+    )
+    (folder / "frame.html").write_text(FRAME_HTML.format(width=width), encoding="utf-8")
     flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
     flags += "disable-component-update disable-sync hide-scrollbars dump-dom virtual-time-budget=9000 "
     flags += "enable-logging=stderr"
@@ -326,8 +339,8 @@ def in_chromium(file: Path, folder: Path, width: int) -> tuple[dict[str, int], s
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 @pytest.mark.parametrize("width", [1280, 400])
-def test_a_browser_shows_the_whole_page(full, tmp_path, width):
-    found, console = in_chromium(full, tmp_path, width)
+def test_a_browser_shows_the_whole_page(full_report, tmp_path, width):
+    found, console = open_in_chromium(full_report, tmp_path, width)
     assert console == ""
     assert found["broken"] == found["dead"] == 0
     assert found["pictures"] > 20

@@ -13,31 +13,39 @@ import pytest
 from PIL import Image
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.evaluation.scores import Difference, Scores, interval
+from nnunetv2_crossmatch.evaluation.scores import Difference, Scores, bootstrap_interval
 from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme
 from nnunetv2_crossmatch.report import case_pictures
 from nnunetv2_crossmatch.report import page as report_page
 from nnunetv2_crossmatch.report.build import (
     case_entry,
-    check_output,
-    conversion_record,
-    named_predictions,
-    title_of,
-    worst_first,
+    check_output_file,
+    dataset_title,
+    prediction_names,
+    read_conversion_record,
+    sort_by_dice,
 )
 from nnunetv2_crossmatch.report.case_pictures import (
-    Sources,
+    CaseFiles,
+    case_reader,
     data_uri,
-    draw_tile,
+    draw_case_surfaces,
+    draw_slice_picture,
+    draw_slices,
     read_case,
-    reader_of,
-    surface_pictures,
-    tiles,
     viewer_commands,
 )
-from nnunetv2_crossmatch.report.contours import CasePicture
+from nnunetv2_crossmatch.report.contours import CaseVolumes
 from nnunetv2_crossmatch.report.model_record import FoldRecord, ModelRecord
-from nnunetv2_crossmatch.report.page import CaseEntry, Findings, comparison, curves, headline, signed, summary_rows
+from nnunetv2_crossmatch.report.page import (
+    CaseEntry,
+    ReportContent,
+    draw_training_curves,
+    format_difference,
+    headline_numbers,
+    make_comparison_section,
+    make_summary_rows,
+)
 from tests.segmentation_folders import ball, write
 
 NAN = float("nan")
@@ -48,7 +56,7 @@ VALUES = [
     [[NAN] * 4, [NAN] * 4],
 ]
 SIZES = [[[5, 5], [5, 5]], [[5, 5], [0, 5]], [[0, 0], [0, 0]]]
-INTERVAL = " to ".join(f"{value:.4f}" for value in interval(np.array([0.8, 0.25])))
+INTERVAL = " to ".join(f"{value:.4f}" for value in bootstrap_interval(np.array([0.8, 0.25])))
 
 
 def scores(change: float = 0.0, measures: tuple[str, ...] = VOXEL, cases: str = "abc") -> Scores:
@@ -63,23 +71,23 @@ def scheme(classes: dict[str, tuple[int, ...]] | None = None, ignore: int | None
     return LabelScheme(".nii.gz", classes or {"body": (1,)}, ignore, {"file_ending": ".nii.gz"})
 
 
-def findings(other: Scores | None = None) -> Findings:
+def findings(other: Scores | None = None) -> ReportContent:
     found = {"mine": scores(), **({"supervised": other} if other else {})}
-    return Findings("title", found, Sources(Path("r"), {}, None, scheme()), None, None)
+    return ReportContent("title", found, CaseFiles(Path("r"), {}, None, scheme()), None, None)
 
 
-def picture(reference: np.ndarray, prediction: np.ndarray, **more: np.ndarray) -> CasePicture:
+def picture(reference: np.ndarray, prediction: np.ndarray, **more: np.ndarray) -> CaseVolumes:
     image = np.zeros(reference.shape, np.float32)
-    return CasePicture("case", image, reference, {"mine": prediction, **more}, (2.0, 1.0, 1.0))
+    return CaseVolumes("case", image, reference, {"mine": prediction, **more}, (2.0, 1.0, 1.0))
 
 
 def test_cases_with_the_lowest_mean_dice_come_first_and_undefined_ones_last():
-    assert worst_first(scores(cases="zyx")) == ["y", "z", "x"]
+    assert sort_by_dice(scores(cases="zyx")) == ["y", "z", "x"]
 
 
 def test_cases_of_equal_dice_come_by_name():
     equal = Scores(("b", "a"), ("A",), ("dice",), np.full((2, 1, 1), 0.5), np.ones((2, 1, 2), int))
-    assert worst_first(equal) == ["a", "b"]
+    assert sort_by_dice(equal) == ["a", "b"]
 
 
 def test_a_case_has_the_dice_of_its_classes_and_mean_distances():
@@ -105,26 +113,26 @@ def test_of_many_classes_a_case_shows_four():
 
 
 def test_the_headline_has_the_means_over_classes_and_cases():
-    dice, distance, surface = headline(findings())
+    dice, distance, surface = headline_numbers(findings())
     assert dice == {"label": "Dice", "mean": "0.5250", "interval": INTERVAL, "difference": ""}
     assert (distance["label"], distance["mean"]) == ("95HD voxel", "6.50")
     assert (surface["label"], surface["mean"]) == ("ASD voxel", "2.75")
 
 
 def test_the_headline_tells_the_difference_to_the_other_predictions():
-    assert headline(findings(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
+    assert headline_numbers(findings(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
 
 
 @pytest.mark.parametrize(
     ("mean", "text"), [(0.1, "+0.1000 (0.0500 to 0.2000)"), (-0.1, "-0.1000 (0.0500 to 0.2000)"), (0, "0.0000 (")]
 )
 def test_a_difference_has_its_sign(mean, text):
-    assert signed(Difference(3, mean, 0.05, 0.2, 0.5), "dice").startswith(text)
+    assert format_difference(Difference(3, mean, 0.05, 0.2, 0.5), "dice").startswith(text)
 
 
 def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
-    rows = dict(summary_rows(scores()))
-    low, high = interval(np.array([0.9, 0.5]))
+    rows = dict(make_summary_rows(scores()))
+    low, high = bootstrap_interval(np.array([0.9, 0.5]))
     assert list(rows) == ["RV", "LV", "mean of classes"]
     assert rows["RV"]["Dice"] == {
         "mean": "0.7000", "low": f"{low:.4f}", "high": f"{high:.4f}", "sd": "0.2828", "cases": "2"
@@ -135,7 +143,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
 def test_the_comparison_is_these_minus_the_others(monkeypatch):
     monkeypatch.setattr(report_page, "both_widths", lambda draw: draw.args)
     other = scores(0.1)
-    found = comparison(findings(other))
+    found = make_comparison_section(findings(other))
     assert (found["other"], found["columns"][:4]) == ("supervised", ("class", "measure", "pairs", "difference"))
     assert found["rows"][0][:4] == ("RV", "Dice", "2", "-0.1000")
     assert found["rows"][-1][0] == "mean of classes"
@@ -143,7 +151,7 @@ def test_the_comparison_is_these_minus_the_others(monkeypatch):
 
 
 def test_there_is_no_comparison_without_other_predictions():
-    assert comparison(findings()) is None
+    assert make_comparison_section(findings()) is None
 
 
 def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
@@ -151,8 +159,8 @@ def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
     folds = [FoldRecord(f"fold_{i}", "c", 3, 1.0, {"loss": [1.0]} if i else {}) for i in range(2)]
     model = ModelRecord(Path("m"), "t", {}, (), tuple(folds))
     wide, narrow = [(({"loss": [1.0]},), {"columns": columns}, "png") for columns in (4, 1)]
-    assert curves(model) == [(folds[1], {"wide": wide, "narrow": narrow, "inches": 10})]
-    assert curves(None) == []
+    assert draw_training_curves(model) == [(folds[1], {"wide": wide, "narrow": narrow, "inches": 10})]
+    assert draw_training_curves(None) == []
 
 
 @pytest.mark.parametrize(
@@ -160,48 +168,48 @@ def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
     [("Dataset007_X", {"name": "Y"}, "Dataset007_X"), ("x", {"name": "Y"}, "Y"), ("x", {}, "x")],
 )
 def test_the_title_is_the_name_of_the_data_set(tmp_path, folder, content, title):
-    assert title_of(LabelScheme(".png", {}, None, content), tmp_path / folder / "dataset.json") == title
+    assert dataset_title(LabelScheme(".png", {}, None, content), tmp_path / folder / "dataset.json") == title
 
 
 def test_the_first_conversion_record_counts(tmp_path):
     folders = [tmp_path / name for name in "abc"]
     for folder in folders:
         folder.mkdir()
-    assert conversion_record(folders) is None
+    assert read_conversion_record(folders) is None
     for folder in folders[1:]:
         (folder / "conversion.json").write_text(json.dumps({"from": folder.name}))
-    assert conversion_record(folders) == {"from": "b"}
+    assert read_conversion_record(folders) == {"from": "b"}
 
 
 def test_a_report_cannot_replace_a_folder(tmp_path):
-    check_output(tmp_path / "report.html")
+    check_output_file(tmp_path / "report.html")
     with pytest.raises(InputError, match=r"report not written in .*: is a folder\. Fix: give a file"):
-        check_output(tmp_path)
+        check_output_file(tmp_path)
 
 
 def test_one_set_of_predictions_has_the_name_of_its_folder(tmp_path):
-    assert named_predictions(tmp_path / "preds", None) == {"preds": tmp_path / "preds"}
+    assert prediction_names(tmp_path / "preds", None) == {"preds": tmp_path / "preds"}
 
 
 def test_predictions_keep_their_order_and_folders(tmp_path):
     first, second = tmp_path / "b", tmp_path / "a"
-    assert list(named_predictions(first, second).items()) == [("b", first), ("a", second)]
+    assert list(prediction_names(first, second).items()) == [("b", first), ("a", second)]
 
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
-    sources = Sources(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
+    sources = CaseFiles(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
     assert sources.files("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
     assert sources.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
-    sources = Sources(tmp_path, {}, tmp_path / "no", scheme())
+    sources = CaseFiles(tmp_path, {}, tmp_path / "no", scheme())
     (problem,) = sources.missing_images("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
 def test_without_images_none_is_missing(tmp_path):
-    assert Sources(tmp_path, {}, None, scheme()).missing_images("ab") == []
+    assert CaseFiles(tmp_path, {}, None, scheme()).missing_images("ab") == []
 
 
 def test_tiles_say_which_slice_and_whose_worst_it_is(monkeypatch):
@@ -209,14 +217,14 @@ def test_tiles_say_which_slice_and_whose_worst_it_is(monkeypatch):
     reference = ball().astype(np.int32)
     wrong, other = reference.copy(), reference.copy()
     wrong[3], other[8] = 1, 1
-    found = {tile.uri: tile for tile in tiles(picture(reference, wrong, other=other))}
+    found = {tile.uri: tile for tile in draw_slices(picture(reference, wrong, other=other))}
     assert (found["drawn 3"].caption, found["drawn 3"].worst_of) == ("slice 4 of 12", ("mine",))
     assert found["drawn 8"].worst_of == ("other",)
     assert sum(bool(tile.worst_of) for tile in found.values()) == 2
 
 
 def test_a_tile_has_the_proportions_of_the_case():
-    uri = draw_tile(picture(*np.repeat(ball((6, 4, 8), 3, (12, 9, 40))[None].astype(np.int32), 2, axis=0)), 6)
+    uri = draw_slice_picture(picture(*np.repeat(ball((6, 4, 8), 3, (12, 9, 40))[None].astype(np.int32), 2, axis=0)), 6)
     width, height = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size
     assert uri.startswith("data:image/webp;base64,")
     assert width == 330
@@ -225,7 +233,7 @@ def test_a_tile_has_the_proportions_of_the_case():
 
 def test_a_tile_is_the_slice_from_edge_to_edge_without_axes(monkeypatch):
     monkeypatch.setattr(case_pictures, "figure_uri", lambda figure, dpi, **webp: (figure, dpi, webp))
-    figure, dpi, webp = draw_tile(picture(ball().astype(np.int32), ball().astype(np.int32)), 6)
+    figure, dpi, webp = draw_slice_picture(picture(ball().astype(np.int32), ball().astype(np.int32)), 6)
     (axes,) = figure.axes
     assert axes.get_position(original=True).bounds == (0, 0, 1, 1)
     assert (axes.axison, dpi, webp) == (False, 150, {"quality": 70})
@@ -235,7 +243,7 @@ def surfaces(monkeypatch: pytest.MonkeyPatch, reference: np.ndarray, prediction:
     """Classes that get a picture; class i has the label i + 1."""
     monkeypatch.setattr(case_pictures, "file_uri", lambda draw, ending: ending)
     classes = {f"class{i}": (i + 1,) for i in range(count)}
-    return list(surface_pictures(picture(reference, prediction), scheme(classes), "mm"))
+    return list(draw_case_surfaces(picture(reference, prediction), scheme(classes), "mm"))
 
 
 def test_an_empty_class_has_no_surface_but_a_missed_one_has(monkeypatch):
@@ -266,43 +274,43 @@ def test_surfaces_are_drawn_in_the_size_and_unit_of_the_case(monkeypatch):
     monkeypatch.setattr(case_pictures, "draw_surfaces", lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(case_pictures, "file_uri", lambda draw, ending: draw(Path("file")))
     reference, prediction = ball().astype(np.int32), ball(radius=3).astype(np.int32)
-    surface_pictures(picture(reference, prediction), scheme(), "nominal mm")
+    draw_case_surfaces(picture(reference, prediction), scheme(), "nominal mm")
     ((masks, *rest),) = calls
     assert rest == [(2.0, 1.0, 1.0), Path("file"), "nominal mm"]
     np.testing.assert_array_equal(masks["body"], [reference == 1, prediction == 1])
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Sources:
+def files(tmp_path: Path) -> CaseFiles:
     """A case whose reference has the ignore label 2 in one corner, with an image of ones; spacing (z, y, x) 2, 1, 1."""
     reference = ball()
     reference[:2, :2, :2] = 2
     write(tmp_path / "r" / "x.nii.gz", reference)
     write(tmp_path / "p" / "x.nii.gz", np.ones_like(reference))
     write(tmp_path / "i" / "x_0000.nii.gz", np.ones(reference.shape, np.float32))
-    return Sources(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme(ignore=2))
+    return CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme(ignore=2))
 
 
 def test_ignored_voxels_are_background_in_what_is_drawn(files):
-    found = read_case("x", files, reader_of(files, "x"))
+    found = read_case("x", files, case_reader(files, "x"))
     np.testing.assert_array_equal(found.reference, ball())
     assert (found.predictions["p"] == 0).sum() == 8
     assert found.image.min() == 1
 
 
 def test_a_drawn_case_has_the_spacing_of_its_header(files):
-    assert read_case("x", files, reader_of(files, "x")).spacing == (2.0, 1.0, 1.0)
+    assert read_case("x", files, case_reader(files, "x")).spacing == (2.0, 1.0, 1.0)
 
 
 def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
-    given = Sources(files.reference, files.predictions, None, files.scheme, (3, 4, 5))
-    found = read_case("x", given, reader_of(given, "x"))
+    given = CaseFiles(files.reference, files.predictions, None, files.scheme, (3, 4, 5))
+    found = read_case("x", given, case_reader(given, "x"))
     assert found.spacing == (3.0, 4.0, 5.0)
     assert not found.image.any()
 
 
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
-    sources = Sources(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme())
+    sources = CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme())
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
     commands = viewer_commands("x", sources)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
@@ -311,7 +319,7 @@ def test_viewers_open_the_image_with_all_segmentations(tmp_path):
 
 
 def test_viewers_open_the_reference_where_there_is_no_image(tmp_path):
-    command = viewer_commands("x", Sources(tmp_path, {}, None, scheme()))["ITK-SNAP 4"]
+    command = viewer_commands("x", CaseFiles(tmp_path, {}, None, scheme()))["ITK-SNAP 4"]
     assert shlex.split(command)[2] == str(tmp_path / "x.nii.gz")
 
 

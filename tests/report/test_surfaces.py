@@ -7,16 +7,16 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from nnunetv2_crossmatch.report.surfaces import (
-    TILT,
-    TURN,
-    UNCOMPARED,
+    AZIMUTH,
+    ELEVATION,
+    NO_COMPARISON_COLOUR,
     Surface,
-    _frame,
-    _limit,
-    _mesh,
-    _seen,
-    compared_surfaces,
+    _colour_limit,
+    _common_extent,
+    _project,
+    _shaded_triangles,
     draw_surfaces,
+    extract_surfaces,
     signed_distance,
 )
 from tests.segmentation_folders import ball
@@ -33,39 +33,39 @@ def large() -> np.ndarray:
 
 
 def test_equal_masks_are_at_distance_0():
-    for surface in compared_surfaces(small(), small(), SPACING):
+    for surface in extract_surfaces(small(), small(), SPACING):
         assert np.abs(surface.error_mm).max() < 1e-4
 
 
 def test_a_prediction_that_is_too_large_is_positive_on_both_surfaces():
-    for surface in compared_surfaces(small(), large(), (1, 1, 1)):
+    for surface in extract_surfaces(small(), large(), (1, 1, 1)):
         assert surface.error_mm.mean() == pytest.approx(3, abs=0.3)
 
 
 def test_a_prediction_that_is_too_small_is_negative_on_both_surfaces():
-    for surface in compared_surfaces(large(), small(), (1, 1, 1)):
+    for surface in extract_surfaces(large(), small(), (1, 1, 1)):
         assert surface.error_mm.mean() == pytest.approx(-3, abs=0.3)
 
 
 def test_distances_are_in_mm():
-    doubled = compared_surfaces(small(), large(), (2, 2, 2))[0]
+    doubled = extract_surfaces(small(), large(), (2, 2, 2))[0]
     assert doubled.error_mm.mean() == pytest.approx(6, abs=0.6)
 
 
 def test_a_surface_has_the_size_of_its_mask_in_mm():
-    surface, _ = compared_surfaces(large(), small(), SPACING)
+    surface, _ = extract_surfaces(large(), small(), SPACING)
     np.testing.assert_allclose(np.ptp(surface.vertices_mm, axis=0), (38, 19, 19), atol=3)
 
 
 def test_a_cube_has_the_length_of_its_voxels():
     cube = np.zeros((20, 20, 20), bool)
     cube[6:14, 6:14, 6:14] = True
-    surface, _ = compared_surfaces(cube, cube, (1, 1, 1))
+    surface, _ = extract_surfaces(cube, cube, (1, 1, 1))
     np.testing.assert_allclose(np.ptp(surface.vertices_mm, axis=0), 8, atol=0.4)
 
 
 def test_normals_point_outward():
-    surface, _ = compared_surfaces(large(), small(), (1, 1, 1))
+    surface, _ = extract_surfaces(large(), small(), (1, 1, 1))
     from_middle = surface.vertices_mm - surface.vertices_mm.mean(axis=0)
     assert ((from_middle * surface.normals).sum(axis=1) > 0).all()
 
@@ -73,18 +73,18 @@ def test_normals_point_outward():
 def test_a_mask_of_one_voxel_has_a_surface():
     voxel = np.zeros((20, 32, 32), bool)
     voxel[4, 4, 4] = True
-    surface, _ = compared_surfaces(voxel, large(), SPACING)
+    surface, _ = extract_surfaces(voxel, large(), SPACING)
     assert len(surface.faces)
 
 
 def test_a_mask_at_the_edge_of_the_image_has_a_closed_surface():
-    surface, _ = compared_surfaces(np.ones((6, 8, 8), bool), np.ones((6, 8, 8), bool), SPACING)
+    surface, _ = extract_surfaces(np.ones((6, 8, 8), bool), np.ones((6, 8, 8), bool), SPACING)
     edges = np.sort(np.concatenate([surface.faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])]), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
 
 
 def test_an_empty_mask_has_no_surface_and_the_other_no_distance():
-    reference, prediction = compared_surfaces(small(), np.zeros_like(small()), SPACING)
+    reference, prediction = extract_surfaces(small(), np.zeros_like(small()), SPACING)
     assert prediction is None
     assert np.isnan(reference.error_mm).all()
 
@@ -108,14 +108,14 @@ def test_distance_shows_as_colour(tmp_path):
 
 def flat(error: float = 0.0, depth: float = 0.0, outward: float = 1.0) -> Surface:
     """A triangle that faces the viewer (or not), moved towards the viewer by ``depth``."""
-    up, towards = np.array([np.cos(TILT), 0, 0]), -_towards()
+    up, towards = np.array([np.cos(ELEVATION), 0, 0]), -_towards()
     vertices = np.array([[0.0, 0, 0], [0, 0, 1], up]) - depth * towards
     return Surface(vertices, np.repeat(-outward * towards[None], 3, 0), np.array([[0, 1, 2]]), np.full(3, error))
 
 
 def _towards() -> np.ndarray:
     """The direction to the viewer as (z, y, x)."""
-    return np.array([np.sin(TILT), -np.cos(TILT) * np.cos(TURN), np.cos(TILT) * np.sin(TURN)])
+    return np.array([np.sin(ELEVATION), -np.cos(ELEVATION) * np.cos(AZIMUTH), np.cos(ELEVATION) * np.sin(AZIMUTH)])
 
 
 def test_the_distance_is_negative_inside_and_in_mm():
@@ -125,22 +125,22 @@ def test_the_distance_is_negative_inside_and_in_mm():
 
 
 def test_the_viewers_axes_are_perpendicular_and_of_length_one():
-    axes = _seen(np.eye(3))
+    axes = _project(np.eye(3))
     np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-12)
     assert np.linalg.det(axes[::-1]) == pytest.approx(1)
 
 
 def test_the_viewer_sees_z_upward_and_x_to_the_right():
-    (z, y, x) = _seen(np.eye(3))
+    (z, y, x) = _project(np.eye(3))
     assert z[1] > 0.9
     assert z[0] == 0
-    assert x[0] == pytest.approx(np.cos(TURN))
+    assert x[0] == pytest.approx(np.cos(AZIMUTH))
     assert y[2] < -0.8
 
 
 def test_the_frame_holds_all_surfaces_with_room():
-    middle, size = _frame([flat(), None])
-    points = _seen(flat().vertices_mm)[:, :2]
+    middle, size = _common_extent([flat(), None])
+    points = _project(flat().vertices_mm)[:, :2]
     np.testing.assert_allclose(middle, (points.min(axis=0) + points.max(axis=0)) / 2)
     np.testing.assert_allclose(size, 1.06 * np.ptp(points, axis=0))
 
@@ -149,16 +149,17 @@ def test_the_frame_holds_all_surfaces_with_room():
     ("errors", "limit"), [([], 0), ([np.nan], 0), ([0.1, -0.2], 1), ([np.nan, *[-3.0] * 99, 50], 3)]
 )
 def test_the_strongest_colour_stands_for_nearly_the_largest_distance(errors, limit):
-    assert _limit([flat(error) for error in errors]) == pytest.approx(limit)
+    assert _colour_limit([flat(error) for error in errors]) == pytest.approx(limit)
 
 
 def test_triangles_that_face_away_are_not_drawn():
-    assert [len(_mesh(flat(outward=side), Normalize(-1, 1)).get_paths()) for side in (1, -1)] == [1, 0]
+    assert [len(_shaded_triangles(flat(outward=side), Normalize(-1, 1)).get_paths()) for side in (1, -1)] == [1, 0]
 
 
 def test_triangles_seen_edge_on_are_drawn():
-    level = Surface(flat().vertices_mm, np.array([[0.0, np.sin(TURN), np.cos(TURN)]] * 3), flat().faces, np.zeros(3))
-    assert len(_mesh(level, Normalize(-1, 1)).get_paths()) == 1
+    normals = np.array([[0.0, np.sin(AZIMUTH), np.cos(AZIMUTH)]] * 3)
+    level = Surface(flat().vertices_mm, normals, flat().faces, np.zeros(3))
+    assert len(_shaded_triangles(level, Normalize(-1, 1)).get_paths()) == 1
 
 
 def test_near_triangles_are_drawn_last():
@@ -167,15 +168,15 @@ def test_near_triangles_are_drawn_last():
         np.concatenate((near.vertices_mm, far.vertices_mm)), np.concatenate((near.normals, far.normals)),
         np.array([[0, 1, 2], [3, 4, 5]]), np.concatenate((near.error_mm, far.error_mm)),
     )  # fmt: skip
-    violet, orange = _mesh(both, Normalize(-1, 1)).get_facecolors()
+    violet, orange = _shaded_triangles(both, Normalize(-1, 1)).get_facecolors()
     assert violet[2] > violet[0]
     assert orange[0] > orange[2]
 
 
 def test_what_has_nothing_to_compare_with_is_gray():
-    (colour,) = _mesh(flat(np.nan), Normalize(-1, 1)).get_facecolors()
+    (colour,) = _shaded_triangles(flat(np.nan), Normalize(-1, 1)).get_facecolors()
     assert len(set(colour[:3])) == 1
-    assert 0.58 * UNCOMPARED[0] <= colour[0] <= UNCOMPARED[0]
+    assert 0.58 * NO_COMPARISON_COLOUR[0] <= colour[0] <= NO_COMPARISON_COLOUR[0]
     assert colour[3] == 1
 
 

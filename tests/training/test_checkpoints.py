@@ -17,7 +17,7 @@ from conftest import TinyDataset, blob_case
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from trainers import make_trainer, weights_of
 
-from nnunetv2_crossmatch.cli.exporting import export_model, missing_for_zip
+from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import partial_path
 from nnunetv2_crossmatch.training.checkpoints import (
@@ -283,7 +283,7 @@ def test_an_exported_model_is_named_as_a_stock_one_and_tells_its_origin(model: P
 
 def test_an_exported_model_travels_in_the_hosts_zip_file(model: Path, tiny_copy: TinyDataset, tmp_path: Path) -> None:
     exported = export_model(model, tmp_path / "shared")
-    assert missing_for_zip(exported) == []
+    assert files_missing_for_zip_export(exported) == []
     (tmp_path / "elsewhere").mkdir()
     pack = ("nnUNetv2_export_model_to_zip", "-d", "998", "-o", str(tmp_path / "m.zip"), "-c", "2d", "-f", "all")
     tiny_copy.run(*pack, nnUNet_results=str(tmp_path / "shared"))

@@ -1,4 +1,4 @@
-"""A piece of a benchmark in a process of its own, so that its peak memory is its own too."""
+"""Runs a function in a new process, so that its peak memory can be measured separately."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def in_own_process(work: Callable[..., Result], *arguments: object) -> Result:
-    """Result of ``work(*arguments)``; an error in it, or its sudden end, is raised here."""
+def run_in_new_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """Result of ``work(*arguments)`` in a new process; an error or crash of that process is raised here."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, *arguments).result()

@@ -1,0 +1,218 @@
+"""Checks whether training would start: versions, device, environment variables, folders, disk space, and a data set.
+
+Limit: changes nothing, starts nothing, and does not read the unlabeled files (the trainer does).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_crossmatch import ext_trainers, folders
+from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
+
+OK, NOTE, WRONG = "ok", "note", "wrong"
+GIB = 1024**3
+DISK_NEEDED, DISK_RECOMMENDED = 1 * GIB, 20 * GIB
+SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY_NEEDED = GIB // 8  # containers often have 64 MiB, with which loader workers end with a bus error
+REPORTED_PACKAGES = (
+    "nnunetv2_crossmatch", "nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "numpy",
+)  # fmt: skip
+FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+EXPORT_COMMAND = 'export nnUNet_extTrainer="$(nnUNetv2_crossmatch_trainers)"'
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """Result of one check: ``state`` is ok, note (training starts nevertheless) or wrong; ``fix`` is the remedy."""
+
+    state: str
+    what: str
+    detail: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        remedy = f"\n{'':9}fix: {self.fix}" if self.fix else ""
+        return f"{self.state:>5}    {self.what}: {self.detail}{remedy}"
+
+
+def check_all(dataset: str | None, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
+    """Run all checks, in the order in which faults should be fixed; ``dataset`` is an id, a name, or None."""
+    yield from check_versions()
+    yield from check_device()
+    yield from check_data_folders()
+    yield check_trainers_folder()
+    yield from check_workers()
+    if dataset is not None:
+        yield from check_dataset(dataset, configurations, plans)
+
+
+def check_versions() -> Iterator[CheckResult]:
+    """Installed versions; versions that nnU-Net or this package exclude are wrong."""
+    found = {name: _installed_version(name) for name in REPORTED_PACKAGES}
+    listed = ", ".join(f"{name} {number or 'missing'}" for name, number in found.items())
+    yield CheckResult(OK, "installed", f"Python {platform.python_version()}, {listed}")
+    if not (found["nnunetv2"] or "").startswith("2.8"):
+        detail = f"version {found['nnunetv2']}, needed is 2.8"
+        yield CheckResult(WRONG, "nnU-Net", detail, 'pip install "nnunetv2>=2.8,<2.9"')
+    if torch.__version__.startswith(EXCLUDED_TORCH):
+        detail = f"version {torch.__version__}: nnU-Net excludes 2.9"
+        yield CheckResult(WRONG, "torch", detail, 'pip install "torch!=2.9.*"')
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def check_device() -> Iterator[CheckResult]:
+    """GPU and, if nnU-Net would compile the network, the C compiler."""
+    if not torch.cuda.is_available():
+        yield CheckResult(NOTE, "CUDA", "no GPU that torch can use: training is slow", "nnUNetv2_train ... -device cpu")
+        return
+    yield CheckResult(OK, "CUDA", f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}")
+    if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
+        yield CheckResult(OK, "torch.compile", "switched off by nnUNet_compile")
+        return
+    compiler = c_compiler()
+    if compiler is None:
+        yield CheckResult(WRONG, "torch.compile", "no C compiler found", "export nnUNet_compile=f")
+    else:
+        yield CheckResult(OK, "torch.compile", compiler)
+
+
+def check_data_folders() -> Iterator[CheckResult]:
+    """nnU-Net's three folders: variable set, folder exists, is writable, and has free disk space."""
+    for name in FOLDER_VARIABLES:
+        try:
+            root = folders.root_folder(name)
+        except InputError as error:
+            yield from map(_result_of_problem, error.problems)
+            continue
+        yield _check_writable(name, root)
+        yield _check_disk_space(name, root)
+
+
+def _check_writable(name: str, root: Path) -> CheckResult:
+    try:
+        with tempfile.TemporaryFile(dir=root):
+            return CheckResult(OK, name, str(root))
+    except OSError as error:
+        state = NOTE if name == "nnUNet_raw" else WRONG  # training only reads the raw images
+        return CheckResult(state, name, f"{root} is not writable ({error.strerror})", f'chmod u+w "{root}"')
+
+
+def _check_disk_space(name: str, root: Path) -> CheckResult:
+    free = shutil.disk_usage(root).free
+    detail = f"{free / GIB:.1f} GiB free"
+    if free >= DISK_RECOMMENDED:
+        return CheckResult(OK, f"disk of {name}", detail)
+    state = WRONG if free < DISK_NEEDED else NOTE
+    return CheckResult(
+        state, f"disk of {name}", detail, "free space, or let the variable name a folder on another disk"
+    )
+
+
+def check_trainers_folder() -> CheckResult:
+    """``nnUNet_extTrainer`` must include the trainers' folder of this package, whose files nnU-Net imports."""
+    value = os.environ.get("nnUNet_extTrainer", "")
+    trainers_folder = Path(next(iter(ext_trainers.__path__))).resolve()
+    named = [Path(part).resolve() for part in value.split(os.pathsep) if part.strip()]
+    if trainers_folder in named:
+        return CheckResult(OK, "nnUNet_extTrainer", value)
+    return CheckResult(WRONG, "nnUNet_extTrainer", f"names {value or 'nothing'}, not {trainers_folder}", EXPORT_COMMAND)
+
+
+def check_workers() -> Iterator[CheckResult]:
+    """Start method of the loader processes, and size of the shared memory."""
+    yield CheckResult(OK, "start method", multiprocessing.get_start_method())
+    if not SHARED_MEMORY.is_dir():
+        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
+        return
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}"
+    if free >= SHARED_MEMORY_NEEDED or os.environ.get("nnUNet_n_proc_DA") == "0":
+        yield CheckResult(OK, "shared memory", detail)
+    else:
+        yield CheckResult(WRONG, "shared memory", detail, "docker run --shm-size=8g ..., or export nnUNet_n_proc_DA=0")
+
+
+def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
+    """Plans, labeled and unlabeled cases of a data set; default ``configurations``: all that are preprocessed."""
+    try:
+        name = folders.dataset_name(dataset)
+        file = folders.preprocessed_folder() / name / f"{plans}.json"
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
+        return
+    if not file.is_file():
+        yield CheckResult(WRONG, "plans", f"{file} is missing", f"nnUNetv2_plan_and_preprocess -d {dataset}")
+        return
+    manager = PlansManager(load_json(str(file)))
+    yield CheckResult(OK, "plans", f"{file}: {', '.join(manager.available_configurations)}")
+    unknown = [asked for asked in configurations if asked not in manager.available_configurations]
+    for asked in unknown:
+        yield CheckResult(WRONG, "configuration", f"{asked} is not in the plans", f"see {file}")
+    known = [asked for asked in configurations if asked not in unknown]
+    chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
+    if not chosen and not unknown:
+        fix = f"nnUNetv2_preprocess -d {dataset} -plans_name {plans}"
+        yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
+    for configuration in chosen:
+        yield _check_labeled_cases(manager, configuration, file.parent, dataset)
+        yield from _check_unlabeled_cases(manager, configuration, dataset)
+
+
+def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:
+    candidates = {one: manager.get_configuration(one) for one in manager.available_configurations}
+    trainable = {one: found for one, found in candidates.items() if found.previous_stage_name is None}
+    return [one for one, found in trainable.items() if (folder / found.data_identifier).is_dir()]
+
+
+def _check_labeled_cases(manager: PlansManager, configuration: str, folder: Path, dataset: str) -> CheckResult:
+    labeled = folder / manager.get_configuration(configuration).data_identifier
+    count = len(list(labeled.glob("*.pkl")))
+    what = f"labeled cases, {configuration}"
+    if not count:
+        fix = f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {manager.plans_name}"
+        return CheckResult(WRONG, what, f"none in {labeled}", fix)
+    problem = folds_problem(configuration, labeled)
+    return CheckResult(NOTE, what, problem.detail, problem.fix) if problem else CheckResult(OK, what, str(count))
+
+
+def _check_unlabeled_cases(manager: PlansManager, configuration: str, dataset: str) -> Iterator[CheckResult]:
+    what = f"unlabeled cases, {configuration}"
+    fix = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {manager.plans_name}"
+    try:
+        if is_preprocessed(manager, configuration):
+            yield CheckResult(OK, what, str(len(trainable_cases(manager, configuration, verify=False))))
+            return
+        raw = folders.unlabeled_images_folder(manager.dataset_name)
+        if raw.is_dir() and any(raw.iterdir()):
+            count = len(raw_case_names(manager.dataset_name))
+            yield CheckResult(NOTE, what, f"{count} not preprocessed yet; the trainer does it at its start", fix)
+        else:
+            yield CheckResult(WRONG, what, f"none in {raw}", f"put unlabeled images into it, then {fix}")
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
+
+
+def _result_of_problem(problem: Problem) -> CheckResult:
+    where = f"{problem.where}: " if str(problem.where) else ""
+    return CheckResult(WRONG, problem.what, f"{where}{problem.detail}", problem.fix)

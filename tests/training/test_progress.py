@@ -1,0 +1,59 @@
+"""The progress figure: panels, titles, gaps and last values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from nnunetv2_crossmatch.training.progress import CURVE_TITLES, draw_curves
+
+
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that are drawn from now on, which are not written."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: (figures.append(figure), file.touch()))
+    return figures
+
+
+@pytest.mark.parametrize(
+    "curves", [{}, {"loss_sup": [0.5]}, {"loss_sup": [1.0, 0.5], "loss_ip": [float("nan"), float("nan")], "other": []}]
+)
+def test_curves_of_any_length_become_a_png(curves: dict[str, list[float]], tmp_path: Path):
+    draw_curves(curves, tmp_path / "curves.png")
+    assert imread(tmp_path / "curves.png").size > 0
+
+
+def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):
+    file = tmp_path / "curves.png"
+    file.write_bytes(b"old")
+    with pytest.raises(ValueError, match="could not convert"):
+        draw_curves({"loss_sup": ["no number"]}, file)  # type: ignore[list-item]
+    assert [file.read_bytes(), list(tmp_path.iterdir())] == [b"old", [file]]
+
+
+def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figures = saved(monkeypatch)
+    curves = {"loss_sup": [3.0, 2.0, np.nan], "my_own": list(range(40)), "third": [1.0], "none": []}
+    draw_curves(curves, tmp_path / "x", columns=2)
+    panels = figures[0].axes
+    assert [axes.get_title(loc="left") for axes in panels] == [CURVE_TITLES["loss_sup"], "my own", "third", ""]
+    assert {axes.get_xlim() for axes in panels[:3]} == {(-0.5, 39.5)}
+    assert [[text.get_text() for text in axes.texts] for axes in panels] == [["2"], ["39"], ["1"], []]
+    assert [axes.axison for axes in panels] == [True, True, True, False]
+    assert [axes.lines[0].get_marker() for axes in panels[:2]] == ["o", ""]
+    assert panels[1].lines[0].get_xdata()[-1] == 39
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "shape"), [(3, 4, (1, 3)), (5, 4, (2, 4)), (8, 4, (2, 4)), (0, 4, (1, 1))]
+)
+def test_panels_fill_rows_of_at_most_so_many_columns(
+    count: int, columns: int, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    figures = saved(monkeypatch)
+    draw_curves({str(i): [1.0] for i in range(count)}, tmp_path / "x", columns)
+    assert figures[0].axes[0].get_gridspec().get_geometry() == shape

@@ -12,20 +12,16 @@ import pytest
 import trained
 from real_volumes import DATA, thinned
 
+from benchmarks.protocol import __main__ as protocol
+from benchmarks.protocol import prepare, results
+from benchmarks.protocol import request as requests
+from benchmarks.protocol.rows import Length, Pace, Run, leaders, measuring, plan_runs
+from benchmarks.protocol.steps import Protocol, Step, read_runs, run_steps, step_seconds, write_script
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.methods.settings import settings_from_name
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import protocol  # noqa: E402
-import protocol_data  # noqa: E402
-import protocol_request  # noqa: E402
-import protocol_results  # noqa: E402
-from protocol_rows import Length, Pace, Run, leaders, measuring, plan_runs  # noqa: E402
-from protocol_steps import Protocol, Step, read_runs, run_steps, step_seconds, write_script  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
 NAME = "nnUNetTrainerCrossMatch"
 PACE = Pace(crossmatch=0.6, supervised=0.1)
 
@@ -35,8 +31,8 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return [*given.split(), *more]
 
 
-def request(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> protocol_request.Request:
-    monkeypatch.setattr(sys, "argv", ["protocol.py", *arguments(folder, *more)])
+def request(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> requests.Request:
+    monkeypatch.setattr(sys, "argv", ["protocol", *arguments(folder, *more)])
     return protocol.read_request(protocol.parser())[0]
 
 
@@ -111,10 +107,10 @@ def test_pace_is_measured_with_the_leader_and_its_control():
 
 
 def test_a_folder_belongs_to_one_request(tmp_path, monkeypatch):
-    protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
-    protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
+    requests.claim_folder(tmp_path, request(tmp_path, monkeypatch))
+    requests.claim_folder(tmp_path, request(tmp_path, monkeypatch))
     with pytest.raises(InputError, match=r"folder of another protocol.*small: null before, 16 now"):
-        protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch, "--small"))
+        requests.claim_folder(tmp_path, request(tmp_path, monkeypatch, "--small"))
 
 
 def test_missing_data_leave_no_trace(tmp_path, monkeypatch):
@@ -137,7 +133,7 @@ def test_data_without_a_scored_case_leave_no_trace(tmp_path, monkeypatch):
 def test_one_scored_case_is_enough(tmp_path, monkeypatch):
     fake_data.acdc_h5(tmp_path / "data", ["patient002"])
     asked = request(tmp_path, monkeypatch, "--allow-missing")
-    protocol_request.check_data(asked, protocol_request.split_lists(asked))
+    requests.check_data(asked, requests.split_lists(asked))
 
 
 @pytest.mark.parametrize(
@@ -158,23 +154,23 @@ def test_contradictions_end_with_usage(tmp_path, monkeypatch, capsys, more, mess
 def test_la_holds_out_ten_training_cases_for_choices_and_none_for_the_test(tmp_path, monkeypatch):
     counts = {}
     for scored_on in ("val", "test"):
-        given = ["protocol.py", "la", "--labeled", "8", *arguments(tmp_path, "--on", scored_on)[3:]]
+        given = ["protocol", "la", "--labeled", "8", *arguments(tmp_path, "--on", scored_on)[3:]]
         monkeypatch.setattr(sys, "argv", given)
-        lists = protocol_request.split_lists(protocol.read_request(protocol.parser())[0])
+        lists = requests.split_lists(protocol.read_request(protocol.parser())[0])
         counts[scored_on] = [len(lists[role]) for role in ("labeled", "unlabeled", "val", "test")]
     assert counts == {"val": [8, 62, 10, 20], "test": [8, 72, 0, 20]}
 
 
 def test_acdc_is_scored_on_its_published_validation_patients(tmp_path, monkeypatch):
-    lists = protocol_request.split_lists(request(tmp_path, monkeypatch))
+    lists = requests.split_lists(request(tmp_path, monkeypatch))
     assert [len(lists[role]) for role in ("labeled", "unlabeled", "val", "test")] == [1, 69, 10, 20]
-    assert len(protocol_request.all_labeled(lists)["labeled"]) == 70
+    assert len(requests.all_labeled(lists)["labeled"]) == 70
 
 
 def test_an_empty_list_cannot_be_scored(tmp_path, monkeypatch):
     splits = fake_data.splits(tmp_path / "splits.json", train=["patient001", "patient002"])
     with pytest.raises(InputError, match=r'nothing to score.*"val" is empty'):
-        protocol_request.split_lists(request(tmp_path, monkeypatch, "--splits", str(splits)))
+        requests.split_lists(request(tmp_path, monkeypatch, "--splits", str(splits)))
 
 
 # Steps
@@ -224,7 +220,7 @@ def test_the_upper_bound_predicts_the_same_images_with_its_own_data_set(tmp_path
 
 
 def test_a_plan_with_known_step_times_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["protocol.py", *arguments(tmp_path, "--step-seconds", "60", "20", "--plan")])
+    monkeypatch.setattr(sys, "argv", ["protocol", *arguments(tmp_path, "--step-seconds", "60", "20", "--plan")])
     monkeypatch.setattr(protocol.signal, "signal", lambda *_: None)
     protocol.main()
     said = capsys.readouterr().out
@@ -241,8 +237,8 @@ def test_a_step_is_measured_in_the_last_epoch(tmp_path):
 
 
 def test_documented_protocols_are_accepted(monkeypatch):
-    page = (BENCHMARKS.parent / "docs" / "protocols.md").read_text().replace("\\\n", " ")
-    lines = [line.split()[1:] for line in page.splitlines() if line.startswith("    python benchmarks/protocol.py")]
+    page = (ROOT / "docs" / "protocols.md").read_text().replace("\\\n", " ")
+    lines = [line.split()[2:] for line in page.splitlines() if line.startswith("    python -m benchmarks.protocol")]
     assert len(lines) == 3
     for line in lines:
         monkeypatch.setattr(sys, "argv", line)
@@ -257,9 +253,9 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
         "data_identifier": "nnUNetPlans_2d", "spacing": [1.0, 1.25], "median_image_size_in_voxels": [200, 160],
         "architecture": {"arch_kwargs": {}},
     }  # fmt: skip
-    plans = protocol_data.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
+    plans = prepare.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
     small = plans["configurations"]["2d"]
-    protocol_data.shrink(small, 2.5, 16)
+    prepare.shrink(small, 2.5, 16)
     assert (small["data_identifier"], small["spacing"]) == ("nnUNetProtocolPlans_2d", [2.5, 2.5])
     assert small["median_image_size_in_voxels"] == [80, 80]
     assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]
@@ -267,13 +263,13 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
 
 
 def test_seeds_are_summed_up_by_mean_and_deviation():
-    found = protocol_results.over_seeds([{"dice": 0.8}, {"dice": 0.9}])
+    found = results.over_seeds([{"dice": 0.8}, {"dice": 0.9}])
     assert found["dice"] == pytest.approx({"mean": 0.85, "sd": 0.0707106781})
 
 
 def test_published_rows_are_those_with_as_many_labels_and_with_all(tmp_path, monkeypatch):
     asked = request(tmp_path, monkeypatch, "--labeled", "3")
-    assert {row[1] for row in protocol_results.published_table(asked).rows} == {"3", "70"}
+    assert {row[1] for row in results.published_table(asked).rows} == {"3", "70"}
 
 
 def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path, monkeypatch):
@@ -285,9 +281,9 @@ def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path, monk
     }
     lists = {"labeled": ["a"], "unlabeled": ["b", "c", "f"], "val": ["d"], "test": ["e", "g"]}
     asked.conversion_record(False).parent.mkdir(parents=True)
-    protocol_request.write_json(asked.conversion_record(False), record)
-    protocol_request.write_json(asked.splits_file(False), lists)
-    said = protocol_results.said_of(protocol_results.used_cases(asked))
+    requests.write_json(asked.conversion_record(False), record)
+    requests.write_json(asked.splits_file(False), lists)
+    said = results.said_of(results.used_cases(asked))
     lacking = "2 (f, d (1 of 2 frames))"
     assert said == f"Cases: 1 labeled, 2 unlabeled, 1 val. Listed for them, but not in the data: {lacking}."
 
@@ -311,11 +307,11 @@ def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monke
     options = ["--small", "4", "--rows", "crossmatch", "upper_bound", "--step-seconds", "1", "1"]
     given = arguments(tmp_path, *options, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
-    command = [sys.executable, str(BENCHMARKS / "protocol.py"), *given]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "benchmarks.protocol", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = tmp_path / "out" / "results"
-    content = json.loads((results / "results.json").read_text())
+    written = tmp_path / "out" / "results"
+    content = json.loads((written / "results.json").read_text())
     rows, cases = content["rows"], content["cases"]
     assert cases["labeled"] > 0
     assert cases["unlabeled"] > 0
@@ -324,10 +320,10 @@ def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monke
     for row in rows.values():
         assert row["runs"][0]["steps"] == 2
         assert 0 <= row["strict"]["dice"]["mean"] <= 1
-    assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in results.iterdir()}
-    made = {file.name for file in (results / "crossmatch_seed0").iterdir()}
+    assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in written.iterdir()}
+    made = {file.name for file in (written / "crossmatch_seed0").iterdir()}
     assert made >= {"scores.json", "literature", "curves.json", "progress_crossmatch.png", "report.html"}
-    monkeypatch.setattr(sys, "argv", command[1:])
+    monkeypatch.setattr(sys, "argv", ["protocol", *given])
     asked = Protocol(protocol.read_request(protocol.parser())[0], tmp_path / "out")
     runs = [step for run in read_runs(asked.folder / "runs.json") for step in asked.run_steps(run, None)]
     assert all(step.proof(asked.folder).exists() for step in [*asked.data_steps(), *runs])

@@ -172,7 +172,7 @@ def test_torchrun_of_the_scaling_page(prepared_copy):
 def test_protocols_are_planned_as_printed(document, number):
     """With measured step times --plan needs no data: every option is read and every run is laid out."""
     text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
-    line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
+    line = re.findall(r"^    python (-m benchmarks\.protocol .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
     planned = subprocess.run(
         [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -199,7 +199,7 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
 def test_every_printed_benchmark_is_run():
     """The protocol and the table of confidences have tests of their own."""
     text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol|confidence)(.*)$", text, re.MULTILINE)
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!confidence)(.*)$", text, re.MULTILINE)
     assert sorted(printed) == sorted(BENCHMARKS)
 
 

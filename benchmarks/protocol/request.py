@@ -28,6 +28,7 @@ SMALL_SPACING_MM = {"la": 1.25, "acdc": 2.5}
 PLANNERS = {"plain": "", "ResEncM": "nnUNetPlannerResEncM", "ResEncL": "nnUNetPlannerResEncL"}
 PLANNED = {"plain": "nnUNetPlans", "ResEncM": "nnUNetResEncUNetMPlans", "ResEncL": "nnUNetResEncUNetLPlans"}
 HELD_OUT = 10
+ROOT = Path(__file__).parents[2]
 RECORD = "protocol.json"
 
 
@@ -157,6 +158,7 @@ def variables(folder: Path, device: str) -> dict[str, str]:
         **{name: os.environ.get(name, value) for name, value in usual.items()},
         **roots,
         "nnUNet_extTrainer": next(iter(ext_trainers.__path__)),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
 

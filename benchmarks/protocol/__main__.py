@@ -1,8 +1,8 @@
 """The published protocols on LA and ACDC as one command: CrossMatch and its supervised controls, over seeds.
 
-    python benchmarks/protocol.py acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 2 --minutes 60 \\
+    python -m benchmarks.protocol acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 2 --minutes 60 \\
         --data ACDC --folder acdc3 --plan
-    python benchmarks/protocol.py acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 --steps 3000 --small \\
+    python -m benchmarks.protocol acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 --steps 3000 --small \\
         --data ACDC --folder small3
 
 Converts, plans, preprocesses, measures the step times, trains each row and seed, predicts with the final weights,
@@ -21,7 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from protocol_request import (
+
+from benchmarks.protocol.request import (
     PLANNERS,
     Request,
     all_labeled,
@@ -33,9 +34,19 @@ from protocol_request import (
     variables,
     write_json,
 )
-from protocol_rows import ROWS, TITLES, Length, Pace, Run, leaders, measuring, plan_runs, settings_of, variant_of
-from protocol_steps import Protocol, Step, run_steps, runs_with_controls, write_script
-
+from benchmarks.protocol.rows import (
+    ROWS,
+    TITLES,
+    Length,
+    Pace,
+    Run,
+    leaders,
+    measuring,
+    plan_runs,
+    settings_of,
+    variant_of,
+)
+from benchmarks.protocol.steps import Protocol, Step, run_steps, runs_with_controls, write_script
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import command
 

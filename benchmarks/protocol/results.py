@@ -1,8 +1,8 @@
 """The results of a protocol in one place: table over seeds, curves, environment, and the published rows beside them.
 
-    python benchmarks/protocol_results.py --folder OUT
+    python -m benchmarks.protocol.results --folder OUT
 
-Limit: reads what the commands of ``protocol.py`` left in OUT; a run without scores is listed as missing.
+Limit: reads what the commands of the protocol left in OUT; a run without scores is listed as missing.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from protocol_request import RECORD, SOURCES, Request, write_json
-from protocol_rows import TITLES, Run
-from protocol_steps import Protocol, read_runs
 
+from benchmarks.protocol.request import RECORD, ROOT, SOURCES, Request, write_json
+from benchmarks.protocol.rows import TITLES, Run
+from benchmarks.protocol.steps import Protocol, read_runs
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.evaluation.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
 from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, Table, as_markdown, number, plain
@@ -132,8 +132,7 @@ def published_table(request: Request) -> Table:
 
 def environment(request: Request) -> dict[str, Any]:
     """Versions, device and processor of this machine, the code's commit, and the date."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
     on_gpu = request.device == "cuda"
     return {
         "date": date.today().isoformat(),

@@ -1,9 +1,9 @@
 """Steps of a protocol that no console command does: plans for several data sets, and labels of unlabeled cases.
 
-    python benchmarks/protocol_data.py plans --planned nnUNetPlans -c 2d --targets Dataset502_ACDC Dataset552_ACDC
-    python benchmarks/protocol_data.py labels --labeled Dataset552_ACDC --unlabeled Dataset502_ACDC
+    python -m benchmarks.protocol.prepare plans --planned nnUNetPlans -c 2d --targets Dataset502_ACDC Dataset552_ACDC
+    python -m benchmarks.protocol.prepare labels --labeled Dataset552_ACDC --unlabeled Dataset502_ACDC
 
-Limit: data sets in nnU-Net's folders that protocol.py made.
+Limit: data sets in nnU-Net's folders that the protocol made.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from protocol_request import write_json
-
+from benchmarks.protocol.request import write_json
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import folder_written_whole, images_unlabeled, preprocessed_folder, raw_folder
 

@@ -1,6 +1,6 @@
 """The commands of a protocol in their order, each with the file that proves it done, and a runner that skips those.
 
-Limit: knows file names and flags; what is trained is decided in ``protocol_rows``.
+Limit: knows file names and flags; what is trained is decided in ``rows``.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from protocol_data import PLANS
-from protocol_request import PLANNED, PLANNERS, SMALL_SPACING_MM, SOURCES, Request, processes
-from protocol_rows import Pace, Run
-
+from benchmarks.protocol.prepare import PLANS
+from benchmarks.protocol.request import PLANNED, PLANNERS, SMALL_SPACING_MM, SOURCES, Request, processes
+from benchmarks.protocol.rows import Pace, Run
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
 from nnunetv2_crossmatch.methods.settings import settings_from_name
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
-HERE = Path(__file__).parent
 FOLDERS = {"val": "Val", "test": "Ts"}
 PICTURES = ("--pictures", "6", "--surfaces", "1")
 
@@ -79,7 +77,7 @@ class Protocol:
         steps = [
             *(self._convert(every) for every in sets),
             Step("plan", ("nnUNetv2_plan_and_preprocess", *plan)),
-            Step("plans", ("python", str(HERE / "protocol_data.py"), "plans", *plans), last_plans),
+            Step("plans", ("python", "-m", "benchmarks.protocol.prepare", "plans", *plans), last_plans),
             Step("preprocess", ("nnUNetv2_preprocess", "-d", *ids, "-plans_name", PLANS, *chosen, "-np", processes())),
             Step("unlabeled", ("nnUNetv2_crossmatch_preprocess", "-d", ids[0], *chosen, "-p", PLANS)),
         ]
@@ -102,7 +100,7 @@ class Protocol:
     def _labels(self, names: Sequence[str]) -> Step:
         sets = ("--labeled", names[1], "--unlabeled", names[0])
         folder = self.folder / "nnUNet_raw" / names[0] / "labelsUn"
-        return Step("labels", ("python", str(HERE / "protocol_data.py"), "labels", *sets), folder)
+        return Step("labels", ("python", "-m", "benchmarks.protocol.prepare", "labels", *sets), folder)
 
     def conversion_record(self, every: bool) -> Path:
         """What the converter wrote about a data set."""
@@ -157,7 +155,7 @@ class Protocol:
 
     def final_step(self) -> Step:
         """The table over all runs; made anew each time, since it costs seconds."""
-        return Step("results", ("python", str(HERE / "protocol_results.py"), "--folder", str(self.folder)))
+        return Step("results", ("python", "-m", "benchmarks.protocol.results", "--folder", str(self.folder)))
 
     def results(self, run: Run) -> Path:
         """Folder of a run's scores, curves and report."""
@@ -197,5 +195,5 @@ def write_script(file: Path, exported: Mapping[str, str], steps: Iterable[Step])
 
 
 def read_runs(file: Path) -> list[Run]:
-    """The runs that ``protocol.py`` planned."""
+    """The runs that ``python -m benchmarks.protocol`` planned."""
     return [Run(**entry) for entry in json.loads(file.read_text())]

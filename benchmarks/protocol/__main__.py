@@ -1,4 +1,6 @@
-"""The published protocols on LA and ACDC as one command: CrossMatch and its supervised controls, over seeds.
+"""A published protocol as one command: semi-supervised methods and their controls, over seeds.
+
+    python -m benchmarks.protocol la8 --data ../shared/data --folder OUT
 
     python -m benchmarks.protocol acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 2 --minutes 60 \\
         --data ACDC --folder acdc3 --plan
@@ -23,7 +25,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.protocol.request import (
+    FOLDER,
     PLANNERS,
+    SOURCES,
     Request,
     all_labeled,
     check_data,
@@ -47,8 +51,10 @@ from benchmarks.protocol.rows import (
     variant_of,
 )
 from benchmarks.protocol.steps import Protocol, Step, run_steps, runs_with_controls, write_script
+from benchmarks.protocol.tasks import STEPS, TASKS
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.methods.settings import TRAINER_NAME
 
 HELP = {
     "--trainer": "trainer names; length and seed in them are replaced",
@@ -57,8 +63,14 @@ HELP = {
     "--steps": "instead: training steps of one CrossMatch run",
     "--rows": "default: all",
     "--on": "list that is scored: val for choices (LA: 10 training cases held out), test once, for the final table",
-    "--small": "for CPUs: 2d, 96 x 96 pixels of 2.5 mm (LA 1.25), batch 4 + 4, four stages, FEATURES in the first one "
-    "(default: 16)",
+    "--small": "for CPUs: small patch, up to four stages, FEATURES in the first one (default: 16); 2d: 96 x 96 pixels "
+    "(la: of 1.25 mm, acdc: 2.5 mm), batch 4 + 4; 3d: --patch, batch 2 + 2",
+    "--patch": "of --small, in voxels; multiples of 4",
+    "--classes": "names of the labels 1, 2, ... of a folder without dataset.json (default: class 1, ...)",
+    "--channels": "names of its channels (default: channel 0, ...)",
+    "dataset": f"la, acdc, a task ({', '.join(TASKS)}), or a folder with images, labels and split lists",
+    "--data": "what the converter of la or acdc reads; of a task, the folder of the data sets",
+    "--labeled": "labeled cases (ACDC: patients)",
     "--diagnose": "log the true Dice of the pseudo-labels of CrossMatch rows",
     "--splits": "own split lists (see --help of the converters)",
     "--spacing": "voxel size in mm of ACDC HDF5 files: adds the measures in mm",
@@ -73,20 +85,23 @@ def parser() -> argparse.ArgumentParser:
     """The command's options."""
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = result.add_argument
-    add("dataset", choices=("la", "acdc"))
-    add("--labeled", type=positive, required=True, metavar="N", help="labeled cases (ACDC: patients)")
-    add("--trainer", nargs="+", required=True, metavar="NAME", help=HELP["--trainer"])
+    add("dataset", metavar="DATASET", help=HELP["dataset"])
+    add("--labeled", type=positive, metavar="N", help=HELP["--labeled"])
+    add("--trainer", nargs="+", default=[TRAINER_NAME], metavar="NAME", help=HELP["--trainer"])
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help=HELP["--seeds"])
-    length = result.add_mutually_exclusive_group(required=True)
+    length = result.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=positive_number, metavar="M", help=HELP["--minutes"])
     length.add_argument("--steps", type=positive, metavar="N", help=HELP["--steps"])
-    add("--data", type=Path, required=True, metavar="FOLDER", help="what the converter of the data set reads")
+    add("--data", type=Path, metavar="FOLDER", help=HELP["--data"])
     add("--folder", type=Path, required=True, metavar="OUT", help="everything is written there")
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS), help=HELP["--rows"])
     add("--on", dest="scored_on", choices=("val", "test"), default="val", help=HELP["--on"])
     add("--configuration", choices=("2d", "3d_fullres"), help="default: la 3d_fullres, acdc 2d")
     add("--network", choices=tuple(PLANNERS), default="plain", help="planned network (default: %(default)s)")
     add("--small", nargs="?", type=positive, const=16, metavar="FEATURES", help=HELP["--small"])
+    add("--patch", nargs="+", type=positive, metavar="VOXELS", help=HELP["--patch"])
+    add("--classes", nargs="+", metavar="NAME", help=HELP["--classes"])
+    add("--channels", nargs="+", metavar="NAME", help=HELP["--channels"])
     add("--diagnose", action="store_true", help=HELP["--diagnose"])
     add("--splits", type=Path, metavar="FILE", help=HELP["--splits"])
     add("--spacing", nargs=3, type=positive_number, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
@@ -111,15 +126,55 @@ def positive_number(text: str) -> float:
     return number
 
 
+def complete(arguments: argparse.Namespace) -> None:
+    """Fill in what a task says and what follows from the data set; options that were given stay."""
+    task = TASKS.get(arguments.dataset)
+    if task:
+        if arguments.data:
+            arguments.data = arguments.data / task["place"]
+        if not arguments.minutes:
+            arguments.steps = arguments.steps or STEPS
+        arguments.dataset = task.get("dataset", FOLDER)
+        for name in task.keys() - {"dataset", "place"}:
+            setattr(arguments, name, getattr(arguments, name) or task[name])
+    elif arguments.dataset not in SOURCES and Path(arguments.dataset).is_dir():
+        arguments.dataset, arguments.data = FOLDER, Path(arguments.dataset)
+    is_2d = arguments.dataset == "acdc" or (arguments.small and not arguments.patch)
+    arguments.configuration = arguments.configuration or ("2d" if is_2d else "3d_fullres")
+
+
+def contradiction(arguments: argparse.Namespace) -> str | None:
+    """What is missing in completed arguments or contradicts something else in them, for the usage line."""
+    axes = 2 if arguments.configuration == "2d" else 3
+    needed = {"--labeled": arguments.labeled, "--data": arguments.data, "--steps or --minutes": length_given(arguments)}
+    if arguments.dataset not in (*SOURCES, FOLDER):
+        return f"DATASET: {arguments.dataset} is neither la, acdc, {', '.join(TASKS)} nor a folder"
+    if lacking := [name for name, value in needed.items() if not value]:
+        return f"missing: {', '.join(lacking)}"
+    if arguments.small and arguments.network != "plain":
+        return "--small is for the plain network"
+    if arguments.patch and not arguments.small:
+        return "--patch is for --small"
+    if arguments.small and axes == 3 and not arguments.patch:
+        return "--small in 3d needs --patch"
+    if arguments.patch and (len(arguments.patch) != axes or any(size % 4 or size < 8 for size in arguments.patch)):
+        return f"--patch: {axes} multiples of 4 from 8 on"
+    if arguments.spacing and arguments.dataset != "acdc":
+        return "--spacing is for ACDC's HDF5 files"
+    return None
+
+
+def length_given(arguments: argparse.Namespace) -> bool:
+    """Whether the length is given, in either way."""
+    return bool(arguments.steps or arguments.minutes)
+
+
 def read_request(options: argparse.ArgumentParser) -> tuple[Request, Path, bool]:
     """Request, folder and whether only the plan is wanted; ends the program where options contradict each other."""
     arguments = options.parse_args()
-    if arguments.small and (arguments.configuration == "3d_fullres" or arguments.network != "plain"):
-        options.error("--small is 2d with the plain network")
-    if arguments.spacing and arguments.dataset == "la":
-        options.error("--spacing: LA has the published 0.625 mm")
-    planned = "2d" if arguments.small or arguments.dataset == "acdc" else "3d_fullres"
-    arguments.configuration = arguments.configuration or planned
+    complete(arguments)
+    if error := contradiction(arguments):
+        options.error(error)
     variants = [variant_of(settings_of(name)) for name in arguments.trainer]
     if len(set(variants)) < len(variants):
         options.error("--trainer: two names differ in nothing but length and seed, which the protocol sets")

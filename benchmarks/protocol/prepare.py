@@ -11,15 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.protocol.request import write_json
+from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import folder_written_whole, images_unlabeled, preprocessed_folder, raw_folder
 
 PLANS = "nnUNetProtocolPlans"
-SMALL_PATCH, SMALL_BATCH, SMALL_STAGES = 96, 4, 4
+SMALL_STAGES = 4
+SMALL_BATCH = {2: 4, 3: 2}
+"""By the number of axes."""
 
 
 def protocol_plans(plans: Mapping[str, Any], dataset: str) -> dict[str, Any]:
@@ -31,24 +34,40 @@ def protocol_plans(plans: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     return changed
 
 
-def shrink(configuration: dict[str, Any], spacing_mm: float, features: int) -> None:
-    """Make a 2d configuration one for CPUs: coarse pixels, a small patch, few features (given for the first stage)."""
-    fine, size = configuration["spacing"], configuration["median_image_size_in_voxels"]
-    stages = SMALL_STAGES
+def shrink(configuration: dict[str, Any], patch: Sequence[int], features: int, spacing_mm: float | None = None) -> None:
+    """Make a configuration one for CPUs: a small patch and few features, given for the first stage; coarser voxels."""
+    axes, size = len(patch), configuration["median_image_size_in_voxels"]
+    spacing = [spacing_mm] * axes if spacing_mm else configuration["spacing"]
+    strides = list(halvings(patch))
+    stages = len(strides)
     configuration.update(
-        spacing=[spacing_mm] * 2,
-        median_image_size_in_voxels=[n * old / spacing_mm for n, old in zip(size, fine, strict=True)],
-        patch_size=[SMALL_PATCH] * 2,
-        batch_size=SMALL_BATCH,
+        spacing=spacing,
+        median_image_size_in_voxels=[
+            n * a / b for n, a, b in zip(size, configuration["spacing"], spacing, strict=True)
+        ],
+        patch_size=list(patch),
+        batch_size=SMALL_BATCH[axes],
     )
     configuration["architecture"]["arch_kwargs"].update(
         n_stages=stages,
         features_per_stage=[features * 2**stage for stage in range(stages)],
-        kernel_sizes=[[3, 3]] * stages,
-        strides=[[1, 1], *[[2, 2]] * (stages - 1)],
+        kernel_sizes=[[3] * axes] * stages,
+        strides=strides,
         n_conv_per_stage=[2] * stages,
         n_conv_per_stage_decoder=[2] * (stages - 1),
     )
+
+
+def halvings(patch: Sequence[int]) -> Iterator[list[int]]:
+    """Strides of each stage, at most :data:`SMALL_STAGES`: an axis is halved while it is even and at least 8 long."""
+    sizes = list(patch)
+    yield [1] * len(sizes)
+    for _ in range(SMALL_STAGES - 1):
+        strides = [2 if size % 2 == 0 and size >= 8 else 1 for size in sizes]
+        if max(strides) == 1:
+            return
+        yield strides
+        sizes = [size // stride for size, stride in zip(sizes, strides, strict=True)]
 
 
 def write_plans(arguments: argparse.Namespace) -> None:
@@ -58,8 +77,9 @@ def write_plans(arguments: argparse.Namespace) -> None:
     fingerprint = json.loads((source / "dataset_fingerprint.json").read_text())
     for target in arguments.targets:
         changed = protocol_plans(plans, target)
-        if arguments.small_mm:
-            shrink(changed["configurations"][arguments.configuration], arguments.small_mm, arguments.small_features)
+        if arguments.small_patch:
+            small = arguments.small_patch, arguments.small_features, arguments.small_mm
+            shrink(changed["configurations"][arguments.configuration], *small)
         folder = preprocessed_folder() / target
         folder.mkdir(exist_ok=True)
         write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
@@ -70,10 +90,11 @@ def write_plans(arguments: argparse.Namespace) -> None:
 def copy_labels(arguments: argparse.Namespace) -> None:
     """Copy the labels of the unlabeled cases from the data set that has them to ``labelsUn``."""
     images = images_unlabeled(arguments.unlabeled)
+    source = raw_folder() / arguments.labeled
+    ending = json.loads((source / "dataset.json").read_text())["file_ending"]
     with folder_written_whole(images.with_name("labelsUn")) as folder:
-        for image in sorted(images.glob("*_0000.nii.gz")):
-            label = image.name.replace("_0000.nii.gz", ".nii.gz")
-            shutil.copyfile(raw_folder() / arguments.labeled / "labelsTr" / label, folder / label)
+        for case in group_by_case(images, ending)[0]:
+            shutil.copyfile(source / "labelsTr" / f"{case}{ending}", folder / f"{case}{ending}")
 
 
 @command
@@ -84,7 +105,8 @@ def main() -> None:
     plans.add_argument("--planned", required=True, help="plans identifier of the host's planner")
     plans.add_argument("-c", dest="configuration", required=True)
     plans.add_argument("--targets", nargs="+", required=True)
-    plans.add_argument("--small-mm", type=float, help="shrink the configuration to pixels of this size")
+    plans.add_argument("--small-patch", type=int, nargs="+", help="shrink the configuration to this patch")
+    plans.add_argument("--small-mm", type=float, help="and to voxels of this size")
     plans.add_argument("--small-features", type=int, default=16, help="of its first stage (default: %(default)s)")
     plans.set_defaults(do=write_plans)
     labels = commands.add_parser("labels", help="write labelsUn, which diagnose1 compares pseudo-labels with")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.protocol.folder_data import SPLITS, described, read_folder, read_lists, roles_of
 from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
@@ -22,9 +24,12 @@ from nnunetv2_crossmatch.folders import written_whole
 from nnunetv2_crossmatch.training.record import differences
 
 SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
-IDS = {"la": 501, "acdc": 502}
+FOLDER = "folder"
+"""The kind of data set that is a folder of images, labels and split lists."""
+IDS = {"la": 501, "acdc": 502, FOLDER: 503}
 ALL_LABELED = 50  # added to the id: the same cases, every training case labeled
 SMALL_SPACING_MM = {"la": 1.25, "acdc": 2.5}
+SMALL_PATCH = (96, 96)
 PLANNERS = {"plain": "", "ResEncM": "nnUNetPlannerResEncM", "ResEncL": "nnUNetPlannerResEncL"}
 PLANNED = {"plain": "nnUNetPlans", "ResEncM": "nnUNetResEncUNetMPlans", "ResEncL": "nnUNetResEncUNetLPlans"}
 HELD_OUT = 10
@@ -54,6 +59,9 @@ class Request:
     allow_missing: bool
     step_seconds: tuple[float, float] | None
     device: str
+    patch: tuple[int, ...] | None = None
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
 
     @property
     def needs_all_labeled(self) -> bool:
@@ -62,11 +70,29 @@ class Request:
 
     def dataset_name(self, labeled_all: bool = False) -> str:
         """``DatasetXXX_Name``."""
-        return f"Dataset{self.dataset_id(labeled_all)}_{SOURCES[self.dataset].name}"
+        return f"Dataset{self.dataset_id(labeled_all)}_{self.name}"
+
+    @property
+    def name(self) -> str:
+        """Name of the data; that of a folder without what nnU-Net does not take in names."""
+        if self.dataset in SOURCES:
+            return SOURCES[self.dataset].name
+        return re.sub(r"\W|__+", "", Path(self.data).name) or "Folder"
+
+    @property
+    def splits_file(self) -> Path:
+        """The split lists that are asked for."""
+        if self.splits:
+            return Path(self.splits)
+        return SOURCES[self.dataset].shipped_splits if self.dataset in SOURCES else Path(self.data) / SPLITS
 
     def dataset_id(self, labeled_all: bool = False) -> int:
         """Id of the data set."""
         return IDS[self.dataset] + ALL_LABELED * labeled_all
+
+
+DEFAULTS = {field.name: field.default for field in fields(Request) if field.default is not MISSING}
+"""Of what records of earlier versions lack."""
 
 
 def request_of(arguments: argparse.Namespace, device: str) -> Request:
@@ -75,7 +101,8 @@ def request_of(arguments: argparse.Namespace, device: str) -> Request:
     for name in ("data", "splits"):
         given[name] = given[name] and str(given[name].resolve())
     names = Request.__dataclass_fields__
-    return Request(**{**{key: value for key, value in given.items() if key in names}, "device": device})
+    chosen = {key: value for key, value in given.items() if key in names and (value is not None or key not in DEFAULTS)}
+    return Request(**chosen, device=device)
 
 
 def claim_folder(folder: Path, request: Request) -> None:
@@ -86,7 +113,8 @@ def claim_folder(folder: Path, request: Request) -> None:
     """
     record, wanted = folder / RECORD, json.loads(json.dumps(asdict(request)))
     if record.exists():
-        found = list(differences(json.loads(record.read_text()), wanted))
+        before = {**json.loads(json.dumps(DEFAULTS)), **json.loads(record.read_text())}
+        found = list(differences(before, wanted))
         if found:
             fix = "repeat the arguments, choose another --folder, or remove this one"
             raise InputError(Problem("folder of another protocol", record, "; ".join(found), fix))
@@ -101,13 +129,18 @@ def split_lists(request: Request) -> dict[str, list[str]]:
     Where val is scored and the lists have none (LA), the last :data:`HELD_OUT` unlabeled cases are held out.
 
     Raises:
-        InputError: the lists are faulty, or nothing is left to score.
+        InputError: the lists are faulty, name no unlabeled case, or nothing is left to score.
     """
-    source = SOURCES[request.dataset]
-    file = Path(request.splits) if request.splits else source.shipped_splits
-    lists = read_splits(file, request.labeled, source.patient_of)
+    file = request.splits_file
+    if request.dataset == FOLDER:
+        lists = read_lists(file, request.labeled)
+    else:
+        lists = read_splits(file, request.labeled, SOURCES[request.dataset].patient_of)
     if request.scored_on == "val" and not lists["val"] and len(lists["unlabeled"]) > HELD_OUT:
         lists["unlabeled"], lists["val"] = lists["unlabeled"][:-HELD_OUT], lists["unlabeled"][-HELD_OUT:]
+    if not lists["unlabeled"]:
+        fix = 'list cases as "unlabeled", or label fewer with --labeled'
+        raise InputError(Problem("no unlabeled case", file, "every training case is labeled", fix))
     if not lists[request.scored_on]:
         fix = f'add "{request.scored_on}" to the file and give it with --splits'
         raise InputError(Problem("nothing to score", file, f'"{request.scored_on}" is empty', fix))
@@ -118,17 +151,29 @@ def check_data(request: Request, lists: Mapping[str, list[str]]) -> None:
     """See to it, before hours of training, that there is something to score; the rest is the converter's to check.
 
     Raises:
-        InputError: no folder, or none of the cases of the scored list in it.
+        InputError: no folder, none of the cases of the scored list in it, or a folder that cannot be converted.
     """
-    data, source = Path(request.data), SOURCES[request.dataset]
+    data = Path(request.data)
     if not data.is_dir():
         raise InputError(Problem("folder missing", data, "given with --data", "check the path"))
     wanted = set(lists[request.scored_on])
-    found = [case for find in source.find.values() for case in find(data).cases]
-    if not any(wanted & {case.identifier, case.patient} for case in found):
+    if not wanted & _names_in(request, lists):
         fix = "give the folder that holds them, another list (--on) or own lists (--splits)"
         detail = f'it holds none of the {len(wanted)} entries of the list "{request.scored_on}"'
         raise InputError(Problem("nothing to score", data, detail, fix))
+
+
+def _names_in(request: Request, lists: Mapping[str, list[str]]) -> set[str]:
+    """Cases and patients that the data hold."""
+    data = Path(request.data)
+    if request.dataset == FOLDER:
+        content = read_folder(data)
+        every = all_labeled(lists) if request.needs_all_labeled else lists
+        roles, _ = roles_of(content, every, request.allow_missing)
+        described(content, roles, request.classes, request.channels)
+        return set(roles)
+    found = [case for find in SOURCES[request.dataset].find.values() for case in find(data).cases]
+    return {name for case in found for name in (case.identifier, case.patient)}
 
 
 def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:

@@ -120,8 +120,10 @@ def table(rows: Mapping[str, Any], convention: str) -> Table:
     return Table(f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), left=2)
 
 
-def published_table(request: Request) -> Table:
-    """The paper's rows with as many labeled cases, and those with all of them."""
+def published_table(request: Request) -> Table | None:
+    """The paper's rows with as many labeled cases, and those with all of them; None for other data."""
+    if request.dataset not in SOURCES:
+        return None
     rows = published_rows(SOURCES[request.dataset].name)
     most = max(int(row.labeled) for row in rows)
     lines = tuple(
@@ -182,16 +184,22 @@ def page(
     machine: Mapping[str, Any],
 ) -> str:
     """The content of ``results.md``."""
-    head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
-    tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
-    name = SOURCES[request.dataset].name
-    published = f"Scored on the list {request.scored_on}; the published rows are over {SCORED_CASES[name]}."
-    caveats = [said_of(cases), published, PROTOCOL[name], DISTANCES, ONE_RUN]
+    head = f"# {request.name}, {request.labeled} labeled, scored on {request.scored_on}"
+    published = published_table(request)
+    tables = [*(table(rows, name) for name in CONVENTIONS if rows), *([published] if published else [])]
+    caveats = [said_of(cases), *(published_caveats(request) if published else ())]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
     return "\n\n".join([head, *map(as_markdown, tables), notes, "## Environment", described]) + "\n"
+
+
+def published_caveats(request: Request) -> tuple[str, ...]:
+    """What stands between these scores and the published ones."""
+    cases = SCORED_CASES[request.name]
+    over = f"Scored on the list {request.scored_on}; the published rows are over {cases}."
+    return over, PROTOCOL[request.name], DISTANCES, ONE_RUN
 
 
 @command

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.protocol.prepare import PLANS
-from benchmarks.protocol.request import PLANNED, PLANNERS, SMALL_SPACING_MM, SOURCES, Request, processes
+from benchmarks.protocol.request import PLANNED, PLANNERS, SMALL_PATCH, SMALL_SPACING_MM, SOURCES, Request, processes
 from benchmarks.protocol.rows import Pace, Run
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
@@ -70,9 +70,7 @@ class Protocol:
         chosen = ("-c", request.configuration)
         planner = PLANNERS[request.network]
         plan = ("-d", ids[0], *chosen, "--no_pp", "-npfp", processes(), *(("-pl", planner) if planner else ()))
-        mm = str(SMALL_SPACING_MM[request.dataset])
-        small = ("--small-mm", mm, "--small-features", str(request.small)) if request.small else ()
-        plans = ("--planned", PLANNED[request.network], *chosen, "--targets", *names, *small)
+        plans = ("--planned", PLANNED[request.network], *chosen, "--targets", *names, *self._small())
         last_plans = self.folder / "nnUNet_preprocessed" / names[-1] / f"{PLANS}.json"
         steps = [
             *(self._convert(every) for every in sets),
@@ -82,6 +80,13 @@ class Protocol:
             Step("unlabeled", ("nnUNetv2_crossmatch_preprocess", "-d", ids[0], *chosen, "-p", PLANS)),
         ]
         return [*steps, self._labels(names)] if request.diagnose else steps
+
+    def _small(self) -> tuple[str, ...]:
+        if not self.request.small:
+            return ()
+        patch = ("--small-patch", *map(str, self.request.patch or SMALL_PATCH))
+        mm = SMALL_SPACING_MM.get(self.request.dataset)
+        return (*patch, "--small-features", str(self.request.small), *(("--small-mm", str(mm)) if mm else ()))
 
     def _sets(self) -> list[bool]:
         return [False, True] if self.request.needs_all_labeled else [False]
@@ -93,9 +98,14 @@ class Protocol:
             options += ["--spacing", *map(str, request.spacing)]
         if request.allow_missing:
             options.append("--allow-missing")
-        source = ("-i", request.data, "-d", str(request.dataset_id(every)), "-np", processes())
+        source = ("-i", request.data, "-d", str(request.dataset_id(every)))
         record = self.conversion_record(every)
-        return Step(record.parent.name, (SOURCES[request.dataset].command, *source, *options), record)
+        if request.dataset in SOURCES:
+            converter: tuple[str, ...] = (SOURCES[request.dataset].command, "-np", processes())
+        else:
+            converter = ("python", "-m", "benchmarks.protocol.folder_data", "--name", request.name)
+            options += [*named("--classes", request.classes), *named("--channels", request.channels)]
+        return Step(record.parent.name, (*converter, *source, *options), record)
 
     def _labels(self, names: Sequence[str]) -> Step:
         sets = ("--labeled", names[1], "--unlabeled", names[0])
@@ -170,6 +180,11 @@ class Protocol:
     def pace(self, trainers: Mapping[str, str]) -> Pace:
         """Seconds per step of the measuring trainings, by the fields of :class:`Pace`."""
         return Pace(**{name: step_seconds(self.fold(trainer), trainer) for name, trainer in trainers.items()})
+
+
+def named(flag: str, values: Sequence[str]) -> list[str]:
+    """``flag`` with its values; nothing where there are none."""
+    return [flag, *values] if values else []
 
 
 def step_seconds(fold: Path, trainer: str) -> float:

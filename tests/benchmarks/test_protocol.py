@@ -139,7 +139,7 @@ def test_one_scored_case_is_enough(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--small", "--configuration", "3d_fullres"], "--small is 2d"),
+        (["--small", "--configuration", "3d_fullres"], "--small in 3d needs --patch"),
         (["--trainer", NAME, f"{NAME}_seed3"], "two names differ in nothing"),
         (["--minutes", "3"], "not allowed with"),
         (["--seeds"], "expected at least one argument"),
@@ -255,7 +255,7 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
     }  # fmt: skip
     plans = prepare.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
     small = plans["configurations"]["2d"]
-    prepare.shrink(small, 2.5, 16)
+    prepare.shrink(small, (96, 96), 16, 2.5)
     assert (small["data_identifier"], small["spacing"]) == ("nnUNetProtocolPlans_2d", [2.5, 2.5])
     assert small["median_image_size_in_voxels"] == [80, 80]
     assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]

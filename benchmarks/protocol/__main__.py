@@ -2,184 +2,54 @@
 
     python -m benchmarks.protocol la8 --data ../shared/data --folder OUT
 
-    python -m benchmarks.protocol acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 2 --minutes 60 \\
-        --data ACDC --folder acdc3 --plan
-    python -m benchmarks.protocol acdc --labeled 3 --trainer nnUNetTrainerCrossMatch --seeds 0 1 --steps 3000 --small \\
-        --data ACDC --folder small3
-
 Converts, plans, preprocesses, measures the step times, trains each row and seed, predicts with the final weights,
-scores by both conventions and writes OUT/results. Killed, it goes on where it was when called again. See
-docs/protocols.md.
+scores each way and writes OUT/results. Killed, it goes on where it was when called again. See docs/protocols.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
+from filelock import FileLock, Timeout
 
+from benchmarks.protocol.options import parser, read_request
 from benchmarks.protocol.request import (
-    FOLDER,
-    PLANNERS,
-    SOURCES,
     Request,
     all_labeled,
     check_data,
     claim_folder,
     environment,
-    request_of,
     split_lists,
     variables,
     write_json,
 )
-from benchmarks.protocol.rows import (
-    ROWS,
-    TITLES,
-    Length,
-    Pace,
-    Run,
-    leaders,
+from benchmarks.protocol.results import publish, write_results
+from benchmarks.protocol.rows import SELF_TRAINING, Budget, Run, Times, plan_runs, trainers_to_time
+from benchmarks.protocol.steps import Protocol, Step, Training, read_runs, run_steps, runs_with_controls, write_script
+from benchmarks.protocol.timing import (
+    PREDICTION,
     measuring,
-    plan_runs,
-    settings_of,
-    variant_of,
+    read_times,
+    refuse_busy,
+    step_seconds,
+    threads,
+    write_times,
 )
-from benchmarks.protocol.steps import Protocol, Step, run_steps, runs_with_controls, write_script
-from benchmarks.protocol.tasks import STEPS, TASKS
+from benchmarks.protocol.trainers import control_of, timed
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.methods.settings import TRAINER_NAME
+from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
 
-HELP = {
-    "--trainer": "trainer names; length and seed in them are replaced",
-    "--seeds": "each row is trained with each (default: 0 1 2)",
-    "--minutes": "training time of one CrossMatch run; the measured step time makes epochs of it",
-    "--steps": "instead: training steps of one CrossMatch run",
-    "--rows": "default: all",
-    "--on": "list that is scored: val for choices (LA: 10 training cases held out), test once, for the final table",
-    "--small": "for CPUs: small patch, up to four stages, FEATURES in the first one (default: 16); 2d: 96 x 96 pixels "
-    "(la: of 1.25 mm, acdc: 2.5 mm), batch 4 + 4; 3d: --patch, batch 2 + 2",
-    "--patch": "of --small, in voxels; multiples of 4",
-    "--classes": "names of the labels 1, 2, ... of a folder without dataset.json (default: class 1, ...)",
-    "--channels": "names of its channels (default: channel 0, ...)",
-    "dataset": f"la, acdc, a task ({', '.join(TASKS)}), or a folder with images, labels and split lists",
-    "--data": "what the converter of la or acdc reads; of a task, the folder of the data sets",
-    "--labeled": "labeled cases (ACDC: patients)",
-    "--diagnose": "log the true Dice of the pseudo-labels of CrossMatch rows",
-    "--splits": "own split lists (see --help of the converters)",
-    "--spacing": "voxel size in mm of ACDC HDF5 files: adds the measures in mm",
-    "--allow-missing": "go on without listed cases that the folder lacks",
-    "--step-seconds": "step times measured before; nothing is measured then",
-    "--plan": "convert, preprocess and measure if that is not done yet, print the plan and the time, and stop; with "
-    "--step-seconds only print",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = result.add_argument
-    add("dataset", metavar="DATASET", help=HELP["dataset"])
-    add("--labeled", type=positive, metavar="N", help=HELP["--labeled"])
-    add("--trainer", nargs="+", default=[TRAINER_NAME], metavar="NAME", help=HELP["--trainer"])
-    add("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED", help=HELP["--seeds"])
-    length = result.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=positive_number, metavar="M", help=HELP["--minutes"])
-    length.add_argument("--steps", type=positive, metavar="N", help=HELP["--steps"])
-    add("--data", type=Path, metavar="FOLDER", help=HELP["--data"])
-    add("--folder", type=Path, required=True, metavar="OUT", help="everything is written there")
-    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), help=HELP["--rows"])
-    add("--on", dest="scored_on", choices=("val", "test"), default="val", help=HELP["--on"])
-    add("--configuration", choices=("2d", "3d_fullres"), help="default: la 3d_fullres, acdc 2d")
-    add("--network", choices=tuple(PLANNERS), default="plain", help="planned network (default: %(default)s)")
-    add("--small", nargs="?", type=positive, const=16, metavar="FEATURES", help=HELP["--small"])
-    add("--patch", nargs="+", type=positive, metavar="VOXELS", help=HELP["--patch"])
-    add("--classes", nargs="+", metavar="NAME", help=HELP["--classes"])
-    add("--channels", nargs="+", metavar="NAME", help=HELP["--channels"])
-    add("--diagnose", action="store_true", help=HELP["--diagnose"])
-    add("--splits", type=Path, metavar="FILE", help=HELP["--splits"])
-    add("--spacing", nargs=3, type=positive_number, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
-    add("--allow-missing", action="store_true", help=HELP["--allow-missing"])
-    seconds = ("CROSSMATCH", "SUPERVISED")
-    add("--step-seconds", nargs=2, type=positive_number, metavar=seconds, help=HELP["--step-seconds"])
-    add("--plan", action="store_true", help=HELP["--plan"])
-    return result
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} is less than 1")
-    return number
-
-
-def positive_number(text: str) -> float:
-    """A finite number above 0."""
-    if not 0 < (number := float(text)) < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
-
-
-def complete(arguments: argparse.Namespace) -> None:
-    """Fill in what a task says and what follows from the data set; options that were given stay."""
-    task = TASKS.get(arguments.dataset)
-    if task:
-        if arguments.data:
-            arguments.data = arguments.data / task["place"]
-        if not arguments.minutes:
-            arguments.steps = arguments.steps or STEPS
-        arguments.dataset = task.get("dataset", FOLDER)
-        for name in task.keys() - {"dataset", "place"}:
-            setattr(arguments, name, getattr(arguments, name) or task[name])
-    elif arguments.dataset not in SOURCES and Path(arguments.dataset).is_dir():
-        arguments.dataset, arguments.data = FOLDER, Path(arguments.dataset)
-    is_2d = arguments.dataset == "acdc" or (arguments.small and not arguments.patch)
-    arguments.configuration = arguments.configuration or ("2d" if is_2d else "3d_fullres")
-
-
-def contradiction(arguments: argparse.Namespace) -> str | None:
-    """What is missing in completed arguments or contradicts something else in them, for the usage line."""
-    axes = 2 if arguments.configuration == "2d" else 3
-    needed = {"--labeled": arguments.labeled, "--data": arguments.data, "--steps or --minutes": length_given(arguments)}
-    if arguments.dataset not in (*SOURCES, FOLDER):
-        return f"DATASET: {arguments.dataset} is neither la, acdc, {', '.join(TASKS)} nor a folder"
-    if lacking := [name for name, value in needed.items() if not value]:
-        return f"missing: {', '.join(lacking)}"
-    if arguments.small and arguments.network != "plain":
-        return "--small is for the plain network"
-    if arguments.patch and not arguments.small:
-        return "--patch is for --small"
-    if arguments.small and axes == 3 and not arguments.patch:
-        return "--small in 3d needs --patch"
-    if arguments.patch and (len(arguments.patch) != axes or any(size % 4 or size < 8 for size in arguments.patch)):
-        return f"--patch: {axes} multiples of 4 from 8 on"
-    if arguments.spacing and arguments.dataset != "acdc":
-        return "--spacing is for ACDC's HDF5 files"
-    return None
-
-
-def length_given(arguments: argparse.Namespace) -> bool:
-    """Whether the length is given, in either way."""
-    return bool(arguments.steps or arguments.minutes)
-
-
-def read_request(options: argparse.ArgumentParser) -> tuple[Request, Path, bool]:
-    """Request, folder and whether only the plan is wanted; ends the program where options contradict each other."""
-    arguments = options.parse_args()
-    complete(arguments)
-    if error := contradiction(arguments):
-        options.error(error)
-    variants = [variant_of(settings_of(name)) for name in arguments.trainer]
-    if len(set(variants)) < len(variants):
-        options.error("--trainer: two names differ in nothing but length and seed, which the protocol sets")
-    request = request_of(arguments, "cuda" if torch.cuda.is_available() else "cpu")
-    return request, arguments.folder.resolve(), arguments.plan
+TIMES = "step_times.json"
+RUNS = "runs.json"
 
 
 def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str]]) -> Stages:
@@ -190,7 +60,7 @@ def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str
     """
     check_data(request, lists)
     claim_folder(folder, request)
-    protocol, added = Protocol(request, folder), variables(folder, request.device)
+    protocol, added = Protocol(request, folder), variables(folder, request)
     write_json(protocol.splits_file(False), lists)
     write_json(protocol.splits_file(True), all_labeled(lists))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
@@ -198,44 +68,65 @@ def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str
     return Stages(0, folder, environment(added))
 
 
-def measured_paces(protocol: Protocol, stages: Stages) -> dict[str, Pace]:
-    """Step times of every distinct control and the first trainer beside it, by short trainings of both."""
-    paces = {}
-    for control, leader in leaders(protocol.request.trainer).items():
-        trainers = measuring(leader, length_of(protocol.request))
-        run_steps(stages, [protocol.train(trainer) for trainer in trainers.values()])
-        paces[control] = protocol.pace(trainers)
-    return paces
+def do(stages: Stages, steps: Sequence[Step]) -> None:
+    """Run the steps that are not done yet, counted beside those before."""
+    stages.total += len(steps)
+    run_steps(stages, steps)
 
 
-def given_paces(request: Request) -> dict[str, Pace] | None:
-    """The step times on the command line, or None."""
+def measured_times(protocol: Protocol, stages: Stages) -> Times:
+    """Step times of all trainers of the plan, by short trainings, and of the prediction where a row needs it.
+
+    Raises:
+        InputError: the machine was busy.
+    """
+    request, file = protocol.request, protocol.folder / TIMES
+    names = trainers_to_time(request.trainer, request.rows)
+    if not file.exists():
+        short = {name: Training(measuring(name, request.steps)) for name in names}
+        do(stages, [protocol.train(training) for training in short.values()])
+        measured = {name: step_seconds(protocol.fold(one), one.trainer) for name, one in short.items()}
+        refuse_busy(measured, {name: protocol.fold(one) for name, one in short.items()})
+        prediction = None
+        if needs_prediction(request):
+            step = protocol.measured_prediction(short[timed(control_of(request.trainer[0]))].trainer)
+            start = time.monotonic()
+            stages.total += 1
+            stages.run(*step.command)
+            prediction = time.monotonic() - start
+        write_times(file, request, measured, prediction)
+    return read_times(file, request, names, needs_prediction(request))
+
+
+def needs_prediction(request: Request) -> bool:
+    """Whether a row predicts the unlabeled cases between two trainings."""
+    return bool(set(request.rows) & set(SELF_TRAINING))
+
+
+def given_times(request: Request) -> Times | None:
+    """The step times on the command line or in the file that it names, or None."""
+    names = trainers_to_time(request.trainer, request.rows)
+    if request.step_times:
+        return read_times(Path(request.step_times), request, names, needs_prediction(request))
     if request.step_seconds is None:
         return None
-    return {control: Pace(*request.step_seconds) for control in leaders(request.trainer)}
+    semi_supervised, supervised = request.step_seconds
+    controls = {timed(control_of(name)) for name in names}
+    each = {name: supervised if name in controls else semi_supervised for name in names}
+    return Times(each, request.prediction_seconds or 0.0)
 
 
-def length_of(request: Request) -> Length:
-    """How long a CrossMatch run is."""
-    return Length(request.steps, request.minutes)
-
-
-def runs_of(request: Request, paces: Mapping[str, Pace]) -> list[Run]:
+def runs_of(request: Request, times: Times) -> list[Run]:
     """All trainings of the request."""
-    return plan_runs(request.trainer, request.seeds, request.rows, length_of(request), paces, request.diagnose)
+    budget = Budget(request.steps, request.minutes)
+    return plan_runs(request.trainer, request.seeds, request.rows, budget, times, request.diagnose)
 
 
-def plan_text(runs: Sequence[Run], paces: Mapping[str, Pace], steps: Sequence[Step]) -> str:
+def plan_text(runs: Sequence[Run], times: Times, steps: Sequence[Step]) -> str:
     """Step times, runs with their expected time, and every command."""
-    speeds = [
-        f"seconds per step: CrossMatch {pace.crossmatch:.3f}, supervised {pace.supervised:.3f}, "
-        f"ratio {pace.crossmatch / pace.supervised:.2f}  ({control})"
-        for control, pace in paces.items()
-    ]
-    rows = [
-        f"{TITLES[run.row]:40} seed {run.seed}  {run.steps:7d} steps {clock(run.seconds)}  {run.trainer}"
-        for run in runs
-    ]
+    shortest = min(times.step.values())
+    speeds = [f"{each:8.3f} s per step, ratio {each / shortest:.2f}  {name}" for name, each in times.step.items()]
+    rows = [f"{run.title:45} seed {run.seed}  {run.steps:7d} steps {clock(run.seconds)}  {run.trainer}" for run in runs]
     total = f"training time of {len(runs)} runs: {clock(sum(run.seconds for run in runs))} h:mm"
     commands = [shlex.join(step.command) for step in steps]
     return "\n".join(["Commands", *commands, "", "Step times", *speeds, "", "Runs", *rows, total])
@@ -246,34 +137,119 @@ def clock(seconds: float) -> str:
     return f"{int(seconds // 3600)}:{int(seconds % 3600 // 60):02d}"
 
 
-def run_protocol(request: Request, folder: Path, plan_only: bool) -> str:
+def plan_only(request: Request, folder: Path, times: Times) -> str:
+    """The plan without a look at the data."""
+    protocol, runs = Protocol(request, folder), runs_of(request, times)
+    return plan_text(runs, times, [*protocol.data_steps(), *runs_with_controls(protocol, runs)])
+
+
+def run_protocol(request: Request, arguments: argparse.Namespace) -> str:
     """Do all that is not done yet; returns what to say at the end."""
-    protocol, lists, paces = Protocol(request, folder), split_lists(request), given_paces(request)
-    if plan_only and paces is not None:
-        runs = runs_of(request, paces)
-        return plan_text(runs, paces, [*protocol.data_steps(), *runs_with_controls(protocol, runs)])
+    folder, times = arguments.folder, given_times(request)
+    if arguments.plan and times is not None:
+        return plan_only(request, folder, times)
+    protocol, lists = Protocol(request, folder), split_lists(request)
     stages = prepared_stages(request, folder, lists)
-    run_steps(stages, protocol.data_steps())
-    paces = paces or measured_paces(protocol, stages)
-    runs = runs_of(request, paces)
-    steps = runs_with_controls(protocol, runs)
-    if plan_only:
-        return plan_text(runs, paces, steps)
-    write_json(folder / "runs.json", [asdict(run) for run in runs])
-    write_json(folder / "step_times.json", {control: asdict(pace) for control, pace in paces.items()})
-    every = [*protocol.data_steps(), *steps, protocol.final_step()]
-    write_script(folder / "commands.sh", variables(folder, request.device), every)
-    run_steps(stages, steps)
-    stages.total += 1
-    stages.run(*protocol.final_step().command)
-    return f"written: {folder / 'results' / 'results.md'}"
+    with alone_in(folder):
+        do(stages, protocol.data_steps())
+        planned = folder / RUNS
+        if arguments.plan or not planned.exists():
+            times = times or measured_times(protocol, stages)
+            runs = runs_of(request, times)
+            if arguments.plan:
+                return plan_text(runs, times, runs_with_controls(protocol, runs))
+            write_plan(protocol, runs, times)
+        return run_all(protocol, stages, read_runs(planned), arguments.copy_to)
+
+
+def write_plan(protocol: Protocol, runs: Sequence[Run], times: Times) -> None:
+    """Keep the plan, which a later call goes on with, and a script of all commands."""
+    folder, request = protocol.folder, protocol.request
+    if request.step_times:
+        shutil.copyfile(request.step_times, folder / TIMES)
+    elif request.step_seconds:
+        given = {"given": True, "threads": threads(request), PREDICTION: times.prediction}
+        write_json(folder / TIMES, {**given, "seconds_per_step": dict(times.step)})
+    every = [*protocol.data_steps(), *runs_with_controls(protocol, runs), protocol.final_step()]
+    write_script(folder / "commands.sh", variables(folder, request), every)
+    write_json(folder / RUNS, [asdict(run) for run in runs])
+
+
+def run_all(protocol: Protocol, stages: Stages, runs: Sequence[Run], copy_to: Path | None) -> str:
+    """Train, predict and score the runs; the results are written anew, and copied, after each."""
+    by_name = {run.name: run for run in runs}
+    steps = {run.name: protocol.run_steps(run, by_name.get(run.control)) for run in runs}
+    stages.total += sum(map(len, steps.values()))
+    for name, each in steps.items():
+        fresh = not all(step.proof(protocol.folder).exists() for step in each)
+        run_steps(stages, each)
+        if fresh or name == runs[-1].name:
+            write_results(protocol.folder)
+            if copy_to:
+                publish(protocol.folder, copy_to)
+    return f"written: {protocol.folder / 'results' / 'results.md'}"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a lock on ``folder``; it ends with this process, however it does.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    lock = FileLock(folder / ".running.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        fix = "wait until it has ended, or stop it"
+        raise InputError(Problem("another process works here", folder, "the folder is locked", fix)) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_queue(file: Path) -> None:
+    """Run the calls in ``file`` one after the other; lines added meanwhile are run, too.
+
+    Raises:
+        InputError: of every line that failed; the others were run nevertheless.
+    """
+    problems: list[Problem] = []
+    done: set[str] = set()
+    while waiting := [line for line in queued(file) if line not in done]:
+        calls = [read_request(parser(), shlex.split(line)) for line in waiting]  # wrong options of any end all at once
+        done.add(waiting[0])
+        try:
+            print(run_protocol(*calls[0]), flush=True)
+        except InputError as error:
+            print(error, file=sys.stderr, flush=True)
+            problems += error.problems
+    raise_if_any(problems)
+
+
+def queued(file: Path) -> list[str]:
+    """The lines of a queue, without comments and empty ones.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        detail = error.strerror or str(error)
+        raise InputError(Problem("queue unreadable", file, detail, "check the path")) from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 @command
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the running command is stopped and saves, too
-    request, folder, plan_only = read_request(parser())
-    print(run_protocol(request, folder, plan_only))
+    queue = parser().parse_args().queue
+    if queue:
+        run_queue(queue)
+    else:
+        print(run_protocol(*read_request(parser())))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.protocol.request import write_json
@@ -80,11 +82,16 @@ def write_plans(arguments: argparse.Namespace) -> None:
         if arguments.small_patch:
             small = arguments.small_patch, arguments.small_features, arguments.small_mm
             shrink(changed["configurations"][arguments.configuration], *small)
-        folder = preprocessed_folder() / target
-        folder.mkdir(exist_ok=True)
-        write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
-        write_json(folder / "dataset_fingerprint.json", fingerprint)  # the trainer copies it to its results
-        write_json(folder / f"{PLANS}.json", changed)
+        give_plans(target, changed, fingerprint)
+
+
+def give_plans(target: str, plans: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
+    """Write what preprocessing and training look for in the preprocessed folder of ``target``; the plans last."""
+    folder = preprocessed_folder() / target
+    folder.mkdir(exist_ok=True)
+    write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
+    write_json(folder / "dataset_fingerprint.json", fingerprint)  # the trainer copies it to its results
+    write_json(folder / f"{PLANS}.json", plans)
 
 
 def copy_labels(arguments: argparse.Namespace) -> None:
@@ -95,6 +102,46 @@ def copy_labels(arguments: argparse.Namespace) -> None:
     with folder_written_whole(images.with_name("labelsUn")) as folder:
         for case in group_by_case(images, ending)[0]:
             shutil.copyfile(source / "labelsTr" / f"{case}{ending}", folder / f"{case}{ending}")
+
+
+def learn_from_predictions(arguments: argparse.Namespace) -> None:
+    """Make the data set of self-training: labels of the labeled cases, predictions of the unlabeled ones.
+
+    Its folds are 0, every case once, and 1, the labeled cases half of the time; both are validated on the labeled
+    cases. The file of the folds is written last.
+    """
+    labeled, predicted = _join_labels(raw_folder() / arguments.labeled, arguments.target, arguments.predictions)
+    source = preprocessed_folder() / arguments.labeled
+    plans = json.loads((source / f"{PLANS}.json").read_text())
+    fingerprint = json.loads((source / "dataset_fingerprint.json").read_text())
+    give_plans(arguments.target, {**plans, "dataset_name": arguments.target}, fingerprint)
+    lists = sorted([*labeled, *predicted]), half_labeled(labeled, predicted)
+    folds = [{"train": train, "val": labeled} for train in lists]
+    write_json(preprocessed_folder() / arguments.target / "splits_final.json", folds)
+
+
+def _join_labels(source: Path, name: str, predictions: Path) -> tuple[list[str], list[str]]:
+    """Write the raw data set ``name``; returns the labeled and the predicted cases."""
+    description = json.loads((source / "dataset.json").read_text())
+    ending, target = description["file_ending"], raw_folder() / name
+    labeled, predicted = (list(group_by_case(source / images, ending)[0]) for images in ("imagesTr", "imagesUn"))
+    shutil.rmtree(target, ignore_errors=True)  # of a call that was stopped
+    with folder_written_whole(target) as folder:
+        for images in ("imagesTr", "imagesUn"):
+            shutil.copytree(source / images, folder / "imagesTr", dirs_exist_ok=True)
+        shutil.copytree(source / "labelsTr", folder / "labelsTr")
+        for case in predicted:
+            for file in (predictions / f"{case}{ending}", predictions / f"{case}.json"):  # a .tif has its spacing there
+                if file.exists():
+                    shutil.copyfile(file, folder / "labelsTr" / file.name)
+        write_json(folder / "dataset.json", {**description, "numTraining": len(labeled) + len(predicted)})
+    return labeled, predicted
+
+
+def half_labeled(labeled: Sequence[str], predicted: Sequence[str]) -> list[str]:
+    """Names repeated so that of equal draws half are ``labeled``; the host draws from such a list as it is."""
+    length = math.lcm(len(labeled), len(predicted))
+    return sorted([*labeled] * (length // len(labeled)) + [*predicted] * (length // len(predicted)))
 
 
 @command
@@ -113,6 +160,11 @@ def main() -> None:
     labels.add_argument("--labeled", required=True, help="data set with all training cases labeled")
     labels.add_argument("--unlabeled", required=True, help="data set that gets labelsUn")
     labels.set_defaults(do=copy_labels)
+    predicted = commands.add_parser("predicted", help="make the data set of labeled cases and predicted unlabeled ones")
+    predicted.add_argument("--labeled", required=True, help="data set with labeled and unlabeled cases")
+    predicted.add_argument("--target", required=True, help="data set that is made")
+    predicted.add_argument("--predictions", type=Path, required=True, help="predictions of the unlabeled cases")
+    predicted.set_defaults(do=learn_from_predictions)
     arguments = parser.parse_args()
     arguments.do(arguments)
 

@@ -27,7 +27,10 @@ SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
 FOLDER = "folder"
 """The kind of data set that is a folder of images, labels and split lists."""
 IDS = {"la": 501, "acdc": 502, FOLDER: 503}
-ALL_LABELED = 50  # added to the id: the same cases, every training case labeled
+ALL_LABELED = 50
+"""Added to the id: the same cases, every training case labeled."""
+PREDICTED = 100
+"""Added to the id, with a number from 1 on: labeled cases and unlabeled ones with predicted labels."""
 SMALL_SPACING_MM = {"la": 1.25, "acdc": 2.5}
 SMALL_PATCH = (96, 96)
 PLANNERS = {"plain": "", "ResEncM": "nnUNetPlannerResEncM", "ResEncL": "nnUNetPlannerResEncL"}
@@ -62,15 +65,18 @@ class Request:
     patch: tuple[int, ...] | None = None
     classes: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
+    threads: int | None = None
+    step_times: str | None = None
+    prediction_seconds: float | None = None
 
     @property
     def needs_all_labeled(self) -> bool:
         """Whether the second data set, with every training case labeled, is made."""
         return self.diagnose or "upper_bound" in self.rows
 
-    def dataset_name(self, labeled_all: bool = False) -> str:
+    def dataset_name(self, added: int = 0) -> str:
         """``DatasetXXX_Name``."""
-        return f"Dataset{self.dataset_id(labeled_all)}_{self.name}"
+        return f"Dataset{self.dataset_id(added)}_{self.name}"
 
     @property
     def name(self) -> str:
@@ -86,9 +92,9 @@ class Request:
             return Path(self.splits)
         return SOURCES[self.dataset].shipped_splits if self.dataset in SOURCES else Path(self.data) / SPLITS
 
-    def dataset_id(self, labeled_all: bool = False) -> int:
-        """Id of the data set."""
-        return IDS[self.dataset] + ALL_LABELED * labeled_all
+    def dataset_id(self, added: int = 0) -> int:
+        """Id of the data set itself; :data:`ALL_LABELED` is added for every case labeled, more for predicted labels."""
+        return IDS[self.dataset] + added
 
 
 DEFAULTS = {field.name: field.default for field in fields(Request) if field.default is not MISSING}
@@ -98,7 +104,7 @@ DEFAULTS = {field.name: field.default for field in fields(Request) if field.defa
 def request_of(arguments: argparse.Namespace, device: str) -> Request:
     """The request in parsed arguments, with absolute paths."""
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(arguments).items()}
-    for name in ("data", "splits"):
+    for name in ("data", "splits", "step_times"):
         given[name] = given[name] and str(given[name].resolve())
     names = Request.__dataclass_fields__
     chosen = {key: value for key, value in given.items() if key in names and (value is not None or key not in DEFAULTS)}
@@ -114,6 +120,7 @@ def claim_folder(folder: Path, request: Request) -> None:
     record, wanted = folder / RECORD, json.loads(json.dumps(asdict(request)))
     if record.exists():
         before = {**json.loads(json.dumps(DEFAULTS)), **json.loads(record.read_text())}
+        before["rows"] = ["semi_supervised" if row == "crossmatch" else row for row in before["rows"]]  # its old name
         found = list(differences(before, wanted))
         if found:
             fix = "repeat the arguments, choose another --folder, or remove this one"
@@ -192,15 +199,16 @@ def processes() -> str:
     return os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1)))
 
 
-def variables(folder: Path, device: str) -> dict[str, str]:
+def variables(folder: Path, request: Request) -> dict[str, str]:
     """Environment variables that the commands get beside this process's own; nnU-Net's folders are in ``folder``."""
     roots = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     usual = {"nnUNet_compile": "f", "nnUNet_def_n_proc": processes()}
-    if device == "cpu":  # page faults of large tensors cost half of the time, spinning threads the rest
+    if request.device == "cpu":  # page faults of large tensors cost half of the time, spinning threads the rest
         usual |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "60000000000", "OMP_WAIT_POLICY": "PASSIVE"}
         usual |= {"nnUNet_n_proc_DA": "1"}
     return {
         **{name: os.environ.get(name, value) for name, value in usual.items()},
+        **({"OMP_NUM_THREADS": str(request.threads)} if request.threads else {}),
         **roots,
         "nnUNet_extTrainer": next(iter(ext_trainers.__path__)),
         "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),

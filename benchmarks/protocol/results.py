@@ -13,7 +13,6 @@ import math
 import platform
 import shutil
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -23,9 +22,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.protocol.request import RECORD, ROOT, SOURCES, Request, write_json
-from benchmarks.protocol.rows import TITLES, Run
-from benchmarks.protocol.steps import Protocol, read_runs
+from benchmarks.protocol.request import RECORD, SOURCES, Request, write_json
+from benchmarks.protocol.rows import Run
+from benchmarks.protocol.score import LITERATURE, UNMIRRORED
+from benchmarks.protocol.steps import Protocol, read_runs, trainings_of
+from benchmarks.protocol.timing import commit, threads
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.evaluation.published import DISTANCES, ONE_RUN, PROTOCOL, SCORED_CASES, published_rows
 from nnunetv2_crossmatch.evaluation.score_files import HEADINGS, Table, as_markdown, number, plain
@@ -33,9 +34,13 @@ from nnunetv2_crossmatch.folders import written_whole
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES
 
-CONVENTIONS = {"strict": "", "literature": "literature"}
+CONVENTIONS = {"strict": "", LITERATURE: LITERATURE, UNMIRRORED: UNMIRRORED}
+HEADS = {
+    "strict": "strict convention",
+    LITERATURE: "literature convention",
+    UNMIRRORED: "strict convention, predicted without mirroring",
+}
 PUBLISHED_COLUMNS = ("method", "labeled", "Dice %", "Jaccard %", "95HD voxel", "ASD voxel")
-FIGURES = ("progress.png", "progress_crossmatch.png")
 HOW = (RECORD, "commands.sh", "splits.json", "splits_all_labeled.json", "runs.json", "step_times.json")
 
 
@@ -62,7 +67,9 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     """Rows with their runs, each convention apart, in plain values."""
     rows: dict[str, Any] = {}
     for group in dict.fromkeys(run.group for run in runs):
-        members = [run for run in runs if run.group == group and (protocol.results(run) / "scores.json").exists()]
+        members = [
+            run for run in runs if run.group == group and (protocol.results(run) / UNMIRRORED / "scores.md").exists()
+        ]
         if not members:
             continue
         scores = {
@@ -70,7 +77,7 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
             for name, folder in CONVENTIONS.items()
         }
         rows[group] = {
-            "title": f"{TITLES[members[0].row]} {members[0].variant}".strip(),
+            "title": members[0].title,
             "runs": [
                 {**asdict(run), **facts(protocol, run), **{name: scores[name][i] for name in CONVENTIONS}}
                 for i, run in enumerate(members)
@@ -80,24 +87,38 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     return rows
 
 
-def facts(protocol: Protocol, run: Run) -> dict[str, float]:
-    """What stands beside the scores of a run: seconds of its epochs, and how many predictions are empty."""
-    log = load_checkpoint(protocol.fold(run.trainer, run.labeled_all) / "checkpoint_final.pth")["logging"]
-    pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+def facts(protocol: Protocol, run: Run) -> dict[str, Any]:
+    """What stands beside the scores of a run: seconds of its epochs, empty predictions, amounts each way."""
+    logs = [load_checkpoint(protocol.fold(one) / "checkpoint_final.pth")["logging"] for one in trainings_of(run)]
+    pairs = [
+        pair for log in logs for pair in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+    ]
+    files = {name: protocol.results(run) / folder / "scores.json" for name, folder in CONVENTIONS.items()}
     return {
         "measured_seconds": sum(end - start for start, end in pairs),
-        "empty_predictions": empty_predictions(protocol.results(run) / "scores.json"),
+        "empty_predictions": empty_predictions(files["strict"]),
+        "amounts": {name: amounts(file) for name, file in files.items()},
     }
 
 
+def amounts(scores_file: Path) -> dict[str, float]:
+    """Predicted voxels per reference voxel of each class, over all cases; NaN for a class that no reference has."""
+    voxels: dict[str, list[int]] = {}
+    for case in json.loads(scores_file.read_text())["cases"].values():
+        for name, one in case.items():
+            counted = voxels.setdefault(name, [0, 0])
+            counted[0] += one["prediction_voxels"]
+            counted[1] += one["reference_voxels"]
+    return {name: predicted / truth if truth else math.nan for name, (predicted, truth) in voxels.items()}
+
+
 def keep_curves(protocol: Protocol, run: Run) -> None:
-    """Copy the figures of a training, and write the values behind them to ``curves.json``."""
-    fold, target = protocol.fold(run.trainer, run.labeled_all), protocol.results(run)
+    """Copy the figures of a run's last training, and write the values behind them to ``curves.json``."""
+    fold, target = protocol.fold(trainings_of(run)[-1]), protocol.results(run)
     log = load_checkpoint(fold / "checkpoint_final.pth")["logging"]
     write_json(target / "curves.json", {name: [jsonable(value) for value in values] for name, values in log.items()})
-    for name in FIGURES:
-        if (fold / name).exists():
-            shutil.copyfile(fold / name, target / name)
+    for file in fold.glob("progress*.png"):
+        shutil.copyfile(file, target / file.name)
 
 
 def jsonable(value: Any) -> Any:
@@ -108,16 +129,19 @@ def jsonable(value: Any) -> Any:
 
 
 def table(rows: Mapping[str, Any], convention: str) -> Table:
-    """One line per row: seeds, steps, each seed's Dice, mean and deviation of every measure."""
+    """One line per row: each seed's Dice, seeds, steps, amount of each class, mean and deviation of every measure."""
     measures = [name for name in HEADINGS if name in next(iter(rows.values()))[convention]]
+    classes = list(next(iter(rows.values()))["runs"][0]["amounts"][convention])
     lines = []
     for row in rows.values():
         each = " ".join(number(run[convention]["dice"], "dice") for run in row["runs"])
+        found = [" / ".join(f"{run['amounts'][convention][name]:.2f}" for run in row["runs"]) for name in classes]
         numbers = [f"{number(row[convention][m]['mean'], m)} ± {number(row[convention][m]['sd'], m)}" for m in measures]
         counts = len(row["runs"]), row["runs"][0]["steps"], sum(run["empty_predictions"] for run in row["runs"])
-        lines.append((row["title"], each, *map(str, counts), *numbers))
-    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *(HEADINGS[name] for name in measures))
-    return Table(f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), left=2)
+        lines.append((row["title"], each, *map(str, counts), *found, *numbers))
+    amount = (f"amount of {name}" for name in classes)
+    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *amount, *(HEADINGS[name] for name in measures))
+    return Table(f"Means over cases, {HEADS[convention]}; mean ± SD over seeds", columns, tuple(lines), left=2)
 
 
 def published_table(request: Request) -> Table | None:
@@ -134,17 +158,16 @@ def published_table(request: Request) -> Table | None:
 
 def environment(request: Request) -> dict[str, Any]:
     """Versions, device and processor of this machine, the code's commit, and the date."""
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True)
     on_gpu = request.device == "cuda"
     return {
         "date": date.today().isoformat(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "cuda": torch.version.cuda if on_gpu else None,
         "processor": processor(),
-        "threads": torch.get_num_threads(),
+        "threads": threads(request),
         "system": platform.platform(),
     }
 
@@ -159,7 +182,7 @@ def processor() -> str:
 
 def used_cases(protocol: Protocol) -> dict[str, Any]:
     """How many cases were labeled, unlabeled and scored, and the names listed for these roles that the data lack."""
-    record = json.loads(protocol.conversion_record(False).read_text())
+    record = json.loads(protocol.conversion_record().read_text())
     lists = json.loads(protocol.splits_file(False).read_text())
     roles = ("labeled", "unlabeled", protocol.request.scored_on)
     unused = {name for role, names in lists.items() if role not in roles for name in names}
@@ -189,6 +212,7 @@ def page(
     tables = [*(table(rows, name) for name in CONVENTIONS if rows), *([published] if published else [])]
     caveats = [said_of(cases), *(published_caveats(request) if published else ())]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
+    lists += ["amount: voxels predicted per voxel of the reference, over all cases, of each seed."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
@@ -202,18 +226,14 @@ def published_caveats(request: Request) -> tuple[str, ...]:
     return over, PROTOCOL[request.name], DISTANCES, ONE_RUN
 
 
-@command
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, metavar="OUT", help="folder of the protocol")
-    folder = parser.parse_args().folder.resolve()
+def write_results(folder: Path) -> str:
+    """Write ``results.md`` and ``results.json`` over all runs that are scored so far; returns the first one's text."""
     request = Request(**json.loads((folder / RECORD).read_text()))
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
     rows, cases, machine = collect(protocol, runs), used_cases(protocol), environment(request)
-    scored = {run["trainer"] + run["row"] for row in rows.values() for run in row["runs"]}
-    missing = [run.name for run in runs if run.trainer + run.row not in scored]
+    scored = {(run["row"], run["trainer"]) for row in rows.values() for run in row["runs"]}
     for run in runs:
-        if run.name not in missing:
+        if (run.row, run.trainer) in scored:
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
@@ -221,9 +241,27 @@ def main() -> None:
         shutil.copyfile(folder / name, results / name)
     content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
     write_json(results / "results.json", content)
+    missing = [run.name for run in runs if (run.row, run.trainer) not in scored]
+    text = page(request, cases, rows, missing, machine)
     with written_whole(results / "results.md") as temporary:
-        temporary.write_text(page(request, cases, rows, missing, machine), encoding="utf-8")
-    print((results / "results.md").read_text())
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Copy the numbers of the results, without figures and reports, to ``target``."""
+    results = folder / "results"
+    for file in (*results.glob("*.json"), *results.glob("*/curves.json"), *results.glob("*/**/scores.json")):
+        copy = target / file.relative_to(results)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, metavar="OUT", help="folder of the protocol")
+    print(write_results(parser.parse_args().folder.resolve()))
 
 
 def finite(value: Any) -> Any:

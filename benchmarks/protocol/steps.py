@@ -12,15 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.protocol.prepare import PLANS
-from benchmarks.protocol.request import PLANNED, PLANNERS, SMALL_PATCH, SMALL_SPACING_MM, SOURCES, Request, processes
-from benchmarks.protocol.rows import Pace, Run
+from benchmarks.protocol.request import (
+    ALL_LABELED,
+    PLANNED,
+    PLANNERS,
+    PREDICTED,
+    SMALL_PATCH,
+    SMALL_SPACING_MM,
+    SOURCES,
+    Request,
+    processes,
+)
+from benchmarks.protocol.rows import Run
+from benchmarks.protocol.score import UNMIRRORED
+from benchmarks.protocol.trainers import epochs_of
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import written_whole
-from nnunetv2_crossmatch.methods.settings import settings_from_name
-from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
 FOLDERS = {"val": "Val", "test": "Ts"}
 PICTURES = ("--pictures", "6", "--surfaces", "1")
+PREPARE = ("python", "-m", "benchmarks.protocol.prepare")
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,6 @@ class Step:
 
 def run_steps(stages: Stages, steps: Sequence[Step]) -> None:
     """Run the steps that are not done yet; a step that fails or is stopped is begun, or continued, the next time."""
-    stages.total += len(steps)
     for step in steps:
         proof = step.proof(stages.folder)
         if proof.exists():
@@ -56,6 +66,22 @@ def run_steps(stages: Stages, steps: Sequence[Step]) -> None:
 
 
 @dataclass(frozen=True)
+class Training:
+    """One training: trainer, what is added to the id of the data set, fold."""
+
+    trainer: str
+    added: int = 0
+    fold: str = "all"
+
+
+def trainings_of(run: Run) -> list[Training]:
+    """The trainings of a row in their order; the last one is scored."""
+    if run.teacher:
+        return [Training(run.teacher), Training(run.trainer, PREDICTED + run.predicted, run.fold)]
+    return [Training(run.trainer, ALL_LABELED if run.labeled_all else 0, run.fold)]
+
+
+@dataclass(frozen=True)
 class Protocol:
     """The steps of ``request`` in ``folder``."""
 
@@ -65,17 +91,17 @@ class Protocol:
     def data_steps(self) -> list[Step]:
         """Convert, plan the labeled cases, give the plans to all data sets, preprocess."""
         request, sets = self.request, self._sets()
-        names = [request.dataset_name(every) for every in sets]
-        ids = [str(request.dataset_id(every)) for every in sets]
+        names = [request.dataset_name(added) for added in sets]
+        ids = [str(request.dataset_id(added)) for added in sets]
         chosen = ("-c", request.configuration)
         planner = PLANNERS[request.network]
         plan = ("-d", ids[0], *chosen, "--no_pp", "-npfp", processes(), *(("-pl", planner) if planner else ()))
         plans = ("--planned", PLANNED[request.network], *chosen, "--targets", *names, *self._small())
         last_plans = self.folder / "nnUNet_preprocessed" / names[-1] / f"{PLANS}.json"
         steps = [
-            *(self._convert(every) for every in sets),
+            *(self._convert(added) for added in sets),
             Step("plan", ("nnUNetv2_plan_and_preprocess", *plan)),
-            Step("plans", ("python", "-m", "benchmarks.protocol.prepare", "plans", *plans), last_plans),
+            Step("plans", (*PREPARE, "plans", *plans), last_plans),
             Step("preprocess", ("nnUNetv2_preprocess", "-d", *ids, "-plans_name", PLANS, *chosen, "-np", processes())),
             Step("unlabeled", ("nnUNetv2_crossmatch_preprocess", "-d", ids[0], *chosen, "-p", PLANS)),
         ]
@@ -88,18 +114,18 @@ class Protocol:
         mm = SMALL_SPACING_MM.get(self.request.dataset)
         return (*patch, "--small-features", str(self.request.small), *(("--small-mm", str(mm)) if mm else ()))
 
-    def _sets(self) -> list[bool]:
-        return [False, True] if self.request.needs_all_labeled else [False]
+    def _sets(self) -> list[int]:
+        return [0, ALL_LABELED] if self.request.needs_all_labeled else [0]
 
-    def _convert(self, every: bool) -> Step:
+    def _convert(self, added: int) -> Step:
         request = self.request
-        options = ["--splits", str(self.splits_file(every))]
+        options = ["--splits", str(self.splits_file(bool(added)))]
         if request.spacing:
             options += ["--spacing", *map(str, request.spacing)]
         if request.allow_missing:
             options.append("--allow-missing")
-        source = ("-i", request.data, "-d", str(request.dataset_id(every)))
-        record = self.conversion_record(every)
+        source = ("-i", request.data, "-d", str(request.dataset_id(added)))
+        record = self.conversion_record(added)
         if request.dataset in SOURCES:
             converter: tuple[str, ...] = (SOURCES[request.dataset].command, "-np", processes())
         else:
@@ -110,55 +136,89 @@ class Protocol:
     def _labels(self, names: Sequence[str]) -> Step:
         sets = ("--labeled", names[1], "--unlabeled", names[0])
         folder = self.folder / "nnUNet_raw" / names[0] / "labelsUn"
-        return Step("labels", ("python", "-m", "benchmarks.protocol.prepare", "labels", *sets), folder)
+        return Step("labels", (*PREPARE, "labels", *sets), folder)
 
-    def conversion_record(self, every: bool) -> Path:
+    def conversion_record(self, added: int = 0) -> Path:
         """What the converter wrote about a data set."""
-        return self.folder / "nnUNet_raw" / self.request.dataset_name(every) / "conversion.json"
+        return self.folder / "nnUNet_raw" / self.request.dataset_name(added) / "conversion.json"
 
     def splits_file(self, every: bool) -> Path:
         """The split lists of a data set."""
         return self.folder / ("splits_all_labeled.json" if every else "splits.json")
 
-    def train(self, trainer: str, labeled_all: bool = False) -> Step:
-        """Train on all labeled cases; continue where a killed training was."""
-        which = (str(self.request.dataset_id(labeled_all)), self.request.configuration, "all")
-        model = ("-tr", trainer, "-p", PLANS, "-device", self.request.device)
-        output = self.fold(trainer, labeled_all) / "checkpoint_final.pth"
-        epochs = settings_from_name(trainer).epochs
-        return Step(f"train_{which[0]}_{trainer}", ("nnUNetv2_train", *which, *model, "--c"), output, epochs)
+    def train(self, training: Training) -> Step:
+        """Train; continue where a killed training was."""
+        which = (str(self.request.dataset_id(training.added)), self.request.configuration, training.fold)
+        model = ("-tr", training.trainer, "-p", PLANS, "-device", self.request.device)
+        output = self.fold(training) / "checkpoint_final.pth"
+        command = self._threaded("nnUNetv2_train", *which, *model, "--c")
+        return Step(f"train_{which[0]}_{training.trainer}", command, output, epochs_of(training.trainer))
 
-    def fold(self, trainer: str, labeled_all: bool = False) -> Path:
+    def _threaded(self, *command: str) -> tuple[str, ...]:
+        """The command of nnU-Net with as many threads as are asked for: by itself it takes all cores."""
+        threads = self.request.threads if self.request.device == "cpu" else None
+        if threads is None:
+            return command
+        return ("python", "-m", "benchmarks.protocol.with_threads", str(threads), *command)
+
+    def fold(self, training: Training) -> Path:
         """The folder of a training's checkpoints."""
-        model = f"{trainer}__{PLANS}__{self.request.configuration}"
-        return self.folder / "nnUNet_results" / self.request.dataset_name(labeled_all) / model / "fold_all"
+        model = f"{training.trainer}__{PLANS}__{self.request.configuration}"
+        dataset = self.request.dataset_name(training.added)
+        return self.folder / "nnUNet_results" / dataset / model / f"fold_{training.fold}"
 
     def run_steps(self, run: Run, control: Run | None) -> list[Step]:
-        """Train, predict with the final weights, evaluate both ways, report; ``control`` is compared with."""
-        training = self.train(run.trainer, run.labeled_all)
-        return [training, self._predict(run), *self._evaluate(run), self._report(run, control)]
+        """Train, predict with the final weights, score each way, report; ``control`` is compared with."""
+        before = self._self_training(run) if run.teacher else []
+        last = trainings_of(run)[-1]
+        predictions = [self._predict(run, last, mirrored) for mirrored in (True, False)]
+        return [*before, self.train(last), *predictions, self._score(run), self._report(run, control)]
 
-    def _predict(self, run: Run) -> Step:
-        where = ("-i", str(self._raw("images")), "-o", str(self._predictions(run)))
-        model = ("-d", str(self.request.dataset_id(run.labeled_all)), "-c", self.request.configuration, "-f", "all")
-        trainer = ("-tr", run.trainer, "-p", PLANS, "-chk", "checkpoint_final.pth", "-device", self.request.device)
-        workers = ("-npp", "0", "-nps", "0") if self.request.device == "cpu" else ()
-        return Step(f"predict_{run.name}", ("nnUNetv2_predict", *where, *model, *trainer, *workers))
-
-    def _evaluate(self, run: Run) -> list[Step]:
-        what = ("-r", str(self._raw("labels")), "-p", str(self._predictions(run)))
-        results = self.results(run)
-        strict = ("nnUNetv2_crossmatch_evaluate", *what, "-o", str(results))
-        published = ("nnUNetv2_crossmatch_evaluate", *what, "--literature", "-o", str(results / "literature"))
+    def _self_training(self, run: Run) -> list[Step]:
+        """Train the teacher, predict the unlabeled cases, make a data set of both kinds of labels, preprocess it."""
+        added = PREDICTED + run.predicted
+        name, chosen = self.request.dataset_name(added), ("-c", self.request.configuration)
+        teacher = Training(run.teacher)
+        predictions = self.folder / "predictions" / f"unlabeled_{run.predicted}"
+        sets = ("--labeled", self.request.dataset_name(), "--target", name, "--predictions", str(predictions))
+        preprocess = ("-d", str(self.request.dataset_id(added)), "-plans_name", PLANS, *chosen, "-np", processes())
+        splits = self.folder / "nnUNet_preprocessed" / name / "splits_final.json"
         return [
-            Step(f"evaluate_{run.name}", strict, results / "scores.md"),
-            Step(f"literature_{run.name}", published, results / "literature" / "scores.md"),
+            self.train(teacher),
+            Step(f"predict_unlabeled_{run.predicted}", self.predict(teacher, self._unlabeled(), predictions)),
+            Step(f"predicted_labels_{run.predicted}", (*PREPARE, "predicted", *sets), splits),
+            Step(f"preprocess_{name}", ("nnUNetv2_preprocess", *preprocess)),
         ]
+
+    def measured_prediction(self, trainer: str) -> Step:
+        """The prediction of all unlabeled cases, whose time counts for self-training."""
+        folder = self.folder / "predictions" / "unlabeled_measured"
+        return Step("predict_unlabeled_measured", self.predict(Training(trainer), self._unlabeled(), folder))
+
+    def predict(self, training: Training, images: Path, target: Path, mirrored: bool = True) -> tuple[str, ...]:
+        """The command that predicts ``images`` with final weights."""
+        where = ("-i", str(images), "-o", str(target))
+        model = ("-d", str(self.request.dataset_id(training.added)), "-c", self.request.configuration)
+        fold = ("-f", training.fold, "-tr", training.trainer, "-p", PLANS, "-chk", "checkpoint_final.pth")
+        device = ("-device", self.request.device)
+        workers = ("-npp", "0", "-nps", "0") if self.request.device == "cpu" else ()
+        plain = () if mirrored else ("--disable_tta",)
+        return self._threaded("nnUNetv2_predict", *where, *model, *fold, *device, *workers, *plain)
+
+    def _predict(self, run: Run, training: Training, mirrored: bool) -> Step:
+        name = f"predict_{run.name}" + ("" if mirrored else f"_{UNMIRRORED}")
+        return Step(name, self.predict(training, self._raw("images"), self._predictions(run, mirrored), mirrored))
+
+    def _score(self, run: Run) -> Step:
+        folders = [str(self._predictions(run, mirrored)) for mirrored in (True, False)]
+        what = ("-r", str(self._raw("labels")), "-p", *folders, "-o", str(self.results(run)))
+        proof = self.results(run) / UNMIRRORED / "scores.md"
+        return Step(f"score_{run.name}", ("python", "-m", "benchmarks.protocol.score", *what), proof)
 
     def _report(self, run: Run, control: Run | None) -> Step:
         page = self.results(run) / "report.html"
         what = ("-r", str(self._raw("labels")), "-p", str(self._predictions(run)), "-i", str(self._raw("images")))
-        model = ("-m", str(self.fold(run.trainer, run.labeled_all).parent))
+        model = ("-m", str(self.fold(trainings_of(run)[-1]).parent))
         beside = ("--compare", str(self._predictions(control))) if control and control != run else ()
         command = ("nnUNetv2_crossmatch_report", *what, *model, *beside, *PICTURES, "-o", str(page))
         return Step(f"report_{run.name}", command, page)
@@ -171,27 +231,19 @@ class Protocol:
         """Folder of a run's scores, curves and report."""
         return self.folder / "results" / run.name
 
-    def _predictions(self, run: Run) -> Path:
-        return self.folder / "predictions" / run.name
+    def _predictions(self, run: Run, mirrored: bool = True) -> Path:
+        return self.folder / "predictions" / (run.name if mirrored else f"{run.name}_{UNMIRRORED}")
+
+    def _unlabeled(self) -> Path:
+        return self.folder / "nnUNet_raw" / self.request.dataset_name() / "imagesUn"
 
     def _raw(self, part: str) -> Path:
         return self.folder / "nnUNet_raw" / self.request.dataset_name() / f"{part}{FOLDERS[self.request.scored_on]}"
-
-    def pace(self, trainers: Mapping[str, str]) -> Pace:
-        """Seconds per step of the measuring trainings, by the fields of :class:`Pace`."""
-        return Pace(**{name: step_seconds(self.fold(trainer), trainer) for name, trainer in trainers.items()})
 
 
 def named(flag: str, values: Sequence[str]) -> list[str]:
     """``flag`` with its values; nothing where there are none."""
     return [flag, *values] if values else []
-
-
-def step_seconds(fold: Path, trainer: str) -> float:
-    """Seconds per step of a training's last epoch: loading, steps, online validation; neither plots nor saving."""
-    log = load_checkpoint(fold / "checkpoint_final.pth")["logging"]
-    seconds = log["epoch_end_timestamps"][-1] - log["epoch_start_timestamps"][-1]
-    return float(seconds) / settings_from_name(trainer).iterations
 
 
 def runs_with_controls(protocol: Protocol, runs: Sequence[Run]) -> list[Step]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 from skimage.io import imread, imsave
 
 from benchmarks.protocol import __main__ as protocol
+from benchmarks.protocol import options
 from benchmarks.protocol import request as requests
 from benchmarks.protocol.folder_data import convert, described, read_folder, read_lists, roles_of
 from benchmarks.protocol.prepare import halvings
@@ -33,10 +34,8 @@ def folder_data(folder: Path, highest: int = 1, labels: str = "abcd", parts: tup
     return folder
 
 
-def asked(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> requests.Request:
-    given = [str(folder), "--labeled", "1", "--steps", "2", "--folder", "out", *more]
-    monkeypatch.setattr(sys, "argv", ["protocol", *given])
-    return protocol.read_request(protocol.parser())[0]
+def asked(*given: str) -> tuple[requests.Request, argparse.Namespace]:
+    return options.read_request(options.parser(), given)
 
 
 def lists_file(folder: Path, **lists: object) -> Path:
@@ -79,11 +78,11 @@ def test_faulty_lists_are_refused_in_one_line(tmp_path, changed, number, message
     assert len(caught.value.problems) == 1
 
 
-def test_data_without_unlabeled_cases_are_refused(tmp_path, monkeypatch):
-    request = asked(folder_data(tmp_path / "Half"), monkeypatch, "--labeled", "2", "--rows", "crossmatch")
-    lists_without = lists_file(tmp_path, unlabeled=[])
+def test_data_without_unlabeled_cases_are_refused(tmp_path):
+    file = lists_file(tmp_path, unlabeled=[])
+    given = f"{folder_data(tmp_path / 'Half')} --labeled 2 --steps 2 --folder out --splits {file}"
     with pytest.raises(InputError, match=r"no unlabeled case in .*lists.json"):
-        requests.split_lists(requests.Request(**{**vars(request), "splits": str(lists_without)}))
+        requests.split_lists(asked(*given.split())[0])
 
 
 # Folders
@@ -140,10 +139,10 @@ def test_nnunets_raw_layout_keeps_its_description(tmp_path):
     assert described(data, {"a": "labeled"}) == {**description, "numTraining": 1}
 
 
-def test_a_folder_is_checked_before_anything_is_written(tmp_path, monkeypatch):
-    request = asked(folder_data(tmp_path / "Half", labels="ad"), monkeypatch)
+def test_a_folder_is_checked_before_anything_is_written(tmp_path):
+    given = f"{folder_data(tmp_path / 'Half', labels='ad')} --labeled 1 --steps 2 --folder {tmp_path}/out"
     with pytest.raises(InputError, match="label missing"):
-        protocol.run_protocol(request, tmp_path / "out", False)
+        protocol.run_protocol(*asked(*given.split()))
     assert not (tmp_path / "out").exists()
 
 
@@ -151,17 +150,15 @@ def test_a_folder_is_checked_before_anything_is_written(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_is_a_whole_request(tmp_path, monkeypatch, task):
-    monkeypatch.setattr(sys, "argv", ["protocol", task, "--data", str(tmp_path), "--folder", "out"])
-    request = protocol.read_request(protocol.parser())[0]
+def test_a_task_is_a_whole_request(tmp_path, task):
+    request = asked(task, "--data", str(tmp_path), "--folder", "out")[0]
     assert request.data == str(tmp_path / TASKS[task]["place"])
     assert (request.labeled, request.small) == (int(task[-1]), 8)
 
 
-def test_options_go_before_those_of_a_task(tmp_path, monkeypatch):
-    given = ["hippocampus4", "--data", str(tmp_path), "--folder", "out", "--labeled", "2", "--minutes", "3"]
-    monkeypatch.setattr(sys, "argv", ["protocol", *given])
-    request = protocol.read_request(protocol.parser())[0]
+def test_options_go_before_those_of_a_task(tmp_path):
+    given = f"hippocampus4 --data {tmp_path} --folder out --labeled 2 --minutes 3"
+    request = asked(*given.split())[0]
     assert (request.labeled, request.minutes, request.steps) == (2, 3.0, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import fake_data
 import pytest
 import torch
 
+from benchmarks.protocol import __main__ as protocol
+from benchmarks.protocol import options
 from nnunetv2_crossmatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -165,18 +168,19 @@ def test_torchrun_of_the_scaling_page(prepared_copy):
     assert "4 unlabeled cases" in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("document", "number"),
-    [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(5))],
-)
-def test_protocols_are_planned_as_printed(document, number):
+def printed_protocols() -> list[str]:
+    """Arguments of every protocol in the documents, line by line."""
+    texts = ((ROOT / "docs" / f"{name}.md").read_text().replace("\\\n", " ") for name in ("protocols", "results"))
+    found = [re.findall(r"^    python -m benchmarks\.protocol (?!--queue)(.*)$", text, re.MULTILINE) for text in texts]
+    assert all(len(lines) >= 4 for lines in found)
+    return [line for lines in found for line in lines]
+
+
+@pytest.mark.parametrize("line", printed_protocols(), ids=lambda line: line.split("--folder ")[1].split()[0])
+def test_protocols_are_planned_as_printed(line):
     """With measured step times --plan needs no data: every option is read and every run is laid out."""
-    text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
-    line = re.findall(r"^    python (-m benchmarks\.protocol .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
-    planned = subprocess.run(
-        [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    times = ["--plan", "--step-seconds", "0.6", "0.1", "--prediction-seconds", "60"]
+    planned = protocol.run_protocol(*options.read_request(options.parser(), [*shlex.split(line), *times]))
     assert "training time of" in planned
     assert "nnUNetTrainerCrossMatch" in planned
 

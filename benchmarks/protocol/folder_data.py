@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from nnunetv2.imageio.reader_writer_registry import LIST_OF_IO_CLASSES, determine_reader_writer_from_file_ending
 
-from nnunetv2_crossmatch.data.raw_cases import group_by_case
+from nnunetv2_crossmatch.data.raw_cases import images_in
 from nnunetv2_crossmatch.dataset_conversion.splits import (
     KEYS,
     ROLES,
@@ -56,8 +57,8 @@ def read_folder(folder: Path) -> FolderData:
     """What ``folder`` holds.
 
     Raises:
-        InputError: it is missing, holds no image named ``<case>_0000<ending>`` or several endings, or its dataset.json
-            is no JSON.
+        InputError: it is missing, holds no image named ``<case>_0000<ending>``, several endings or a case twice, or its
+            dataset.json is no JSON.
     """
     if not folder.is_dir():
         raise InputError(Problem("folder missing", folder, "given with --data", "check the path"))
@@ -66,8 +67,11 @@ def read_folder(folder: Path) -> FolderData:
     images: dict[str, list[Path]] = {}
     labels: dict[str, Path] = {}
     for part in PARTS:
-        if (place := folder / f"images{part}").is_dir():
-            images |= group_by_case(place, ending)[0]
+        found = images_in(folder / f"images{part}", ending)
+        if twice := found.keys() & images.keys():
+            detail = f"{', '.join(sorted(twice))} in images{part} and in another folder"
+            raise InputError(Problem("case twice", folder, detail, "remove one of the two"))
+        images |= found
         labels |= {file.name.removesuffix(ending): file for file in (folder / f"labels{part}").glob(f"*{ending}")}
     if not images:
         fix = "name images <case>_0000<ending> in images/ or imagesTr/"
@@ -108,8 +112,12 @@ def read_lists(file: Path, number: int) -> dict[str, list[str]]:
         InputError: not of the form, too few labeled cases, or a case twice.
     """
     content = load_splits(file)
-    if set(content) <= set(KEYS) and not isinstance(content.get("labeled"), list):
+    plain = isinstance(content.get("labeled"), list) and "train" not in content
+    if set(content) <= set(KEYS) and not plain:
         return read_splits(file, number, str)
+    known = {"labeled", "unlabeled", "validation", "val", "test"}
+    if unknown := sorted(key for key in content if key not in known and not re.fullmatch(r"labeled_\d+", key)):
+        raise InputError(Problem("splits file of another form", file, f"unknown keys {', '.join(unknown)}", FORM))
     own = f"labeled_{number}"
     lists = {key: content.get(key, []) for key in ("labeled", "unlabeled", "test", own)}
     lists["val"] = content.get("validation", content.get("val", []))

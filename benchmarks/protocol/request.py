@@ -175,10 +175,13 @@ def _names_in(request: Request, lists: Mapping[str, list[str]]) -> set[str]:
     data = Path(request.data)
     if request.dataset == FOLDER:
         content = read_folder(data)
-        every = all_labeled(lists) if request.needs_all_labeled else lists
-        roles, _ = roles_of(content, every, request.allow_missing)
-        described(content, roles, request.classes, request.channels)
-        return set(roles)
+        each = [lists, all_labeled(lists)] if request.needs_all_labeled else [lists]
+        roles = [roles_of(content, one, request.allow_missing)[0] for one in each]
+        labels = [described(content, one, request.classes, request.channels)["labels"] for one in roles]
+        if labels[0] != labels[-1]:
+            detail = f"{len(labels[0])} labels in labeled and scored cases, {len(labels[-1])} in all"
+            raise InputError(Problem("labels differ between cases", data, detail, "name all of them with --classes"))
+        return set(roles[0])
     found = [case for find in SOURCES[request.dataset].find.values() for case in find(data).cases]
     return {name for case in found for name in (case.identifier, case.patient)}
 

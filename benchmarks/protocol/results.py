@@ -249,12 +249,24 @@ def write_results(folder: Path) -> str:
 
 
 def publish(folder: Path, target: Path) -> None:
-    """Copy the numbers of the results, without figures and reports, to ``target``."""
+    """Copy the numbers of the results to ``target``: compact, without figures, reports and paths of this machine."""
     results = folder / "results"
-    for file in (*results.glob("*.json"), *results.glob("*/curves.json"), *results.glob("*/**/scores.json")):
+    names = ("results.json", "step_times.json", "splits.json")
+    each = (f"*/{name}" for name in ("curves.json", "scores.json", f"{UNMIRRORED}/scores.json"))
+    for file in (file for pattern in (*names, *each) for file in results.glob(pattern)):
         copy = target / file.relative_to(results)
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(file, copy)
+        with written_whole(copy) as temporary:
+            temporary.write_text(json.dumps(without_paths(json.loads(file.read_text()))) + "\n", encoding="utf-8")
+
+
+def without_paths(value: Any) -> Any:
+    """Nested plain values, with absolute paths cut to their last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_paths(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 @command

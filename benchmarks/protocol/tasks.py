@@ -10,7 +10,14 @@ from typing import Any
 STEPS = 3000
 TASKS: dict[str, dict[str, Any]] = {
     "acdc3": {"dataset": "acdc", "place": "acdc_h5", "labeled": 3, "small": 8, "allow_missing": True},
-    "la8": {"place": "la_half", "labeled": 8, "configuration": "2d", "small": 8, "classes": ["atrium"]},
+    "la8": {
+        "place": "la_half",
+        "labeled": 8,
+        "configuration": "2d",
+        "small": 8,
+        "classes": ["atrium"],
+        "channels": ["MRI"],
+    },
     "hippocampus4": {
         "place": "hippocampus",
         "labeled": 4,
@@ -18,6 +25,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "small": 8,
         "patch": [32, 48, 32],
         "classes": ["anterior", "posterior"],
+        "channels": ["MRI"],
     },
     "nuclei7": {
         "place": "dsb2018",

@@ -87,13 +87,13 @@ def read_times(file: Path, request: Request, trainers: Iterable[str], predicted:
     fix = "measure anew: without --step-times, in a new folder"
     try:
         content: dict[str, Any] = json.loads(file.read_text())
-        steps, seconds = dict(content["seconds_per_step"]), content[PREDICTION]
+        steps, seconds, of_threads = dict(content["seconds_per_step"]), content[PREDICTION], content["threads"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(Problem("no step times", file, f"{type(error).__name__}: {error}", fix)) from error
     lacking = [name for name in trainers if name not in steps] + ([PREDICTION] if predicted and not seconds else [])
     problems = [Problem("step times missing", file, ", ".join(lacking), fix)] if lacking else []
-    if content["threads"] != threads(request):
-        detail = f"{content['threads']} in the file, {threads(request)} now"
+    if of_threads != threads(request):
+        detail = f"{of_threads} in the file, {threads(request)} now"
         problems.append(Problem("step times of another number of threads", file, detail, fix))
     raise_if_any(problems)
     return Times(steps, seconds or 0.0)

@@ -414,17 +414,21 @@ def test_results_are_copied_after_each_run_without_figures(tmp_path, monkeypatch
     copied = []
 
     def write(folder: Path) -> None:
-        results = folder / "results"
         for run in runs[: len(copied) + 1]:
             for file in ("scores.json", "report.html", "unmirrored/scores.json"):
-                (results / run.name / file).parent.mkdir(parents=True, exist_ok=True)
-                (results / run.name / file).touch()
+                (folder / "results" / run.name / file).parent.mkdir(parents=True, exist_ok=True)
+                requests.write_json(
+                    folder / "results" / run.name / file, {"reference": str(tmp_path / "labelsVal"), "n": [1]}
+                )
 
     monkeypatch.setattr(protocol, "run_steps", lambda *_: None)
     monkeypatch.setattr(protocol, "write_results", write)
     monkeypatch.setattr(protocol, "publish", lambda *given: (results.publish(*given), copied.append(files(given[1]))))
     protocol.run_all(asked, Stages(0, tmp_path, {}), runs, tmp_path / "copy")
     first = {f"{runs[0].name}/scores.json", f"{runs[0].name}/unmirrored/scores.json"}
+    assert json.loads((tmp_path / "copy" / runs[0].name / "scores.json").read_text()) == {
+        "reference": "labelsVal", "n": [1],
+    }  # fmt: skip
     assert copied == [first, first | {name.replace(runs[0].name, runs[1].name) for name in first}]
 
 

@@ -69,6 +69,7 @@ def test_the_converters_form_is_read_too(tmp_path):
         ({"validation": ["d", "c"]}, 1, r'lists "unlabeled" and "val" overlap in .*: c\. Fix'),
         ({}, 3, r"other number of labeled cases in .*: 2 of 2 are listed for labeled_3"),
         ({"labeled_1": ["c"]}, 1, r"other number of labeled cases"),
+        ({"unlabelled": ["e"]}, 1, r"splits file of another form in .*: unknown keys unlabelled\."),
         ({"unlabeled": "c"}, 1, r'splits file of another form in .*: "unlabeled" is not a list of names'),
     ],
 )
@@ -108,6 +109,25 @@ def test_label_values_that_are_not_consecutive_are_refused(tmp_path):
     data = read_folder(folder_data(tmp_path, highest=255))
     with pytest.raises(InputError, match=r"labels not 0, 1, 2, ... in .*: labels have the values 0, 255\."):
         described(data, dict.fromkeys("abcd", "labeled"))
+
+
+def test_a_class_in_unlabeled_cases_only_must_be_named(tmp_path):
+    """Their labels are no source for the classes, and the upper bound has the same."""
+    data = folder_data(tmp_path / "Half")
+    imsave(data / "labels" / "c.png", np.tile(np.array([0, 1, 2, 2], np.uint8), (8, 2)), check_contrast=False)
+    given = f"{data} --labeled 1 --steps 2 --folder out"
+    request = asked(*given.split())[0]
+    with pytest.raises(InputError, match=r"labels differ between cases in .*: 2 labels .* 3 in all"):
+        requests.check_data(request, requests.split_lists(request))
+    named = asked(*given.split(), "--classes", "cell", "nucleus")[0]
+    requests.check_data(named, requests.split_lists(named))
+
+
+def test_a_case_in_two_image_folders_is_refused(tmp_path):
+    folder_data(tmp_path, parts=("Tr", "Tr"))
+    folder_data(tmp_path, parts=("Un", "Tr"))
+    with pytest.raises(InputError, match=r"case twice in .*: a, b, c, d in imagesUn and in another folder"):
+        read_folder(tmp_path)
 
 
 def test_labels_of_unlabeled_cases_are_not_looked_at(tmp_path):

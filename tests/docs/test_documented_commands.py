@@ -177,8 +177,10 @@ def printed_protocols() -> list[str]:
 
 
 @pytest.mark.parametrize("line", printed_protocols(), ids=lambda line: line.split("--folder ")[1].split()[0])
-def test_protocols_are_planned_as_printed(line):
+def test_protocols_are_planned_as_printed(line, tmp_path, monkeypatch):
     """With measured step times --plan needs no data: every option is read and every run is laid out."""
+    monkeypatch.chdir(tmp_path)
+    Path("MyData").mkdir()
     times = ["--plan", "--step-seconds", "0.6", "0.1", "--prediction-seconds", "60"]
     planned = protocol.run_protocol(*options.read_request(options.parser(), [*shlex.split(line), *times]))
     assert "training time of" in planned

@@ -38,7 +38,10 @@ def read_splits(file: Path, number: int | None, patient_of: PatientOf) -> dict[s
     Raises:
         InputError: wrong format, an entry twice in a list, a patient in two roles, or training cases without role.
     """
-    content = _load_json(file)
+    content = load_splits(file)
+    if unknown := sorted(set(content) - set(KEYS)):
+        detail = f"unknown keys {', '.join(unknown)}"
+        raise InputError(Problem("splits file of another form", file, detail, "see the form in --help"))
     lists = {key: _entries(content[key], file, key) for key in KEYS if key in content and key != "labeled"}
     train = lists.get("train", [])
     labeled = _labeled_entries(content.get("labeled", {}), number, train, file, patient_of)
@@ -50,14 +53,24 @@ def read_splits(file: Path, number: int | None, patient_of: PatientOf) -> dict[s
         "val": lists.get("val", []),
         "test": lists.get("test", []),
     }
+    outside = _training_list_problems(roles, train, file, patient_of)
     raise_if_any(
         [
             *_repeated_name_problems({**lists, "labeled": labeled}, file),
             *_overlap_problems(roles, file, patient_of),
-            *_training_list_problems(roles, train, file, patient_of),
+            *outside,
         ]
     )
     return roles
+
+
+def check_roles(roles: Mapping[str, Sequence[str]], file: Path, patient_of: PatientOf) -> None:
+    """Do nothing where each entry stands in one list, once.
+
+    Raises:
+        InputError: an entry twice in a list, or a patient in two roles; ``file`` is named.
+    """
+    raise_if_any([*_repeated_name_problems(roles, file), *_overlap_problems(roles, file, patient_of)])
 
 
 def assign_roles(
@@ -96,7 +109,12 @@ def assign_roles(
     return assigned, missing
 
 
-def _load_json(file: Path) -> dict[str, Any]:
+def load_splits(file: Path) -> dict[str, Any]:
+    """The JSON object in a splits file.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
     fix = "see the form in --help"
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
@@ -107,8 +125,6 @@ def _load_json(file: Path) -> dict[str, Any]:
         raise InputError(Problem("splits file is not JSON", file, str(error), fix)) from error
     if not isinstance(content, dict):
         raise InputError(Problem("splits file of another form", file, "not a JSON object", fix))
-    if unknown := sorted(set(content) - set(KEYS)):
-        raise InputError(Problem("splits file of another form", file, f"unknown keys {', '.join(unknown)}", fix))
     return content
 
 

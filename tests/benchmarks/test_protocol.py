@@ -1,33 +1,33 @@
 from __future__ import annotations
 
+import argparse
 import json
+import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_data
 import pytest
 import trained
 from real_volumes import DATA, subsampled_volumes
 
+from benchmarks.protocol import __main__ as protocol
+from benchmarks.protocol import options, prepare, results, timing, with_threads
+from benchmarks.protocol import request as requests
+from benchmarks.protocol.rows import ROWS, Budget, Run, Times, plan_runs, trainers_to_time
+from benchmarks.protocol.steps import Protocol, Step, Training, read_runs, run_steps, write_script
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.methods.names import settings_from_name
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-import protocol  # noqa: E402
-import protocol_data  # noqa: E402
-import protocol_request  # noqa: E402
-import protocol_results  # noqa: E402
-from protocol_rows import Length, Pace, Run, leaders, measuring, plan_runs  # noqa: E402
-from protocol_steps import Protocol, Step, read_runs, run_steps, step_seconds, write_script  # noqa: E402
-
+ROOT = Path(__file__).parents[2]
 NAME = "nnUNetTrainerCrossMatch"
-PACE = Pace(crossmatch=0.6, supervised=0.1)
+SUPERVISED = f"{NAME}_unsup0"
+SECONDS = {NAME: 0.6, SUPERVISED: 0.1}
 
 
 def arguments(folder: Path, *more: str) -> list[str]:
@@ -35,45 +35,89 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return [*given.split(), *more]
 
 
-def request(folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str) -> protocol_request.Request:
-    monkeypatch.setattr(sys, "argv", ["protocol.py", *arguments(folder, *more)])
-    return protocol.read_request(protocol.parser())[0]
+def parsed(folder: Path, *more: str) -> tuple[requests.Request, argparse.Namespace]:
+    return options.read_request(options.parser(), arguments(folder, *more))
 
 
-def planned(*trainers: str, seeds: tuple[int, ...] = (0,), steps: int = 3000, **more: object) -> dict[str, Run]:
-    paces = dict.fromkeys(leaders(trainers), PACE)
-    runs = plan_runs(trainers, seeds, protocol.ROWS, Length(steps, None), paces, **more)
+def request(folder: Path, *more: str) -> requests.Request:
+    return parsed(folder, *more)[0]
+
+
+def planned(
+    *trainers: str, seeds: tuple[int, ...] = (0,), steps: int = 3000, prediction: float = 60.0, **more: object
+) -> dict[str, Run]:
+    seconds = {name: SECONDS.get(name, 0.3) for name in trainers_to_time(trainers, ROWS)}
+    runs = plan_runs(trainers, seeds, ROWS, Budget(steps, None), Times(seconds, prediction), **more)
     return {run.name: run for run in runs}
+
+
+def length(trainer: str) -> tuple[int, int]:
+    settings = settings_from_name(trainer)
+    return settings.epochs, settings.iterations
 
 
 # Rows
 
 
-def test_rows_have_equal_steps_or_equal_compute():
+def test_every_row_takes_the_time_of_the_default_or_its_steps():
     steps = {run.row: run.steps for run in planned(NAME).values()}
-    assert steps == {"supervised_steps": 3000, "supervised_compute": 18000, "crossmatch": 3000, "upper_bound": 18000}
+    halves = 9000 + 8400  # the prediction takes as long as 600 supervised steps
+    assert steps == {
+        "supervised_steps": 3000, "supervised_compute": 18000, "self_training": halves,
+        "self_training_weighted": halves, "crossmatch": 3000, "upper_bound": 18000,
+    }  # fmt: skip
+
+
+def test_all_trainings_have_as_many_epochs_so_that_all_end_at_one_learning_rate():
+    runs = planned(NAME, f"{NAME}_students2").values()
+    trainers = [*(run.trainer for run in runs), *(run.teacher for run in runs if run.teacher)]
+    assert {length(trainer)[0] for trainer in trainers} == {12}
+    assert len({length(trainer)[1] for trainer in trainers}) == 5
+
+
+def test_a_cheaper_trainer_has_more_steps_in_as_much_time():
+    runs = planned(NAME, f"{NAME}_students2")
+    assert runs["crossmatch_students2_seed0"].steps == 2 * runs["crossmatch_seed0"].steps
+    assert len({runs[f"crossmatch{variant}_seed0"].seconds for variant in ("", "_students2")}) == 1
 
 
 def test_every_row_but_crossmatch_is_the_hosts_step():
     weights = {run.row: settings_from_name(run.trainer).unsupervised for run in planned(NAME).values()}
-    assert weights == {"supervised_steps": 0, "supervised_compute": 0, "crossmatch": 0.5, "upper_bound": 0}
+    assert {row for row, weight in weights.items() if weight} == {"crossmatch"}
 
 
 def test_only_the_upper_bound_sees_all_labels():
     assert [run.row for run in planned(NAME).values() if run.labeled_all] == ["upper_bound"]
 
 
+def test_the_student_of_self_training_has_a_seed_of_its_own():
+    run = planned(NAME, seeds=(1,))["self_training_seed1"]
+    assert [settings_from_name(one).seed for one in (run.teacher, run.trainer)] == [1, 1001]
+
+
+def test_both_kinds_of_self_training_share_teacher_and_predictions():
+    runs = planned(NAME, seeds=(0, 1))
+    plain, weighted = runs["self_training_seed1"], runs["self_training_weighted_seed1"]
+    assert (plain.teacher, plain.predicted) == (weighted.teacher, weighted.predicted)
+    assert (plain.fold, weighted.fold) == ("0", "1")
+    assert plain.predicted != runs["self_training_seed0"].predicted
+
+
 def test_minutes_become_whole_epochs_that_fit():
-    length = Length(None, 10.0)
-    (run,) = plan_runs([NAME], [0], ["crossmatch"], length, dict.fromkeys(leaders([NAME]), PACE))
-    settings = settings_from_name(run.trainer)
-    assert (settings.epochs, settings.iterations) == (4, 250)
+    times = Times(SECONDS)
+    (run,) = plan_runs([NAME], [0], ["semi_supervised"], Budget(None, 10.0), times)
+    assert length(run.trainer) == (4, 250)
     assert run.seconds == pytest.approx(600)
 
 
 def test_fewer_steps_than_an_epoch_make_a_short_epoch():
-    settings = settings_from_name(planned(NAME, steps=7)["crossmatch_seed0"].trainer)
-    assert (settings.epochs, settings.iterations) == (1, 7)
+    assert length(planned(NAME, steps=7, prediction=0.1)["crossmatch_seed0"].trainer) == (1, 7)
+
+
+def test_a_budget_without_room_for_an_epoch_of_a_row_is_refused():
+    said = r"budget too small: self_training: 0 steps of \S+_unsup0 fit, there are 12 epochs\. Fix: raise"
+    with pytest.raises(InputError, match=said):
+        planned(NAME, prediction=899.95)
 
 
 def test_trainers_that_differ_in_the_method_share_their_controls():
@@ -89,92 +133,129 @@ def test_another_optimizer_has_controls_of_its_own():
     assert runs["crossmatch_optadamw_seed0"].control == "supervised_steps_optadamw_seed0"
 
 
-def test_every_trainer_name_is_trained_once_per_data_set():
+def test_every_training_is_of_one_run():
     runs = planned(NAME, f"{NAME}_tau0p85", f"{NAME}_LA", seeds=(0, 1, 2)).values()
-    assert len({(run.trainer, run.labeled_all) for run in runs}) == len(runs) == 3 * 9
+    assert len({(run.trainer, run.labeled_all, run.fold, run.predicted) for run in runs}) == len(runs) == 3 * 13
 
 
-def test_diagnosis_is_for_crossmatch_rows():
+def test_diagnosis_is_for_semi_supervised_rows():
     diagnosed = {run.row for run in planned(NAME, diagnose=True).values() if "diagnose1" in run.trainer}
     assert diagnosed == {"crossmatch"}
 
 
-def test_pace_is_measured_with_the_leader_and_its_control():
-    (leader,) = leaders([f"{NAME}_tau0p85", f"{NAME}_eta0p2"]).values()
-    assert measuring(leader, Length(5, None)) == {
-        "crossmatch": f"{NAME}_2epochs_iters5_valiters1_tau0p85_seed0",
-        "supervised": f"{NAME}_2epochs_iters5_valiters1_unsup0_seed0",
-    }
+# Step times
+
+
+def test_the_default_the_controls_and_each_variant_are_measured():
+    names = trainers_to_time([f"{NAME}_tau0p85_seed3", f"{NAME}_10epochs_tau0p85", f"{NAME}_batch8"], ROWS)
+    assert names == [NAME, SUPERVISED, f"{SUPERVISED}_batch8", f"{NAME}_tau0p85", f"{NAME}_batch8"]
+    assert timing.measuring(names[3], 5) == f"{NAME}_4epochs_iters5_valiters1_tau0p85_seed0"
+
+
+def test_a_step_is_measured_in_all_epochs_but_the_first(tmp_path):
+    """The model's epochs took 1800 seconds each."""
+    trainer = f"{NAME}_3epochs_iters20"
+    model = trained.write_model(tmp_path / "model", trainer)
+    assert timing.step_seconds(model / "fold_0", trainer) == [90, 90]
+
+
+def test_measurements_on_a_busy_machine_are_refused_and_removed(tmp_path):
+    folds = {name: tmp_path / name for name in ("steady", "varying")}
+    for fold in folds.values():
+        fold.mkdir()
+    with pytest.raises(InputError, match=r"busy machine: varying: epochs differ by 27%\. Fix: call it again") as caught:
+        timing.refuse_busy({"steady": [1.0, 1.1, 1.19], "varying": [1.0, 1.1, 1.3]}, folds)
+    assert len(caught.value.problems) == 1
+    assert [fold.exists() for fold in folds.values()] == [True, False]
+
+
+def test_step_times_are_of_one_number_of_threads_and_complete(tmp_path):
+    asked, file = request(tmp_path, "--threads", "1"), tmp_path / "step_times.json"
+    timing.write_times(file, asked, {NAME: [0.5, 0.6, 0.61]}, None)
+    assert timing.read_times(file, asked, [NAME], predicted=False).step_of(f"{NAME}_12epochs_seed3") == 0.6
+    said = (
+        rf"step times missing in .*: {SUPERVISED}, prediction\.[\s\S]*another number of threads in .*: 1 in the file, 2"
+    )
+    with pytest.raises(InputError, match=said):
+        timing.read_times(file, request(tmp_path, "--threads", "2"), [NAME, SUPERVISED], predicted=True)
+
+
+def test_a_command_of_the_host_gets_the_threads_asked_for(monkeypatch):
+    found = []
+    entry = SimpleNamespace(load=lambda: lambda: found.append((multiprocessing.cpu_count(), sys.argv)))
+    monkeypatch.setattr(with_threads, "entry_points", lambda group, name: [entry])
+    monkeypatch.setattr(multiprocessing, "cpu_count", multiprocessing.cpu_count)
+    monkeypatch.setattr(sys, "argv", ["with_threads", "3", "nnUNetv2_train", "501"])
+    with pytest.raises(SystemExit) as ended:
+        with_threads.main()
+    assert (found, ended.value.code) == ([(3, ["nnUNetv2_train", "501"])], None)
 
 
 # Requests and lists
 
 
-def test_a_folder_belongs_to_one_request(tmp_path, monkeypatch):
-    protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
-    protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch))
+def test_a_folder_belongs_to_one_request(tmp_path):
+    requests.claim_folder(tmp_path, request(tmp_path))
+    requests.claim_folder(tmp_path, request(tmp_path))
     with pytest.raises(InputError, match=r"folder of another protocol.*small: null before, 16 now"):
-        protocol_request.claim_folder(tmp_path, request(tmp_path, monkeypatch, "--small"))
+        requests.claim_folder(tmp_path, request(tmp_path, "--small"))
 
 
-def test_missing_data_leave_no_trace(tmp_path, monkeypatch):
-    asked = request(tmp_path, monkeypatch)
+def test_missing_data_leave_no_trace(tmp_path):
     with pytest.raises(InputError, match=r"folder missing in .*data: given with --data"):
-        protocol.run_protocol(asked, tmp_path / "out", False)
+        protocol.run_protocol(*parsed(tmp_path))
     assert not (tmp_path / "out").exists()
 
 
-def test_data_without_a_scored_case_leave_no_trace(tmp_path, monkeypatch):
+def test_data_without_a_scored_case_leave_no_trace(tmp_path):
     fake_data.acdc_h5(tmp_path / "data", ["patient038", "patient002"])
-    asked = request(tmp_path, monkeypatch, "--on", "test", "--allow-missing")
     with pytest.raises(
         InputError, match=r'nothing to score in .*data: it holds none of the 20 entries of the list "test"'
     ):
-        protocol.run_protocol(asked, tmp_path / "out", False)
+        protocol.run_protocol(*parsed(tmp_path, "--on", "test", "--allow-missing"))
     assert not (tmp_path / "out").exists()
 
 
-def test_one_scored_case_is_enough(tmp_path, monkeypatch):
+def test_one_scored_case_is_enough(tmp_path):
     fake_data.acdc_h5(tmp_path / "data", ["patient002"])
-    asked = request(tmp_path, monkeypatch, "--allow-missing")
-    protocol_request.check_data(asked, protocol_request.split_lists(asked))
+    asked = request(tmp_path, "--allow-missing")
+    requests.check_data(asked, requests.split_lists(asked))
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--small", "--configuration", "3d_fullres"], "--small is 2d"),
+        (["--small", "--configuration", "3d_fullres"], "--small in 3d needs --patch"),
         (["--trainer", NAME, f"{NAME}_seed3"], "two names differ in nothing"),
         (["--minutes", "3"], "not allowed with"),
         (["--seeds"], "expected at least one argument"),
     ],
 )
-def test_contradictions_end_with_usage(tmp_path, monkeypatch, capsys, more, message):
+def test_contradictions_end_with_usage(tmp_path, capsys, more, message):
     with pytest.raises(SystemExit):
-        request(tmp_path, monkeypatch, *more)
+        request(tmp_path, *more)
     assert message in capsys.readouterr().err
 
 
-def test_la_holds_out_ten_training_cases_for_choices_and_none_for_the_test(tmp_path, monkeypatch):
+def test_la_holds_out_ten_training_cases_for_choices_and_none_for_the_test(tmp_path):
     counts = {}
     for scored_on in ("val", "test"):
-        given = ["protocol.py", "la", "--labeled", "8", *arguments(tmp_path, "--on", scored_on)[3:]]
-        monkeypatch.setattr(sys, "argv", given)
-        lists = protocol_request.split_lists(protocol.read_request(protocol.parser())[0])
+        given = ["la", "--labeled", "8", *arguments(tmp_path, "--on", scored_on)[3:]]
+        lists = requests.split_lists(options.read_request(options.parser(), given)[0])
         counts[scored_on] = [len(lists[role]) for role in ("labeled", "unlabeled", "val", "test")]
     assert counts == {"val": [8, 62, 10, 20], "test": [8, 72, 0, 20]}
 
 
-def test_acdc_is_scored_on_its_published_validation_patients(tmp_path, monkeypatch):
-    lists = protocol_request.split_lists(request(tmp_path, monkeypatch))
+def test_acdc_is_scored_on_its_published_validation_patients(tmp_path):
+    lists = requests.split_lists(request(tmp_path))
     assert [len(lists[role]) for role in ("labeled", "unlabeled", "val", "test")] == [1, 69, 10, 20]
-    assert len(protocol_request.all_labeled(lists)["labeled"]) == 70
+    assert len(requests.all_labeled(lists)["labeled"]) == 70
 
 
-def test_an_empty_list_cannot_be_scored(tmp_path, monkeypatch):
+def test_an_empty_list_cannot_be_scored(tmp_path):
     splits = fake_data.splits(tmp_path / "splits.json", train=["patient001", "patient002"])
     with pytest.raises(InputError, match=r'nothing to score.*"val" is empty'):
-        protocol_request.split_lists(request(tmp_path, monkeypatch, "--splits", str(splits)))
+        requests.split_lists(request(tmp_path, "--splits", str(splits)))
 
 
 # Steps
@@ -194,7 +275,7 @@ def test_finished_steps_are_not_repeated_and_a_failed_one_is(tmp_path):
 
 def test_an_output_that_appears_whole_proves_its_step_done(tmp_path, capsys):
     (tmp_path / "output").touch()
-    run_steps(Stages(0, tmp_path, os.environ), [Step("made", ("false",), tmp_path / "output")])
+    run_steps(Stages(1, tmp_path, os.environ), [Step("made", ("false",), tmp_path / "output")])
     assert "[ 1/1] done before: made" in capsys.readouterr().out
 
 
@@ -207,46 +288,152 @@ def test_a_protocol_repeats_its_commands_in_a_shell_script(tmp_path):
     assert (tmp_path / "said").read_text() == "light blue\n"
 
 
-def test_training_continues_and_prediction_takes_final_weights(tmp_path, monkeypatch):
-    asked = Protocol(request(tmp_path, monkeypatch), tmp_path)
+def test_training_continues_and_prediction_takes_final_weights(tmp_path):
+    asked = Protocol(request(tmp_path), tmp_path)
     run = planned(NAME)["crossmatch_seed0"]
     train, predict, *_ = asked.run_steps(run, None)
     assert train.command[-1] == "--c"
-    assert train.output == asked.fold(run.trainer) / "checkpoint_final.pth"
+    assert train.output == asked.fold(Training(run.trainer)) / "checkpoint_final.pth"
     assert shlex.join(predict.command).count("-chk checkpoint_final.pth") == 1
 
 
-def test_the_upper_bound_predicts_the_same_images_with_its_own_data_set(tmp_path, monkeypatch):
-    asked, runs = Protocol(request(tmp_path, monkeypatch), tmp_path), planned(NAME)
-    images = {asked._predict(runs[name]).command[2] for name in ("crossmatch_seed0", "upper_bound_seed0")}
-    assert images == {str(tmp_path / "nnUNet_raw" / "Dataset502_ACDC" / "imagesVal")}
-    assert asked.run_steps(runs["upper_bound_seed0"], None)[0].command[1] == "552"
+def test_the_upper_bound_predicts_the_same_images_with_its_own_data_set(tmp_path):
+    asked, runs = Protocol(request(tmp_path), tmp_path), planned(NAME)
+    train, predict, *_ = asked.run_steps(runs["upper_bound_seed0"], None)
+    assert predict.command[2] == asked.run_steps(runs["crossmatch_seed0"], None)[1].command[2]
+    assert predict.command[2] == str(tmp_path / "nnUNet_raw" / "Dataset502_ACDC" / "imagesVal")
+    assert train.command[1] == predict.command[6] == "552"
 
 
-def test_a_plan_with_known_step_times_prints_and_writes_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["protocol.py", *arguments(tmp_path, "--step-seconds", "60", "20", "--plan")])
-    monkeypatch.setattr(protocol.signal, "signal", lambda *_: None)
-    protocol.main()
-    said = capsys.readouterr().out
+def test_predictions_are_made_with_and_without_mirroring(tmp_path):
+    steps = Protocol(request(tmp_path), tmp_path).run_steps(planned(NAME)["crossmatch_seed0"], None)
+    predicting = [step for step in steps if step.command[0] == "nnUNetv2_predict"]
+    assert ["--disable_tta" in step.command for step in predicting] == [False, True]
+    assert len({step.command[4] for step in predicting}) == 2
+
+
+def test_self_training_learns_from_its_own_predictions_in_a_data_set_of_its_own(tmp_path):
+    asked, run = Protocol(request(tmp_path), tmp_path), planned(NAME)["self_training_weighted_seed0"]
+    steps = asked.run_steps(run, None)
+    trained_on = [step.command[1:4] for step in steps if step.command[0] == "nnUNetv2_train"]
+    assert trained_on == [("502", "2d", "all"), ("603", "2d", "1")]
+    predicted = steps[1].command
+    assert predicted[2] == str(tmp_path / "nnUNet_raw" / "Dataset502_ACDC" / "imagesUn")
+    assert steps[2].command[-1] == predicted[4]
+
+
+def test_half_of_the_draws_are_of_labeled_cases():
+    names = prepare.half_labeled(["a", "b"], ["c", "d", "e"])
+    assert [names.count(name) for name in "abcde"] == [3, 3, 2, 2, 2]
+
+
+def test_threads_are_given_to_training_and_prediction(tmp_path):
+    asked = request(tmp_path, "--threads", "1")
+    train, predict, *_ = Protocol(asked, tmp_path).run_steps(planned(NAME)["crossmatch_seed0"], None)
+    if asked.device == "cpu":
+        assert [step.command[2:5] for step in (train, predict)] == [
+            ("benchmarks.protocol.with_threads", "1", f"nnUNetv2_{what}") for what in ("train", "predict")
+        ]
+    assert requests.variables(tmp_path, asked)["OMP_NUM_THREADS"] == "1"
+
+
+# Calls
+
+
+def plan(folder: Path, *more: str) -> str:
+    return protocol.run_protocol(*parsed(folder, "--step-seconds", "60", "20", "--plan", *more))
+
+
+def test_a_plan_with_known_step_times_prints_and_writes_nothing(tmp_path):
+    said = plan(tmp_path)
     assert "ratio 3.00" in said
     assert "training time of 4 runs: 0:06 h:mm" in said
     assert not (tmp_path / "out").exists()
 
 
-def test_a_step_is_measured_in_the_last_epoch(tmp_path):
-    """The model's last epoch took 1800 seconds, as did all."""
-    trainer = f"{NAME}_3epochs_iters20"
-    model = trained.write_model(tmp_path / "model", trainer)
-    assert step_seconds(model / "fold_0", trainer) == 90
+def test_self_training_with_given_step_times_needs_that_of_the_prediction(tmp_path, capsys):
+    more = ["--rows", "self_training", "--steps", "9"]
+    with pytest.raises(SystemExit):
+        plan(tmp_path, *more)
+    assert "--step-seconds needs --prediction-seconds" in capsys.readouterr().err
+    assert "self-training" in plan(tmp_path, *more, "--prediction-seconds", "10")
 
 
-def test_documented_protocols_are_accepted(monkeypatch):
-    page = (BENCHMARKS.parent / "docs" / "protocols.md").read_text().replace("\\\n", " ")
-    lines = [line.split()[1:] for line in page.splitlines() if line.startswith("    python benchmarks/protocol.py")]
-    assert len(lines) == 3
-    for line in lines:
-        monkeypatch.setattr(sys, "argv", line)
-        assert protocol.read_request(protocol.parser())[0].dataset == "acdc"
+def test_a_plan_that_was_made_is_gone_on_with(tmp_path, monkeypatch):
+    """Also one of an earlier version, without the fields of today."""
+    asked, given = parsed(tmp_path, "--step-seconds", "1", "1")
+    old = Run("crossmatch", "", 0, f"{NAME}_1epochs_iters2_seed0", 2, 2.0, "supervised_steps_seed0")
+    fields = ("row", "variant", "seed", "trainer", "steps", "seconds", "control", "labeled_all")
+    given.folder.mkdir()
+    requests.write_json(given.folder / "runs.json", [{name: getattr(old, name) for name in fields}])
+    ran = []
+    monkeypatch.setattr(protocol, "check_data", lambda *_: None)
+    monkeypatch.setattr(protocol, "do", lambda *_: None)
+    monkeypatch.setattr(protocol, "run_all", lambda _, __, runs, ___: ran.extend(runs))
+    protocol.run_protocol(asked, given)
+    assert ran == [old]
+
+
+def test_a_record_of_an_earlier_version_is_the_same_request(tmp_path):
+    requests.claim_folder(tmp_path, asked := request(tmp_path))
+    record = json.loads((tmp_path / "protocol.json").read_text())
+    before = {name: value for name, value in record.items() if name not in requests.DEFAULTS}
+    before["rows"] = ["supervised_steps", "supervised_compute", "crossmatch", "upper_bound"]
+    requests.write_json(tmp_path / "protocol.json", before)
+    requests.claim_folder(tmp_path, asked)
+
+
+def test_one_process_works_in_a_folder(tmp_path):
+    with protocol.alone_in(tmp_path), pytest.raises(InputError, match="another process works here"):
+        with protocol.alone_in(tmp_path):
+            pass
+    with protocol.alone_in(tmp_path):
+        pass
+
+
+def test_a_queue_runs_every_line_and_tells_those_that_failed_at_the_end(tmp_path, monkeypatch):
+    queue, ran = tmp_path / "queue.txt", []
+    lines = [shlex.join(arguments(tmp_path / name)) for name in ("first", "second")]
+    queue.write_text("\n# comment\n" + lines[0])
+
+    def run(_: requests.Request, given: argparse.Namespace) -> str:
+        ran.append(given.folder.parent.name)
+        queue.write_text("\n".join(lines))
+        if len(ran) == 1:
+            raise InputError(Problem("no images", "", "none", "add some"))
+        return "done"
+
+    monkeypatch.setattr(protocol, "run_protocol", run)
+    with pytest.raises(InputError, match="no images"):
+        protocol.run_queue(queue)
+    assert ran == ["first", "second"]
+
+
+def test_results_are_copied_after_each_run_without_figures(tmp_path, monkeypatch):
+    asked, runs = Protocol(request(tmp_path), tmp_path / "out"), list(planned(NAME).values())[:2]
+    copied = []
+
+    def write(folder: Path) -> None:
+        for run in runs[: len(copied) + 1]:
+            for file in ("scores.json", "report.html", "unmirrored/scores.json"):
+                (folder / "results" / run.name / file).parent.mkdir(parents=True, exist_ok=True)
+                requests.write_json(
+                    folder / "results" / run.name / file, {"reference": str(tmp_path / "labelsVal"), "n": [1]}
+                )
+
+    monkeypatch.setattr(protocol, "run_steps", lambda *_: None)
+    monkeypatch.setattr(protocol, "write_results", write)
+    monkeypatch.setattr(protocol, "publish", lambda *given: (results.publish(*given), copied.append(files(given[1]))))
+    protocol.run_all(asked, Stages(0, tmp_path, {}), runs, tmp_path / "copy")
+    first = {f"{runs[0].name}/scores.json", f"{runs[0].name}/unmirrored/scores.json"}
+    assert json.loads((tmp_path / "copy" / runs[0].name / "scores.json").read_text()) == {
+        "reference": "labelsVal", "n": [1],
+    }  # fmt: skip
+    assert copied == [first, first | {name.replace(runs[0].name, runs[1].name) for name in first}]
+
+
+def files(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
 # Plans and results
@@ -257,9 +444,9 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
         "data_identifier": "nnUNetPlans_2d", "spacing": [1.0, 1.25], "median_image_size_in_voxels": [200, 160],
         "architecture": {"arch_kwargs": {}},
     }  # fmt: skip
-    plans = protocol_data.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
+    plans = prepare.protocol_plans({"configurations": {"2d": configuration}}, "Dataset552_ACDC")
     small = plans["configurations"]["2d"]
-    protocol_data.shrink(small, 2.5, 16)
+    prepare.shrink(small, (96, 96), 16, 2.5)
     assert (small["data_identifier"], small["spacing"]) == ("nnUNetProtocolPlans_2d", [2.5, 2.5])
     assert small["median_image_size_in_voxels"] == [80, 80]
     assert small["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 32, 64, 128]
@@ -267,27 +454,34 @@ def test_small_plans_are_coarse_and_have_folders_of_their_own():
 
 
 def test_seeds_are_summed_up_by_mean_and_deviation():
-    found = protocol_results.over_seeds([{"dice": 0.8}, {"dice": 0.9}])
+    found = results.over_seeds([{"dice": 0.8}, {"dice": 0.9}])
     assert found["dice"] == pytest.approx({"mean": 0.85, "sd": 0.0707106781})
 
 
-def test_published_rows_are_those_with_as_many_labels_and_with_all(tmp_path, monkeypatch):
-    asked = request(tmp_path, monkeypatch, "--labeled", "3")
-    assert {row[1] for row in protocol_results.published_table(asked).rows} == {"3", "70"}
+def test_the_amount_of_a_class_is_over_all_cases(tmp_path):
+    one = {"a": {"prediction_voxels": 30, "reference_voxels": 10}, "b": {"prediction_voxels": 1, "reference_voxels": 0}}
+    two = {"a": {"prediction_voxels": 0, "reference_voxels": 20}, "b": {"prediction_voxels": 0, "reference_voxels": 0}}
+    requests.write_json(tmp_path / "scores.json", {"cases": {"one": one, "two": two}})
+    assert results.amounts(tmp_path / "scores.json") == pytest.approx({"a": 1.0, "b": float("nan")}, nan_ok=True)
 
 
-def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path, monkeypatch):
-    asked = Protocol(request(tmp_path, monkeypatch), tmp_path)
+def test_published_rows_are_those_with_as_many_labels_and_with_all(tmp_path):
+    asked = request(tmp_path, "--labeled", "3")
+    assert {row[1] for row in results.published_table(asked).rows} == {"3", "70"}
+
+
+def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path):
+    asked = Protocol(request(tmp_path), tmp_path)
     cases = {"a": "labeled", "b": "unlabeled", "c": "unlabeled", "d": "val", "e": "test"}
     record = {
         "cases": {name: {"role": role} for name, role in cases.items()},
         "missing": ["f", "g", "d (1 of 2 frames)"],
     }
     lists = {"labeled": ["a"], "unlabeled": ["b", "c", "f"], "val": ["d"], "test": ["e", "g"]}
-    asked.conversion_record(False).parent.mkdir(parents=True)
-    protocol_request.write_json(asked.conversion_record(False), record)
-    protocol_request.write_json(asked.splits_file(False), lists)
-    said = protocol_results.said_of(protocol_results.used_cases(asked))
+    asked.conversion_record().parent.mkdir(parents=True)
+    requests.write_json(asked.conversion_record(), record)
+    requests.write_json(asked.splits_file(False), lists)
+    said = results.said_of(results.used_cases(asked))
     lacking = "2 (f, d (1 of 2 frames))"
     assert said == f"Cases: 1 labeled, 2 unlabeled, 1 val. Listed for them, but not in the data: {lacking}."
 
@@ -307,27 +501,34 @@ def small_acdc(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monkeypatch):
-    options = ["--small", "4", "--rows", "crossmatch", "upper_bound", "--step-seconds", "1", "1"]
-    given = arguments(tmp_path, *options, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
+def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path):
+    rows = ["self_training_weighted", "semi_supervised", "upper_bound"]
+    seconds = ["--step-seconds", "1", "0.5", "--prediction-seconds", "0.1"]
+    more = ["--small", "4", "--rows", *rows, *seconds, "--threads", "1", "--copy-to", str(tmp_path / "copy")]
+    given = arguments(tmp_path, *more, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
-    command = [sys.executable, str(BENCHMARKS / "protocol.py"), *given]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "benchmarks.protocol", *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = tmp_path / "out" / "results"
-    content = json.loads((results / "results.json").read_text())
+    written = tmp_path / "out" / "results"
+    content = json.loads((written / "results.json").read_text())
     rows, cases = content["rows"], content["cases"]
     assert cases["labeled"] > 0
     assert cases["unlabeled"] > 0
     assert cases["val"] == 2
-    assert [rows[name]["runs"][0]["labeled_all"] for name in ("crossmatch", "upper_bound")] == [False, True]
+    first = {name: row["runs"][0] for name, row in rows.items()}
+    assert {name: run["labeled_all"] for name, run in first.items()} == {
+        "self_training_weighted": False, "crossmatch": False, "upper_bound": True,
+    }  # fmt: skip
+    assert {name: run["steps"] for name, run in first.items()} == {
+        "self_training_weighted": 3, "crossmatch": 2, "upper_bound": 4,
+    }  # fmt: skip
     for row in rows.values():
-        assert row["runs"][0]["steps"] == 2
-        assert 0 <= row["strict"]["dice"]["mean"] <= 1
-    assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in results.iterdir()}
-    made = {file.name for file in (results / "crossmatch_seed0").iterdir()}
+        assert all(0 <= row[way]["dice"]["mean"] <= 1 for way in ("strict", "literature", "unmirrored"))
+    assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in written.iterdir()}
+    made = {file.name for file in (written / "crossmatch_seed0").iterdir()}
     assert made >= {"scores.json", "literature", "curves.json", "progress_crossmatch.png", "report.html"}
-    monkeypatch.setattr(sys, "argv", command[1:])
-    asked = Protocol(protocol.read_request(protocol.parser())[0], tmp_path / "out")
+    assert {"results.json", "self_training_weighted_seed0/curves.json"} <= files(tmp_path / "copy")
+    asked = Protocol(options.read_request(options.parser(), given)[0], tmp_path / "out")
     runs = [step for run in read_runs(asked.folder / "runs.json") for step in asked.run_steps(run, None)]
     assert all(step.proof(asked.folder).exists() for step in [*asked.data_steps(), *runs])

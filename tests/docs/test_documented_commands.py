@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 import torch
 from joined import join, joined_trainer, loaded_by
 
+from benchmarks.protocol import __main__ as protocol
+from benchmarks.protocol import options
 from nnunetv2_crossmatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -176,18 +179,21 @@ def test_torchrun_of_the_scaling_page(prepared_copy, monkeypatch):
         assert torch.allclose(saved["network_weights"][name], value, rtol=1e-4, atol=1e-5), name
 
 
-@pytest.mark.parametrize(
-    ("document", "number"),
-    [*(("protocols", number) for number in range(3)), *(("results", number) for number in range(5))],
-)
-def test_printed_protocol_commands_create_a_plan(document, number):
-    """With given step times --plan needs no data: it parses all options and lists all runs."""
-    text = (ROOT / "docs" / f"{document}.md").read_text().replace("\\\n", " ")
-    line = re.findall(r"^    python (benchmarks/protocol\.py .*)$", text, re.MULTILINE)[number].removesuffix("--plan")
-    planned = subprocess.run(
-        [sys.executable, *line.split(), "--plan", "--step-seconds", "0.6", "0.1"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+def printed_protocols() -> list[str]:
+    """Arguments of every protocol in the documents, line by line."""
+    texts = ((ROOT / "docs" / f"{name}.md").read_text().replace("\\\n", " ") for name in ("protocols", "results"))
+    found = [re.findall(r"^    python -m benchmarks\.protocol (?!--queue)(.*)$", text, re.MULTILINE) for text in texts]
+    assert all(len(lines) >= 4 for lines in found)
+    return [line for lines in found for line in lines]
+
+
+@pytest.mark.parametrize("line", printed_protocols(), ids=lambda line: line.split("--folder ")[1].split()[0])
+def test_protocols_are_planned_as_printed(line, tmp_path, monkeypatch):
+    """With measured step times --plan needs no data: every option is read and every run is laid out."""
+    monkeypatch.chdir(tmp_path)
+    Path("MyData").mkdir()
+    times = ["--plan", "--step-seconds", "0.6", "0.1", "--prediction-seconds", "60"]
+    planned = protocol.run_protocol(*options.read_request(options.parser(), [*shlex.split(line), *times]))
     assert "training time of" in planned
     assert "nnUNetTrainerCrossMatch" in planned
 
@@ -210,7 +216,7 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
 def test_every_documented_benchmark_is_tested():
     """Except ``protocol.py`` and ``confidence.py``, which have their own tests."""
     text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!protocol|confidence)(.*)$", text, re.MULTILINE)
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!confidence)(.*)$", text, re.MULTILINE)
     assert sorted(printed) == sorted(BENCHMARKS)
 
 

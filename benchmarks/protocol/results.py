@@ -1,8 +1,8 @@
 """The results of a protocol in one place: table over seeds, curves, environment, and the published rows beside them.
 
-    python benchmarks/protocol_results.py --folder OUT
+    python -m benchmarks.protocol.results --folder OUT
 
-Limit: reads what the commands of ``protocol.py`` left in OUT; a run without scores is listed as missing.
+Limit: reads what the commands of the protocol left in OUT; a run without scores is listed as missing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import math
 import platform
 import shutil
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -22,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from protocol_request import RECORD, SOURCES, Request, write_json
-from protocol_rows import TITLES, Run
-from protocol_steps import Protocol, read_runs
 
+from benchmarks.protocol.request import RECORD, SOURCES, Request, write_json
+from benchmarks.protocol.rows import Run
+from benchmarks.protocol.score import LITERATURE, UNMIRRORED
+from benchmarks.protocol.steps import Protocol, read_runs, trainings_of
+from benchmarks.protocol.timing import commit, threads
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.evaluation.published import (
     DISTANCE_CAVEAT,
@@ -45,9 +46,13 @@ from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES
 
-CONVENTIONS = {"strict": "", "literature": "literature"}
+CONVENTIONS = {"strict": "", LITERATURE: LITERATURE, UNMIRRORED: UNMIRRORED}
+HEADS = {
+    "strict": "strict convention",
+    LITERATURE: "literature convention",
+    UNMIRRORED: "strict convention, predicted without mirroring",
+}
 PUBLISHED_COLUMNS = ("method", "labeled", "Dice %", "Jaccard %", "95HD voxel", "ASD voxel")
-FIGURES = ("progress.png", "progress_crossmatch.png")
 HOW = (RECORD, "commands.sh", "splits.json", "splits_all_labeled.json", "runs.json", "step_times.json")
 
 
@@ -74,7 +79,9 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     """Rows with their runs, each convention apart, in plain values."""
     rows: dict[str, Any] = {}
     for group in dict.fromkeys(run.group for run in runs):
-        members = [run for run in runs if run.group == group and (protocol.results(run) / "scores.json").exists()]
+        members = [
+            run for run in runs if run.group == group and (protocol.results(run) / UNMIRRORED / "scores.md").exists()
+        ]
         if not members:
             continue
         scores = {
@@ -82,7 +89,7 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
             for name, folder in CONVENTIONS.items()
         }
         rows[group] = {
-            "title": f"{TITLES[members[0].row]} {members[0].variant}".strip(),
+            "title": members[0].title,
             "runs": [
                 {**asdict(run), **facts(protocol, run), **{name: scores[name][i] for name in CONVENTIONS}}
                 for i, run in enumerate(members)
@@ -92,24 +99,38 @@ def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     return rows
 
 
-def facts(protocol: Protocol, run: Run) -> dict[str, float]:
-    """What stands beside the scores of a run: seconds of its epochs, and how many predictions are empty."""
-    log = load_checkpoint(protocol.fold(run.trainer, run.labeled_all) / "checkpoint_final.pth")["logging"]
-    pairs = zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+def facts(protocol: Protocol, run: Run) -> dict[str, Any]:
+    """What stands beside the scores of a run: seconds of its epochs, empty predictions, amounts each way."""
+    logs = [load_checkpoint(protocol.fold(one) / "checkpoint_final.pth")["logging"] for one in trainings_of(run)]
+    pairs = [
+        pair for log in logs for pair in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+    ]
+    files = {name: protocol.results(run) / folder / "scores.json" for name, folder in CONVENTIONS.items()}
     return {
         "measured_seconds": sum(end - start for start, end in pairs),
-        "empty_predictions": empty_predictions(protocol.results(run) / "scores.json"),
+        "empty_predictions": empty_predictions(files["strict"]),
+        "amounts": {name: amounts(file) for name, file in files.items()},
     }
 
 
+def amounts(scores_file: Path) -> dict[str, float]:
+    """Predicted voxels per reference voxel of each class, over all cases; NaN for a class that no reference has."""
+    voxels: dict[str, list[int]] = {}
+    for case in json.loads(scores_file.read_text())["cases"].values():
+        for name, one in case.items():
+            counted = voxels.setdefault(name, [0, 0])
+            counted[0] += one["prediction_voxels"]
+            counted[1] += one["reference_voxels"]
+    return {name: predicted / truth if truth else math.nan for name, (predicted, truth) in voxels.items()}
+
+
 def keep_curves(protocol: Protocol, run: Run) -> None:
-    """Copy the figures of a training, and write the values behind them to ``curves.json``."""
-    fold, target = protocol.fold(run.trainer, run.labeled_all), protocol.results(run)
+    """Copy the figures of a run's last training, and write the values behind them to ``curves.json``."""
+    fold, target = protocol.fold(trainings_of(run)[-1]), protocol.results(run)
     log = load_checkpoint(fold / "checkpoint_final.pth")["logging"]
     write_json(target / "curves.json", {name: [jsonable(value) for value in values] for name, values in log.items()})
-    for name in FIGURES:
-        if (fold / name).exists():
-            shutil.copyfile(fold / name, target / name)
+    for file in fold.glob("progress*.png"):
+        shutil.copyfile(file, target / file.name)
 
 
 def jsonable(value: Any) -> Any:
@@ -120,25 +141,36 @@ def jsonable(value: Any) -> Any:
 
 
 def table(rows: Mapping[str, Any], convention: str) -> Table:
-    """One line per row: seeds, steps, each seed's Dice, mean and deviation of every measure."""
+    """One line per row: each seed's Dice, seeds, steps, amount of each class, mean and deviation of every measure."""
     measures = [name for name in MEASURE_HEADINGS if name in next(iter(rows.values()))[convention]]
+    classes = list(next(iter(rows.values()))["runs"][0]["amounts"][convention])
     lines = []
     for row in rows.values():
         each = " ".join(format_measure(run[convention]["dice"], "dice") for run in row["runs"])
+        found = [" / ".join(f"{run['amounts'][convention][name]:.2f}" for run in row["runs"]) for name in classes]
         numbers = [
             f"{format_measure(row[convention][m]['mean'], m)} ± {format_measure(row[convention][m]['sd'], m)}"
             for m in measures
         ]
         counts = len(row["runs"]), row["runs"][0]["steps"], sum(run["empty_predictions"] for run in row["runs"])
-        lines.append((row["title"], each, *map(str, counts), *numbers))
-    columns = ("row", "Dice per seed", "seeds", "steps", "empty", *(MEASURE_HEADINGS[name] for name in measures))
-    return Table(
-        f"Means over cases, {convention} convention; mean ± SD over seeds", columns, tuple(lines), text_columns=2
+        lines.append((row["title"], each, *map(str, counts), *found, *numbers))
+    amount = (f"amount of {name}" for name in classes)
+    columns = (
+        "row",
+        "Dice per seed",
+        "seeds",
+        "steps",
+        "empty",
+        *amount,
+        *(MEASURE_HEADINGS[name] for name in measures),
     )
+    return Table(f"Means over cases, {HEADS[convention]}; mean ± SD over seeds", columns, tuple(lines), text_columns=2)
 
 
-def published_table(request: Request) -> Table:
-    """The paper's rows with as many labeled cases, and those with all of them."""
+def published_table(request: Request) -> Table | None:
+    """The paper's rows with as many labeled cases, and those with all of them; None for other data."""
+    if request.dataset not in SOURCES:
+        return None
     rows = published_rows(SOURCES[request.dataset].name)
     most = max(int(row.labeled) for row in rows)
     lines = tuple(
@@ -149,18 +181,16 @@ def published_table(request: Request) -> Table:
 
 def environment(request: Request) -> dict[str, Any]:
     """Versions, device and processor of this machine, the code's commit, and the date."""
-    root = Path(__file__).parents[1]
-    commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True)
     on_gpu = request.device == "cuda"
     return {
         "date": date.today().isoformat(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit(),
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
         "device": torch.cuda.get_device_name() if on_gpu else "cpu",
         "cuda": torch.version.cuda if on_gpu else None,
         "processor": processor(),
-        "threads": torch.get_num_threads(),
+        "threads": threads(request),
         "system": platform.platform(),
     }
 
@@ -175,7 +205,7 @@ def processor() -> str:
 
 def used_cases(protocol: Protocol) -> dict[str, Any]:
     """How many cases were labeled, unlabeled and scored, and the names listed for these roles that the data lack."""
-    record = json.loads(protocol.conversion_record(False).read_text())
+    record = json.loads(protocol.conversion_record().read_text())
     lists = json.loads(protocol.splits_file(False).read_text())
     roles = ("labeled", "unlabeled", protocol.request.scored_on)
     unused = {name for role, names in lists.items() if role not in roles for name in names}
@@ -200,30 +230,33 @@ def page(
     machine: Mapping[str, Any],
 ) -> str:
     """The content of ``results.md``."""
-    head = f"# {SOURCES[request.dataset].name}, {request.labeled} labeled, scored on {request.scored_on}"
-    tables = [*(table(rows, name) for name in CONVENTIONS if rows), published_table(request)]
-    name = SOURCES[request.dataset].name
-    published = f"Scored on the list {request.scored_on}; the published rows are over {PUBLISHED_TEST_CASES[name]}."
-    caveats = [said_of(cases), published, PROTOCOL_CAVEATS[name], DISTANCE_CAVEAT, SINGLE_RUN_CAVEAT]
+    head = f"# {request.name}, {request.labeled} labeled, scored on {request.scored_on}"
+    published = published_table(request)
+    tables = [*(table(rows, name) for name in CONVENTIONS if rows), *([published] if published else [])]
+    caveats = [said_of(cases), *(published_caveats(request) if published else ())]
     lists = ["empty: masks of a class, over cases and seeds, that were predicted empty where the reference is not."]
+    lists += ["amount: voxels predicted per voxel of the reference, over all cases, of each seed."]
     lists += [f"Not scored yet: {', '.join(missing)}."] if missing else []
     described = "\n".join(f"- {name}: {value}" for name, value in machine.items())
     notes = "\n".join(f"- {line}" for line in [*lists, *caveats])
     return "\n\n".join([head, *map(format_markdown_table, tables), notes, "## Environment", described]) + "\n"
 
 
-@command
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, metavar="OUT", help="folder of the protocol")
-    folder = parser.parse_args().folder.resolve()
+def published_caveats(request: Request) -> tuple[str, ...]:
+    """What stands between these scores and the published ones."""
+    cases = PUBLISHED_TEST_CASES[request.name]
+    over = f"Scored on the list {request.scored_on}; the published rows are over {cases}."
+    return over, PROTOCOL_CAVEATS[request.name], DISTANCE_CAVEAT, SINGLE_RUN_CAVEAT
+
+
+def write_results(folder: Path) -> str:
+    """Write ``results.md`` and ``results.json`` over all runs that are scored so far; returns the first one's text."""
     request = Request(**json.loads((folder / RECORD).read_text()))
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
     rows, cases, machine = collect(protocol, runs), used_cases(protocol), environment(request)
-    scored = {run["trainer"] + run["row"] for row in rows.values() for run in row["runs"]}
-    missing = [run.name for run in runs if run.trainer + run.row not in scored]
+    scored = {(run["row"], run["trainer"]) for row in rows.values() for run in row["runs"]}
     for run in runs:
-        if run.name not in missing:
+        if (run.row, run.trainer) in scored:
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
@@ -231,9 +264,39 @@ def main() -> None:
         shutil.copyfile(folder / name, results / name)
     content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
     write_json(results / "results.json", content)
+    missing = [run.name for run in runs if (run.row, run.trainer) not in scored]
+    text = page(request, cases, rows, missing, machine)
     with atomic_write(results / "results.md") as temporary:
-        temporary.write_text(page(request, cases, rows, missing, machine), encoding="utf-8")
-    print((results / "results.md").read_text())
+        temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def publish(folder: Path, target: Path) -> None:
+    """Copy the numbers of the results to ``target``: compact, without figures, reports and paths of this machine."""
+    results = folder / "results"
+    names = ("results.json", "step_times.json", "splits.json")
+    each = (f"*/{name}" for name in ("curves.json", "scores.json", f"{UNMIRRORED}/scores.json"))
+    for file in (file for pattern in (*names, *each) for file in results.glob(pattern)):
+        copy = target / file.relative_to(results)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(copy) as temporary:
+            temporary.write_text(json.dumps(without_paths(json.loads(file.read_text()))) + "\n", encoding="utf-8")
+
+
+def without_paths(value: Any) -> Any:
+    """Nested plain values, with absolute paths cut to their last part."""
+    if isinstance(value, dict):
+        return {key: without_paths(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_paths(one) for one in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+@command
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, metavar="OUT", help="folder of the protocol")
+    print(write_results(parser.parse_args().folder.resolve()))
 
 
 def finite(value: Any) -> Any:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from benchmarks.protocol.folder_data import SPLITS, described, read_folder, read_lists, roles_of
 from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
@@ -22,12 +24,19 @@ from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.record import differences
 
 SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
-IDS = {"la": 501, "acdc": 502}
-ALL_LABELED = 50  # added to the id: the same cases, every training case labeled
+FOLDER = "folder"
+"""The kind of data set that is a folder of images, labels and split lists."""
+IDS = {"la": 501, "acdc": 502, FOLDER: 503}
+ALL_LABELED = 50
+"""Added to the id: the same cases, every training case labeled."""
+PREDICTED = 100
+"""Added to the id, with a number from 1 on: labeled cases and unlabeled ones with predicted labels."""
 SMALL_SPACING_MM = {"la": 1.25, "acdc": 2.5}
+SMALL_PATCH = (96, 96)
 PLANNERS = {"plain": "", "ResEncM": "nnUNetPlannerResEncM", "ResEncL": "nnUNetPlannerResEncL"}
 PLANNED = {"plain": "nnUNetPlans", "ResEncM": "nnUNetResEncUNetMPlans", "ResEncL": "nnUNetResEncUNetLPlans"}
 HELD_OUT = 10
+ROOT = Path(__file__).parents[2]
 RECORD = "protocol.json"
 
 
@@ -53,28 +62,53 @@ class Request:
     allow_missing: bool
     step_seconds: tuple[float, float] | None
     device: str
+    patch: tuple[int, ...] | None = None
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    threads: int | None = None
+    step_times: str | None = None
+    prediction_seconds: float | None = None
 
     @property
     def needs_all_labeled(self) -> bool:
         """Whether the second data set, with every training case labeled, is made."""
         return self.diagnose or "upper_bound" in self.rows
 
-    def dataset_name(self, labeled_all: bool = False) -> str:
+    def dataset_name(self, added: int = 0) -> str:
         """``DatasetXXX_Name``."""
-        return f"Dataset{self.dataset_id(labeled_all)}_{SOURCES[self.dataset].name}"
+        return f"Dataset{self.dataset_id(added)}_{self.name}"
 
-    def dataset_id(self, labeled_all: bool = False) -> int:
-        """Id of the data set."""
-        return IDS[self.dataset] + ALL_LABELED * labeled_all
+    @property
+    def name(self) -> str:
+        """Name of the data; that of a folder without what nnU-Net does not take in names."""
+        if self.dataset in SOURCES:
+            return SOURCES[self.dataset].name
+        return re.sub(r"\W|__+", "", Path(self.data).name) or "Folder"
+
+    @property
+    def splits_file(self) -> Path:
+        """The split lists that are asked for."""
+        if self.splits:
+            return Path(self.splits)
+        return SOURCES[self.dataset].shipped_splits if self.dataset in SOURCES else Path(self.data) / SPLITS
+
+    def dataset_id(self, added: int = 0) -> int:
+        """Id of the data set itself; :data:`ALL_LABELED` is added for every case labeled, more for predicted labels."""
+        return IDS[self.dataset] + added
+
+
+DEFAULTS = {field.name: field.default for field in fields(Request) if field.default is not MISSING}
+"""Of what records of earlier versions lack."""
 
 
 def request_of(arguments: argparse.Namespace, device: str) -> Request:
     """The request in parsed arguments, with absolute paths."""
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(arguments).items()}
-    for name in ("data", "splits"):
+    for name in ("data", "splits", "step_times"):
         given[name] = given[name] and str(given[name].resolve())
     names = Request.__dataclass_fields__
-    return Request(**{**{key: value for key, value in given.items() if key in names}, "device": device})
+    chosen = {key: value for key, value in given.items() if key in names and (value is not None or key not in DEFAULTS)}
+    return Request(**chosen, device=device)
 
 
 def claim_folder(folder: Path, request: Request) -> None:
@@ -85,7 +119,9 @@ def claim_folder(folder: Path, request: Request) -> None:
     """
     record, wanted = folder / RECORD, json.loads(json.dumps(asdict(request)))
     if record.exists():
-        found = list(differences(json.loads(record.read_text()), wanted))
+        before = {**json.loads(json.dumps(DEFAULTS)), **json.loads(record.read_text())}
+        before["rows"] = ["semi_supervised" if row == "crossmatch" else row for row in before["rows"]]  # its old name
+        found = list(differences(before, wanted))
         if found:
             fix = "repeat the arguments, choose another --folder, or remove this one"
             raise InputError(Problem("folder of another protocol", record, "; ".join(found), fix))
@@ -100,13 +136,18 @@ def split_lists(request: Request) -> dict[str, list[str]]:
     Where val is scored and the lists have none (LA), the last :data:`HELD_OUT` unlabeled cases are held out.
 
     Raises:
-        InputError: the lists are faulty, or nothing is left to score.
+        InputError: the lists are faulty, name no unlabeled case, or nothing is left to score.
     """
-    source = SOURCES[request.dataset]
-    file = Path(request.splits) if request.splits else source.shipped_splits
-    lists = read_splits(file, request.labeled, source.patient_of)
+    file = request.splits_file
+    if request.dataset == FOLDER:
+        lists = read_lists(file, request.labeled)
+    else:
+        lists = read_splits(file, request.labeled, SOURCES[request.dataset].patient_of)
     if request.scored_on == "val" and not lists["val"] and len(lists["unlabeled"]) > HELD_OUT:
         lists["unlabeled"], lists["val"] = lists["unlabeled"][:-HELD_OUT], lists["unlabeled"][-HELD_OUT:]
+    if not lists["unlabeled"]:
+        fix = 'list cases as "unlabeled", or label fewer with --labeled'
+        raise InputError(Problem("no unlabeled case", file, "every training case is labeled", fix))
     if not lists[request.scored_on]:
         fix = f'add "{request.scored_on}" to the file and give it with --splits'
         raise InputError(Problem("nothing to score", file, f'"{request.scored_on}" is empty', fix))
@@ -117,17 +158,32 @@ def check_data(request: Request, lists: Mapping[str, list[str]]) -> None:
     """See to it, before hours of training, that there is something to score; the rest is the converter's to check.
 
     Raises:
-        InputError: no folder, or none of the cases of the scored list in it.
+        InputError: no folder, none of the cases of the scored list in it, or a folder that cannot be converted.
     """
-    data, source = Path(request.data), SOURCES[request.dataset]
+    data = Path(request.data)
     if not data.is_dir():
         raise InputError(Problem("folder missing", data, "given with --data", "check the path"))
     wanted = set(lists[request.scored_on])
-    found = [case for find in source.find.values() for case in find(data).cases]
-    if not any(wanted & {case.identifier, case.patient} for case in found):
+    if not wanted & _names_in(request, lists):
         fix = "give the folder that holds them, another list (--on) or own lists (--splits)"
         detail = f'it holds none of the {len(wanted)} entries of the list "{request.scored_on}"'
         raise InputError(Problem("nothing to score", data, detail, fix))
+
+
+def _names_in(request: Request, lists: Mapping[str, list[str]]) -> set[str]:
+    """Cases and patients that the data hold."""
+    data = Path(request.data)
+    if request.dataset == FOLDER:
+        content = read_folder(data)
+        each = [lists, all_labeled(lists)] if request.needs_all_labeled else [lists]
+        roles = [roles_of(content, one, request.allow_missing)[0] for one in each]
+        labels = [described(content, one, request.classes, request.channels)["labels"] for one in roles]
+        if labels[0] != labels[-1]:
+            detail = f"{len(labels[0])} labels in labeled and scored cases, {len(labels[-1])} in all"
+            raise InputError(Problem("labels differ between cases", data, detail, "name all of them with --classes"))
+        return set(roles[0])
+    found = [case for find in SOURCES[request.dataset].find.values() for case in find(data).cases]
+    return {name for case in found for name in (case.identifier, case.patient)}
 
 
 def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -146,17 +202,19 @@ def processes() -> str:
     return os.environ.get("nnUNet_def_n_proc", str(min(8, os.cpu_count() or 1)))
 
 
-def variables(folder: Path, device: str) -> dict[str, str]:
+def variables(folder: Path, request: Request) -> dict[str, str]:
     """Environment variables that the commands get beside this process's own; nnU-Net's folders are in ``folder``."""
     roots = {name: str(folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
     usual = {"nnUNet_compile": "f", "nnUNet_def_n_proc": processes()}
-    if device == "cpu":  # page faults of large tensors cost half of the time, spinning threads the rest
+    if request.device == "cpu":  # page faults of large tensors cost half of the time, spinning threads the rest
         usual |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "60000000000", "OMP_WAIT_POLICY": "PASSIVE"}
         usual |= {"nnUNet_n_proc_DA": "1"}
     return {
         **{name: os.environ.get(name, value) for name, value in usual.items()},
+        **({"OMP_NUM_THREADS": str(request.threads)} if request.threads else {}),
         **roots,
         "nnUNet_extTrainer": next(iter(ext_trainers.__path__)),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -114,7 +114,7 @@ class StepBenchmark:
         self.count += 1
         rng, generator = np.random.default_rng(self.count), torch.Generator(self.device).manual_seed(self.count)
         boxes = {view: draw_boxes(rng, unlabeled, self.case.patch, 0.5) for view in CrossMatch.unlabeled_views[1:]}
-        shapes = self.bare.feature_shapes(unlabeled, self.case.patch)
+        shapes = self.uncompiled_network.feature_shapes(unlabeled, self.case.patch)
         kinds = {name: s.perturbation for name, s in STREAMS.items() if s.perturbation}
         drawn = {name: DROPOUTS[kind].draw(shapes, generator, self.device) for name, kind in kinds.items()}
         return boxes, drawn
@@ -143,7 +143,7 @@ class StepBenchmark:
 
     def crossmatch(self, way: str, setting: str = "") -> None:
         """One step stacked or sequential, with ``recompute``, ``students<k>`` or ``half`` as many unlabeled samples."""
-        self.bare.recompute = setting == "recompute"
+        self.uncompiled_network.recompute = setting == "recompute"
         count = int(setting.removeprefix("students")) if setting.startswith("students") else len(STREAMS)
         unlabeled = max(1, self.case.batch // (2 if setting == "half" else 1))
         boxes, drawn = self.draw_random(unlabeled)
@@ -181,7 +181,7 @@ class StepBenchmark:
         features = self.uncompiled_network.encoder(torch.cat((a, b)))
         half = [level[len(a) :] for level in features]
         streams = [features] + [perturbed(half, drawn[name]) for name in (weak, strong)]
-        heads = self.bare.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
+        heads = self.uncompiled_network.decoder([torch.cat(level) for level in zip(*streams, strict=True)])
         full = heads[0].split(len(a))
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]
 

@@ -182,7 +182,7 @@ def _names_in(request: Request, lists: Mapping[str, list[str]]) -> set[str]:
             detail = f"{len(labels[0])} labels in labeled and scored cases, {len(labels[-1])} in all"
             raise InputError(Problem("labels differ between cases", data, detail, "name all of them with --classes"))
         return set(roles[0])
-    found = [case for find in SOURCES[request.dataset].find.values() for case in find(data).cases]
+    found = [case for find in SOURCES[request.dataset].finders.values() for case in find(data).cases]
     return {name for case in found for name in (case.identifier, case.patient)}
 
 

@@ -180,3 +180,43 @@ def label_shares(
         "confident_share": valid.double().mean().item(),
         "agreement": sum(alike) / len(alike) if alike else float("nan"),
     }
+
+
+def logits_of(network: nn.Module, image: torch.Tensor, kept: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    """Logits at full resolution; ``kept``: channels of each level that stay when half of them are dropped."""
+    features = network.encoder(image)
+    if kept is not None:
+        features = [2 * level * stays for level, stays in zip(features, kept, strict=True)]
+    output = network.decoder(features)
+    return output[0] if isinstance(output, list) else output
+
+
+def fixmatch_loss(
+    network: nn.Module, images: dict, boxes: dict, *, supervised, u, tau, classes, regions
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """FixMatch: L_sup + u M(s, w); M is the masked Dice of the strong view against the labels of the weak one."""
+    y, valid = hard(logits_of(network, images["weak"]), tau, regions)
+    y, valid = mixed(y, boxes["strong1"]), mixed(valid, boxes["strong1"])
+    strong = logits_of(network, mixed(images["strong1"], boxes["strong1"]))
+    parts = {
+        "sup": supervised(network.decoder(network.encoder(images["labeled"]))),
+        "ip": dice(strong, y, valid, classes, "count", regions),
+    }
+    return parts["sup"] + u * parts["ip"], parts
+
+
+def unimatch_loss(
+    network: nn.Module, images: dict, boxes: dict, kept: Sequence[torch.Tensor], *, supervised, u, tau, classes, regions
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """UniMatch: L_sup + u [M(s1, w) / 4 + M(s2, w) / 4 + M(fp, w) / 2]; fp: the weak view, features perturbed."""
+    y, valid = hard(logits_of(network, images["weak"]), tau, regions)
+    strong = []
+    for view in ("strong1", "strong2"):
+        logits = logits_of(network, mixed(images[view], boxes[view]))
+        strong.append(dice(logits, mixed(y, boxes[view]), mixed(valid, boxes[view]), classes, "count", regions))
+    parts = {
+        "sup": supervised(network.decoder(network.encoder(images["labeled"]))),
+        "ip": (strong[0] + strong[1]) / 4,
+        "fp": dice(logits_of(network, images["weak"], kept), y, valid, classes, "count", regions) / 2,
+    }
+    return parts["sup"] + u * (parts["ip"] + parts["fp"]), parts

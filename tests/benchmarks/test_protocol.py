@@ -496,7 +496,9 @@ def small_acdc(folder: Path) -> list[str]:
         return ["--labeled", "3", "--allow-missing"]
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
     fake_data.write_acdc_h5(folder / "data", patients)
-    splits = fake_data.write_splits_file(folder / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1])
+    splits = fake_data.write_splits_file(
+        folder / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1]
+    )
     return ["--splits", str(splits)]
 
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels: what a network's logits say, how sure they are, and where that counts.
+"""Pseudo-labels: hard labels of a network's logits, their confidence, and the voxels that count.
 
 Limit: constant values without gradient; the losses compare students with them.
 Shapes: N samples, C output channels, S spatial axes. Softmax: fields are (N, S). Regions: (N, C, S), each by itself.
@@ -22,7 +22,7 @@ class PseudoLabel(NamedTuple):
     valid: torch.Tensor
 
     def cutmixed(self, boxes: Sequence[Box | None]) -> PseudoLabel:
-        """The labels of the CutMixed image: everything travels with its source, confidence and ``valid`` too."""
+        """The labels of the CutMixed image; confidence and ``valid`` move with the labels."""
         return PseudoLabel(*(paste(field, boxes) for field in self))
 
 

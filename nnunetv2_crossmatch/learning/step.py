@@ -1,4 +1,4 @@
-"""What a method is given of one training step: images, target, network, progress, and the random numbers to draw from.
+"""One training step as a method sees it: images, target, network, progress, and random numbers to draw from.
 
 Limit: facts and small operations; the losses are the method's, the optimizer step is the trainer's.
 Shapes: B labeled and U unlabeled images, C channels, S spatial axes.

@@ -1,6 +1,6 @@
-"""Checkpoints: written whole or not at all, never with broken weights, the newest readable one found, loaded safely.
+"""Checkpoints: atomic writes, no weights that are not finite, safe loading, and a search for the newest readable one.
 
-Limit: files of ``torch.save`` (zip archives) with the entries of the host's trainer; nothing is known of networks.
+Limit: files of ``torch.save`` (zip archives) with the entries of nnU-Net's trainer.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ def tensor_bytes(value: Any) -> int:
 
 
 @contextmanager
-def checkpoint_written_whole(file: Path, needed_bytes: int) -> Iterator[Path]:
-    """Yield a temporary path to save a checkpoint to, for code that saves by itself (the host's ``save_checkpoint``).
+def atomic_checkpoint(file: Path, needed_bytes: int) -> Iterator[Path]:
+    """Yield a temporary path for code that saves by itself (nnU-Net's ``save_checkpoint``).
 
     It becomes ``file`` when the block succeeds; otherwise it is removed, and an earlier ``file`` is as it was.
 
     Raises:
         InputError: the disk is full; ``needed_bytes`` and the free bytes are told.
     """
-    with full_disk_told(file, needed_bytes), atomic_write(file) as temporary:
+    with disk_full_reported(file, needed_bytes), atomic_write(file) as temporary:
         yield temporary
 
 
 @contextmanager
 def entries_added(entries: Mapping[str, Any]) -> Iterator[None]:
-    """Let the host save ``entries`` beside its own: it collects and writes a checkpoint in one method."""
+    """Add ``entries`` to the checkpoint that nnU-Net saves; it collects and writes one in a single method."""
     save = torch.save
 
     def save_with_entries(checkpoint: dict[str, Any], *arguments: Any) -> None:
@@ -86,8 +86,8 @@ def entries_added(entries: Mapping[str, Any]) -> Iterator[None]:
 
 
 @contextmanager
-def full_disk_told(file: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turn a full disk, met while ``file`` or what belongs to it is written, into one line.
+def disk_full_reported(file: Path, needed_bytes: int = 0) -> Iterator[None]:
+    """Turn the error of a full disk while ``file`` is written into one line.
 
     Raises:
         InputError: the disk is full.
@@ -96,16 +96,16 @@ def full_disk_told(file: Path, needed_bytes: int = 0) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(file.parent).free
-        if not _says_full(error) and free >= needed_bytes:
+        if not _caused_by_full_disk(error) and free >= needed_bytes:
             raise
         needed = f", {needed_bytes} are needed" if needed_bytes else ""
         detail = f"{free} bytes are free{needed}; the checkpoint from before is intact"
         raise InputError(Problem("disk full", file, detail, "make room, then continue with --c")) from error
 
 
-def _says_full(error: BaseException | None) -> bool:
-    """Whether a full disk is at the root of ``error``: torch.save hides it behind errors of its own."""
-    return error is not None and (getattr(error, "errno", None) in FULL_DISK or _says_full(error.__context__))
+def _caused_by_full_disk(error: BaseException | None) -> bool:
+    """Whether a full disk caused ``error``; torch.save raises errors of its own from it."""
+    return error is not None and (getattr(error, "errno", None) in FULL_DISK or _caused_by_full_disk(error.__context__))
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
@@ -114,30 +114,30 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
     Raises:
         InputError: its network weights are not finite, or the disk is full; an earlier ``file`` is as it was.
     """
-    refuse_nonfinite(checkpoint["network_weights"], file)
-    with checkpoint_written_whole(file, tensor_bytes(checkpoint)) as temporary, temporary.open("wb") as stream:
+    check_finite(checkpoint["network_weights"], file)
+    with atomic_checkpoint(file, tensor_bytes(checkpoint)) as temporary, temporary.open("wb") as stream:
         torch.save(checkpoint, stream)  # by name it would not tell why it failed
 
 
-def refuse_nonfinite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
+def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
     """Raise :class:`InputError` if ``weights``, meant for ``file``, are not finite."""
     if broken := nonfinite(weights):
         detail = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; nothing was written"
         raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while saving left in ``folder``."""
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Remove partial checkpoints of a killed process from ``folder``."""
     for name in CANDIDATES:
         partial_path(folder / name).unlink(missing_ok=True)
 
 
 class DamagedCheckpointError(InputError):
-    """The file is cut off, altered or no checkpoint at all, so that nothing can be got from it."""
+    """The file is truncated, altered, or not a checkpoint."""
 
 
 def load_checkpoint(file: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]:
-    """The checkpoint in ``file``, after verifying the checksums in it; no code that it may contain is run.
+    """Load the checkpoint in ``file`` after verifying its checksums, without running code that it may contain.
 
     Raises:
         DamagedCheckpointError: it is cut off, altered, or lacks what a training checkpoint has.
@@ -148,7 +148,7 @@ def load_checkpoint(file: Path, map_location: str | torch.device = "cpu") -> dic
 
 
 def _verify_archive(file: Path) -> None:
-    """``torch.load`` compares no checksums, and reads altered weights without a word."""
+    """Compare the checksums; ``torch.load`` does not, and reads altered weights."""
     try:
         with zipfile.ZipFile(file) as archive:
             bad = archive.testzip()
@@ -181,7 +181,7 @@ def _damaged(file: Path, detail: str) -> DamagedCheckpointError:
 
 
 def _allowed() -> list[Any]:
-    """What the host's checkpoints hold beside tensors: numpy numbers and arrays, under old and new module names."""
+    """Objects beside tensors in nnU-Net's checkpoints: numpy numbers and arrays, under old and new module names."""
     functions: list[Any] = [np.array(0.0).__reduce__()[0], np.float64(0).__reduce__()[0]]
     homes = ("numpy.core.multiarray", "numpy._core.multiarray")
     names = [(function, f"{home}.{function.__name__}") for function in functions for home in homes]
@@ -189,21 +189,21 @@ def _allowed() -> list[Any]:
 
 
 @dataclass(frozen=True)
-class Found:
-    """The checkpoint to go on from, and the epoch that comes next."""
+class ResumePoint:
+    """The checkpoint to resume from, and the next epoch."""
 
     file: Path
     next_epoch: int
 
 
-def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found | None:
-    """The readable checkpoint in ``folder`` that has come furthest, or None if there is none at all.
+def newest_checkpoint(folder: Path, log: Callable[[str], None] = print) -> ResumePoint | None:
+    """The readable checkpoint in ``folder`` with the most epochs, or None if there is none.
 
-    Every unreadable one that would have come before it is renamed to ``*.corrupt``, which is said.
+    Unreadable ones with more epochs are renamed to ``*.corrupt`` and logged.
 
     Args:
         folder: a fold folder of the host.
-        say: takes one line at a time.
+        log: takes one line at a time.
 
     Raises:
         InputError: a checkpoint holds foreign code.
@@ -214,27 +214,27 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None] = print) -> Found
             if file.exists():
                 epochs[file] = int(_load(file, mmap=True)["current_epoch"])
         except DamagedCheckpointError as error:
-            _set_aside(file, error, say)
+            _rename_corrupt(file, error, log)
     for file in sorted(epochs, key=lambda file: -epochs[file]):
         try:
             _verify_archive(file)
         except DamagedCheckpointError as error:
-            _set_aside(file, error, say)
+            _rename_corrupt(file, error, log)
             continue
-        return Found(file, epochs[file])
+        return ResumePoint(file, epochs[file])
     return None
 
 
-def keep_previous(folder: Path, say: Callable[[str], None] = print) -> None:
-    """Rename the checkpoints of an earlier run in ``folder`` to ``*.previous``: ``--c`` must not go on from them."""
+def keep_previous_checkpoints(folder: Path, log: Callable[[str], None] = print) -> None:
+    """Rename checkpoints of an earlier run in ``folder`` to ``*.previous``, so that ``--c`` does not resume them."""
     for file in (folder / name for name in CANDIDATES):
         if file.exists():
             previous = file.with_name(f"{file.name}.previous")
             file.replace(previous)
-            say(f"{file.name} is of an earlier run; kept as {previous.name}")
+            log(f"{file.name} is of an earlier run; kept as {previous.name}")
 
 
-def _set_aside(file: Path, error: InputError, say: Callable[[str], None]) -> None:
+def _rename_corrupt(file: Path, error: InputError, log: Callable[[str], None]) -> None:
     corrupt = file.with_name(f"{file.name}.corrupt")
     file.replace(corrupt)
-    say(f"{file.name} cannot be used ({error.problems[0].detail}); kept as {corrupt.name}")
+    log(f"{file.name} cannot be used ({error.problems[0].detail}); kept as {corrupt.name}")

@@ -1,4 +1,4 @@
-"""What several processes need beyond the host's own support: torchrun, the right device, equal values.
+"""Support of several processes beyond nnU-Net's own: torchrun, one device per process, equal values.
 
 Limit: does nothing in a run of one process.
 """
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 
 def join_torchrun(device: torch.device) -> None:
-    """Join the process group that torchrun describes in the environment; the host only knows its own spawn."""
+    """Join the process group that torchrun describes in the environment; nnU-Net supports its own spawn only."""
     if dist.is_initialized() or "LOCAL_RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
     if device.type == "cuda":
@@ -25,26 +25,26 @@ def join_torchrun(device: torch.device) -> None:
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
 
-def wait_for_first() -> None:
-    """Wait until the first process comes here too, as long as that takes: NCCL's own patience ends after minutes."""
+def wait_for_first_process() -> None:
+    """Wait for the first process, however long it takes; NCCL has a timeout of minutes."""
     if dist.is_initialized():
         patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
         dist.barrier(patient)
 
 
-def own_device(device: torch.device) -> torch.device:
-    """This process's device: LOCAL_RANK counts within the node, the global rank does not."""
+def device_of_process(device: torch.device) -> torch.device:
+    """Device of this process: LOCAL_RANK counts within the node, the global rank does not."""
     if device.type != "cuda" or not dist.is_initialized():
         return device
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", dist.get_rank())))
 
 
-def share(total: int, rank: int, world_size: int) -> int:
+def samples_per_process(total: int, rank: int, world_size: int) -> int:
     """Samples of this process out of ``total``, as even as possible, the first ranks taking the rest."""
     return total // world_size + (rank < total % world_size)
 
 
-def same_everywhere(value: Value) -> Value:
+def from_first_process(value: Value) -> Value:
     """The first process's ``value``."""
     if not dist.is_initialized():
         return value

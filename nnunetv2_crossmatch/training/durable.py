@@ -1,4 +1,4 @@
-"""The host's trainer made durable: alone in its folder, saved in time and whole, continued exactly where it was.
+"""nnU-Net's trainer with a folder lock, a run record, atomic checkpoints, and exact resume.
 
 Limit: knows nothing of unlabeled data. A subclass calls :meth:`DurableTrainer.step_done` after each step, and says what
 the run must be continued with (:meth:`DurableTrainer.run_inputs`) and what else a checkpoint holds.
@@ -20,29 +20,29 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
-    checkpoint_written_whole,
+    atomic_checkpoint,
+    check_finite,
+    disk_full_reported,
     entries_added,
-    full_disk_told,
-    keep_previous,
+    keep_previous_checkpoints,
     load_checkpoint,
     named_tensors,
     newest_checkpoint,
-    refuse_nonfinite,
-    remove_leftovers,
+    remove_partial_checkpoints,
     tensor_bytes,
 )
-from nnunetv2_crossmatch.training.distributed import same_everywhere
-from nnunetv2_crossmatch.training.finite import TOO_MANY, FiniteWatch
-from nnunetv2_crossmatch.training.interruption import Interruption
+from nnunetv2_crossmatch.training.distributed import from_first_process
+from nnunetv2_crossmatch.training.finite import MAX_IN_A_ROW, NonFiniteCounter
+from nnunetv2_crossmatch.training.interruption import StopSignals
 from nnunetv2_crossmatch.training.lock import lock_folder
-from nnunetv2_crossmatch.training.record import RunRecord, new_record, read_record, refuse_differences, write_record
+from nnunetv2_crossmatch.training.record import RunRecord, check_same_inputs, new_record, read_record, write_record
 from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
 
 SAVE_EPOCHS, SAVE_SECONDS = 10, 600.0
 
 
 class DurableTrainer(nnUNetTrainer):
-    """Host hooks around lock, record, checkpoints, signals and the place within an epoch.
+    """Hooks for the lock, the record, checkpoints, signals and the position within an epoch.
 
     Attributes:
         seed: of all draws; restored when a run is continued.
@@ -60,14 +60,16 @@ class DurableTrainer(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        self.choosing = bool(plans["continue_training"])  # --c: until a checkpoint is loaded, or there is none
+        self.selecting_checkpoint = bool(
+            plans["continue_training"]
+        )  # --c: until a checkpoint is loaded, or there is none
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.folder = Path(self.output_folder)
-        self.record = read_record(self.folder) if self.choosing and self.local_rank == 0 else None
+        self.record = read_record(self.folder) if self.selecting_checkpoint and self.local_rank == 0 else None
         self.resumed = False
         self.lock: BaseFileLock | None = None
-        self.interruption = Interruption()
-        self.finite = FiniteWatch(self.print_to_log_file, expect_overflow=self.grad_scaler is not None)
+        self.interruption = StopSignals()
+        self.finite = NonFiniteCounter(self.print_to_log_file, expect_overflow=self.grad_scaler is not None)
         self.steps = StepLog()
         self.saved_at = time.monotonic()
         self.save_every = sys.maxsize  # by us: the host would save before it has noted the epoch's best score
@@ -75,30 +77,30 @@ class DurableTrainer(nnUNetTrainer):
     # The run and its folder
 
     def run_training(self) -> None:
-        """The host's; SIGTERM and SIGINT end it after the step, saved."""
-        with self.interruption.caught():
+        """Train as nnU-Net does; SIGTERM and SIGINT end the run after the step, with a checkpoint."""
+        with self.interruption.handled():
             try:
-                with full_disk_told(self.folder / LATEST):
+                with disk_full_reported(self.folder / LATEST):
                     super().run_training()
             finally:
                 self._stop_loaders()
 
     def lock_folder(self) -> None:
-        """Refuse to go on if another process trains in the output folder; clear away what a killed one left."""
+        """Lock the output folder, or raise if another process trains there; remove what a killed one left."""
         if self.local_rank == 0 and self.lock is None:
             self.lock = lock_folder(self.folder)
-            remove_leftovers(self.folder)
+            remove_partial_checkpoints(self.folder)
 
     def on_train_start(self) -> None:
-        """The host's, alone in the folder."""
+        """Start as nnU-Net does, with the folder locked."""
         self.lock_folder()
-        self.choosing = False
+        self.selecting_checkpoint = False
         super().on_train_start()
         self.steps_per_epoch = self.num_iterations_per_epoch
         self.saved_at = time.monotonic()
 
     def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
-        """The host's, once it is certain that the run is continued with what it began with."""
+        """The data sets of nnU-Net, after a check that a resumed run has the inputs that it began with."""
         training, validation = super().get_tr_and_val_datasets()
         if self.local_rank == 0:
             self.write_run_record(new_record(self.seed, self.run_inputs(training.identifiers, validation.identifiers)))
@@ -109,11 +111,11 @@ class DurableTrainer(nnUNetTrainer):
         return {}
 
     def write_run_record(self, now: RunRecord) -> None:
-        """Write the record of this run: of a continued one the same as before; a new one begins without checkpoints."""
+        """Write the record of this run; a resumed run must have the same inputs, a new one has no checkpoints yet."""
         if not self.resumed:
-            keep_previous(self.folder, self.print_to_log_file)
+            keep_previous_checkpoints(self.folder, self.print_to_log_file)
         elif self.record is not None:
-            refuse_differences(self.folder, self.record, now)
+            check_same_inputs(self.folder, self.record, now)
             if self.record.versions != now.versions:
                 self.print_to_log_file(f"Versions were {self.record.versions}, now {now.versions}.")
         write_record(self.folder, now)
@@ -121,68 +123,68 @@ class DurableTrainer(nnUNetTrainer):
     # Epochs and steps
 
     def on_epoch_start(self) -> None:
-        """The host's; from now on a signal waits for the end of the step."""
+        """As nnU-Net; from now on a signal waits for the end of the step."""
         self.interruption.deferring = True
         super().on_epoch_start()
 
     def on_train_epoch_start(self) -> None:
-        """The host's, with the steps that are left."""
+        """As nnU-Net, for the remaining steps of the epoch."""
         super().on_train_epoch_start()
         self.num_iterations_per_epoch = self.steps_per_epoch - len(self.steps)
 
     def step_done(self, values: dict, gradient_norm: torch.Tensor | None = None) -> dict:
-        """To be called after each training step with its scalars, ``loss`` among them; returns them."""
+        """Count, log and save after a training step, given its scalars (``loss`` and others); returns them."""
         loss = torch.as_tensor(values["loss"])
-        in_a_row = self.finite.note(loss, loss if gradient_norm is None else gradient_norm)
-        if in_a_row >= TOO_MANY:
+        in_a_row = self.finite.count(loss, loss if gradient_norm is None else gradient_norm)
+        if in_a_row >= MAX_IN_A_ROW:
             raise self._not_finite(in_a_row)
         self.steps.add(values)
-        self._between_steps()
+        self._after_each_step()
         return values
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
-        """The host's; the epoch has its full length again."""
+        """As nnU-Net; restores the full length of an epoch."""
         self.num_iterations_per_epoch = self.steps_per_epoch
         super().on_train_epoch_end(train_outputs)
 
     def validation_step(self, batch: dict) -> dict:
         """The host's."""
         result = super().validation_step(batch)
-        self._between_steps()
+        self._after_each_step()
         return result
 
     def on_epoch_end(self) -> None:
-        """The host's, then ``checkpoint_latest`` if it is time."""
+        """As nnU-Net, then saves ``checkpoint_latest`` if it is due."""
         self.steps = StepLog()
         super().on_epoch_end()
-        if self.current_epoch < self.num_epochs and (self.current_epoch % SAVE_EPOCHS == 0 or self._is_time()):
+        if self.current_epoch < self.num_epochs and (self.current_epoch % SAVE_EPOCHS == 0 or self._save_is_due()):
             self.save_latest()
 
     def on_train_end(self) -> None:
-        """The host's; a signal that came meanwhile ends the process now that all is saved."""
+        """As nnU-Net; a signal that arrived meanwhile ends the process now that everything is saved."""
         super().on_train_end()
-        if self.interruption.wish is not None:
+        if self.interruption.received is not None:
             raise SystemExit(self.interruption.exit_code)
         self.interruption.deferring = False
 
-    def _between_steps(self) -> None:
-        self._leave_if_asked()
-        if self._is_time():
+    def _after_each_step(self) -> None:
+        self._stop_if_signaled()
+        if self._save_is_due():
             self.save_latest()
 
-    def _is_time(self) -> bool:
+    def _save_is_due(self) -> bool:
         return time.monotonic() - self.saved_at >= SAVE_SECONDS
 
-    def _leave_if_asked(self) -> None:
-        """Save and end the process if a signal came; processes beside the first give it the time to save."""
-        if self.interruption.wish is None:
+    def _stop_if_signaled(self) -> None:
+        """Save and end the process if a signal arrived; other processes give the first one time to save."""
+        if self.interruption.received is None:
             return
         if self.local_rank != 0:
-            return self.interruption.leave_soon()
+            return self.interruption.exit_after_grace_period()
         self.save_latest()
         place = f"epoch {self.current_epoch}, {len(self.steps)} of {self.steps_per_epoch} steps"
         fate = "nothing is saved (--disable_checkpointing)" if self.disable_checkpointing else "continue with --c"
-        self.print_to_log_file(f"{self.interruption.wish.name}: stopped at {place}; {fate}.")
+        self.print_to_log_file(f"{self.interruption.received.name}: stopped at {place}; {fate}.")
         raise SystemExit(self.interruption.exit_code)
 
     def _stop_loaders(self) -> None:
@@ -209,18 +211,18 @@ class DurableTrainer(nnUNetTrainer):
         self.saved_at = time.monotonic()
 
     def save_checkpoint(self, filename: str) -> None:
-        """The host's checkpoint, written whole or not at all, never with weights that are not finite."""
+        """Save nnU-Net's checkpoint atomically, never with weights that are not finite."""
         if self.local_rank != 0 or self.disable_checkpointing:
             return super().save_checkpoint(filename)
         file, weights, log = Path(filename), self.network.state_dict(), self.logger.get_checkpoint()
         extra = self.extra_entries()
         for tensors in (weights, dict(named_tensors(extra))):
-            refuse_nonfinite(tensors, file)
+            check_finite(tensors, file)
         needed = tensor_bytes([weights, self.optimizer.state_dict(), extra])
         if len(self.steps):
             log[UNFINISHED] = self.steps.fetched()
         try:
-            with checkpoint_written_whole(file, needed) as temporary, temporary.open("wb") as stream:
+            with atomic_checkpoint(file, needed) as temporary, temporary.open("wb") as stream:
                 with entries_added(extra):
                     super().save_checkpoint(stream)  # by name torch.save would not tell why it failed
         finally:
@@ -234,12 +236,12 @@ class DurableTrainer(nnUNetTrainer):
         """Restore what :meth:`extra_entries` saved into ``file``."""
 
     def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """The host's, of a file without foreign code; with --c of the newest readable one, whichever the host chose."""
+        """Load a checkpoint without running foreign code; with ``--c`` the newest readable one of all."""
         file = Path(filename_or_checkpoint)
-        if self.choosing:
+        if self.selecting_checkpoint:
             self.lock_folder()
-            file = Path(same_everywhere(str(self._newest()) if self.local_rank == 0 else ""))
-            self.choosing, self.resumed = False, True
+            file = Path(from_first_process(str(self._newest()) if self.local_rank == 0 else ""))
+            self.selecting_checkpoint, self.resumed = False, True
         else:
             load_checkpoint(file)
         super().load_checkpoint(str(file))

@@ -1,6 +1,6 @@
-"""SIGTERM and SIGINT as a wish to stop: it waits until the step is done and the state is saved.
+"""SIGTERM and SIGINT as a request to stop, which waits until the step is done and the state is saved.
 
-Limit: takes the wish; saving and leaving are the trainer's. In other threads than the main one it does nothing.
+Limit: receives signals; the trainer saves and exits. In other threads than the main one it does nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-ECHO = 5.0  # seconds within which launchers and batch systems pass a signal on that its process got already
-GRACE = 60.0  # seconds for which a process that cannot save by itself outlives the signal
+REPEAT_SECONDS = 5.0  # seconds within which launchers and batch systems pass a signal on that its process got already
+GRACE_SECONDS = 60.0  # seconds for which a process that cannot save by itself outlives the signal
 
 
-class Interruption:
-    """Catches the two signals inside :meth:`caught`.
+class StopSignals:
+    """Catches the two signals inside :meth:`handled`.
 
     Attributes:
         deferring: whether a first signal waits; otherwise, and with a second one that is no echo, the process ends at
@@ -28,40 +28,40 @@ class Interruption:
 
     def __init__(self) -> None:
         self.deferring = False
-        self.wish: signal.Signals | None = None
-        self._came = 0.0
-        self._leaving = False
+        self.received: signal.Signals | None = None
+        self._received_at = 0.0
+        self._exiting = False
 
     @property
     def exit_code(self) -> int:
-        """What shells expect after the signal: 143 or 130; 0 if there was none."""
-        return 0 if self.wish is None else 128 + self.wish
+        """Exit code by shell convention: 143 or 130; 0 without a signal."""
+        return 0 if self.received is None else 128 + self.received
 
     @contextmanager
-    def caught(self) -> Iterator[None]:
-        """Take the signals inside the block; whoever took them before has them afterwards."""
+    def handled(self) -> Iterator[None]:
+        """Handle the signals inside the block; the previous handlers are restored afterwards."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         taken = (signal.SIGTERM, signal.SIGINT)
-        before = {number: signal.signal(number, self._take) or signal.SIG_DFL for number in taken}
+        before = {number: signal.signal(number, self._receive) or signal.SIG_DFL for number in taken}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def leave_soon(self) -> None:
-        """End the process after :data:`GRACE` seconds, even if it then waits for one that is gone."""
-        if not self._leaving:
-            self._leaving = True
-            timer = threading.Timer(GRACE, os._exit, (self.exit_code,))
+    def exit_after_grace_period(self) -> None:
+        """End the process after :data:`GRACE_SECONDS`, even if it waits for a process that has ended."""
+        if not self._exiting:
+            self._exiting = True
+            timer = threading.Timer(GRACE_SECONDS, os._exit, (self.exit_code,))
             timer.daemon = True
             timer.start()
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        again = self.wish is not None and time.monotonic() - self._came >= ECHO
-        if self.wish is None:
-            self.wish, self._came = signal.Signals(number), time.monotonic()
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        again = self.received is not None and time.monotonic() - self._received_at >= REPEAT_SECONDS
+        if self.received is None:
+            self.received, self._received_at = signal.Signals(number), time.monotonic()
         if again or not self.deferring:
             raise SystemExit(self.exit_code)

@@ -1,6 +1,6 @@
-"""One training at a time in an output folder: a lock that ends with its process, and says who holds it.
+"""One training at a time in an output folder: a lock that ends with its process, and a record of its holder.
 
-Limit: where the file system has no locks, a file that lists the process takes their place.
+Limit: on file systems without locks, a file that names the process takes their place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
 
-ORPHANS_END = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
+ORPHAN_SECONDS = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
 
 
 def lock_folder(folder: Path) -> BaseFileLock:
@@ -30,23 +30,23 @@ def lock_folder(folder: Path) -> BaseFileLock:
     holder = folder / ".running.json"
     lock = FileLock(folder / ".running.lock", is_singleton=True)
     try:
-        lock.acquire(timeout=ORPHANS_END if _is_gone(_read(holder)) else 0)
+        lock.acquire(timeout=ORPHAN_SECONDS if _has_ended(_read_holder(holder)) else 0)
     except Timeout:
-        raise _refusal(folder, _read(holder)) from None
+        raise _locked_error(folder, _read_holder(holder)) from None
     record = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(timespec="seconds")}
     with atomic_write(holder) as temporary:
         temporary.write_text(json.dumps(record), encoding="utf-8")
     return lock
 
 
-def _refusal(folder: Path, holder: dict[str, Any]) -> InputError:
+def _locked_error(folder: Path, holder: dict[str, Any]) -> InputError:
     who = "process {pid} on {host}, since {since}".format_map({"pid": "?", "host": "?", "since": "?", **holder})
     remedy = "wait until it has ended, or stop it; for a second run choose another fold or trainer name"
     return InputError(Problem("another training runs", folder, who, remedy))
 
 
-def _read(holder: Path) -> dict[str, Any]:
-    """Who holds, or last held, the lock; nothing if that is not known."""
+def _read_holder(holder: Path) -> dict[str, Any]:
+    """Current or last holder of the lock; empty if unknown."""
     try:
         record = json.loads(holder.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # informs only; the lock itself decides
@@ -54,7 +54,7 @@ def _read(holder: Path) -> dict[str, Any]:
     return record if isinstance(record, dict) else {}
 
 
-def _is_gone(holder: dict[str, Any]) -> bool:
+def _has_ended(holder: dict[str, Any]) -> bool:
     """Whether the holder was a process of this machine that has ended."""
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):

@@ -1,6 +1,6 @@
-"""The host's trainer in several processes: batches shared out, each process on its own device, CPUs too.
+"""nnU-Net's trainer in several processes: a share of the batch and a device for each, on CPUs, too.
 
-Limit: host hooks around process groups; knows nothing of unlabeled data. What processes exchange is in ``distributed``.
+Limit: hooks around process groups; knows nothing of unlabeled data. ``learning.exchange`` has the exchange in a step.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_crossmatch.training.distributed import join_torchrun, own_device, share
+from nnunetv2_crossmatch.training.distributed import device_of_process, join_torchrun, samples_per_process
 from nnunetv2_crossmatch.training.durable import DurableTrainer
 
 
 class ParallelTrainer(DurableTrainer):
-    """Joins torchrun's process group and corrects what the host takes for granted: one node, CUDA.
+    """Joins torchrun's process group; supports several nodes and CPUs, which nnU-Net does not.
 
     Attributes:
         distributed: whether there are several processes.
@@ -40,11 +40,11 @@ class ParallelTrainer(DurableTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if device.type == "cpu":  # with several processes the host takes CUDA for granted
             self.device, self.grad_scaler = device, None
-        self.device, self.distributed = own_device(self.device), self.is_ddp
+        self.device, self.distributed = device_of_process(self.device), self.is_ddp
 
     def initialize(self) -> None:
         """The host's, with DistributedDataParallel on this process's own device."""
-        with self._seen_as_distributed(False):  # the host would give DDP the global rank as its device
+        with self._with_is_ddp(False):  # the host would give DDP the global rank as its device
             super().initialize()
         if self.is_ddp:
             devices = [self.device.index] if self.device.type == "cuda" else None
@@ -52,12 +52,12 @@ class ParallelTrainer(DurableTrainer):
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """Number of processes of this training."""
         return dist.get_world_size() if self.distributed else 1
 
     def share_of(self, total: int) -> int:
         """Samples of this process out of ``total``."""
-        return share(total, self.local_rank, self.processes) if self.distributed else total
+        return samples_per_process(total, self.local_rank, self.processes) if self.distributed else total
 
     @property
     def local_network(self) -> Any:
@@ -70,23 +70,23 @@ class ParallelTrainer(DurableTrainer):
         return getattr(self.local_network, "_orig_mod", self.local_network)
 
     def _set_batch_size_and_oversample(self) -> None:
-        with self._seen_as_distributed(self.distributed):
+        with self._with_is_ddp(self.distributed):
             super()._set_batch_size_and_oversample()
 
     def _build_loss(self) -> torch.nn.Module:
-        with self._seen_as_distributed(self.distributed):
+        with self._with_is_ddp(self.distributed):
             return super()._build_loss()
 
     def local_loss(self) -> torch.nn.Module:
         """The host's loss without exchange between processes."""
         if not self.distributed:
             return self.loss
-        with self._seen_as_distributed(False):
+        with self._with_is_ddp(False):
             return nnUNetTrainer._build_loss(self)
 
     @contextmanager
-    def _seen_as_distributed(self, flag: bool) -> Iterator[None]:
-        """What the host takes for the answer to "several processes?" inside the block."""
+    def _with_is_ddp(self, flag: bool) -> Iterator[None]:
+        """Set ``is_ddp``, by which nnU-Net tells whether there are several processes, inside the block."""
         before, self.is_ddp = self.is_ddp, flag
         try:
             yield

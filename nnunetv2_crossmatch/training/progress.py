@@ -1,7 +1,7 @@
 """The progress figure: one small panel per training curve.
 
-Limit: draws numbers that are handed over. It does without matplotlib's global state, so that it runs in any process and
-thread and needs no display.
+Limit: draws given numbers. It uses no global state of matplotlib, so that it runs in any process and thread without a
+display.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Record of a run: its inputs, beside its checkpoints as JSON, so that it is continued with the same or not at all.
 
-Limit: compares what it is given; knows no plans, labels or settings itself.
+Limit: compares nested plain values; the trainer collects them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_record(folder: Path) -> RunRecord | None:
     return record
 
 
-def refuse_differences(folder: Path, before: RunRecord, now: RunRecord) -> None:
+def check_same_inputs(folder: Path, before: RunRecord, now: RunRecord) -> None:
     """Compare the inputs of a run with those that it began with.
 
     Raises:

@@ -1,6 +1,6 @@
-"""What must hold here before a training is worth starting, each told in one line with the line that mends it.
+"""Requirements of a training, checked before it starts; each problem is one line with its fix.
 
-Limit: the machine and the plans; the unlabeled cases are looked at in ``unlabeled``, and more by the command check.
+Limit: machine and plans; ``data.preprocessing`` checks the unlabeled cases, the command ``check`` more.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ HOST_FOLDS = 5
 """As many folds nnU-Net makes where no file names others."""
 
 
-def refuse_unmet(plans: dict, configuration: str, device: torch.device) -> None:
-    """Raise one error with all that is missing to train ``configuration`` on ``device``; else do nothing.
+def check_requirements(plans: dict, configuration: str, device: torch.device) -> None:
+    """Raise one error with everything that is missing to train ``configuration`` on ``device``.
 
     Raises:
         UnsupportedError: the configuration needs the predictions of a previous stage.
         InputError: a variable is not set, torch is a version that the host excludes, or there is no GPU.
     """
-    refuse_cascade(plans, configuration)
+    check_no_cascade(plans, configuration)
     raise_if_any(list(_unmet(device)))
 
 
-def refuse_cascade(plans: dict, configuration: str) -> None:
+def check_no_cascade(plans: dict, configuration: str) -> None:
     """Raise :class:`UnsupportedError` for a configuration that needs the predictions of a previous stage."""
     previous = PlansManager(plans).get_configuration(configuration).previous_stage_name
     if previous is not None:
@@ -54,7 +54,7 @@ def _unmet(device: torch.device) -> Iterator[Problem]:
 
 
 def folds_problem(configuration: str, labeled: Path) -> Problem | None:
-    """What keeps the host from training folds on the preprocessed cases in ``labeled``: it makes five, unless told."""
+    """The problem of too few preprocessed cases in ``labeled`` for nnU-Net's five folds, if there is one."""
     count, own = len(list(labeled.glob("*.pkl"))), labeled.parent / "splits_final.json"
     if count >= HOST_FOLDS or own.is_file():
         return None
@@ -64,21 +64,21 @@ def folds_problem(configuration: str, labeled: Path) -> Problem | None:
     )
 
 
-def refuse_folds(fold: int | str, configuration: str, labeled: Path) -> None:
-    """Raise :class:`InputError` if ``fold`` is one that the host cannot make of the preprocessed cases ``labeled``."""
+def check_folds(fold: int | str, configuration: str, labeled: Path) -> None:
+    """Raise :class:`InputError` if nnU-Net cannot make ``fold`` of the preprocessed cases ``labeled``."""
     problem = folds_problem(configuration, labeled)
     if problem and fold != "all":
         raise InputError(problem)
 
 
-def refuse_idle_processes(unlabeled: int, processes: int) -> None:
+def check_samples_per_process(unlabeled: int, processes: int) -> None:
     """Raise :class:`InputError` if a step's ``unlabeled`` samples do not suffice for one per process."""
     if unlabeled < processes:
         detail = f"{unlabeled} unlabeled samples per step for {processes} processes"
         raise InputError(Problem("batch too small", "", detail, "raise ubatch<n> (or batch<n>), or use fewer GPUs"))
 
 
-def refuse_missing_compiler() -> None:
+def check_compiler() -> None:
     """Raise :class:`InputError` if there is no compiler for ``torch.compile``, which the host uses by default."""
     if c_compiler() is None:
         raise InputError(Problem("no C compiler", "", "torch.compile needs one", "export nnUNet_compile=f"))

@@ -1,4 +1,4 @@
-"""Values of an epoch's steps, left on the device until somebody asks for them.
+"""Values of an epoch's steps, kept on the device until they are fetched.
 
 Limit: scalars by name; steps of different kinds may have different names.
 """
@@ -26,7 +26,7 @@ class StepLog:
         return len(self._fetched) + len(self._waiting)
 
     def add(self, step: Mapping[str, Any]) -> None:
-        """Take in one step's scalars: tensors, arrays or numbers."""
+        """Add one step's scalars: tensors, arrays or numbers."""
         self._waiting.append(step)
 
     def fetched(self) -> list[dict[str, float]]:

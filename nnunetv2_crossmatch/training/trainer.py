@@ -1,6 +1,6 @@
-"""``nnUNetTrainerSemiSupervised``: the host's trainer, learning from labeled and unlabeled images together.
+"""``nnUNetTrainerSemiSupervised``: nnU-Net's trainer, learning from labeled and unlabeled images together.
 
-Only host hooks are overridden; the method says what is learned from the unlabeled images. Limit: U-Nets, no cascade.
+Only hooks are overridden; the method defines what is learned from the unlabeled images. Limit: U-Nets, no cascade.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
-from nnunetv2_crossmatch.training.distributed import mean_over_processes, same_everywhere
+from nnunetv2_crossmatch.training.distributed import from_first_process, mean_over_processes
 from nnunetv2_crossmatch.training.progress import draw_curves
 from nnunetv2_crossmatch.training.requirements import (
-    refuse_missing_compiler,
-    refuse_unmet,
+    check_compiler,
+    check_requirements,
 )
 from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 
@@ -65,7 +65,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
-        refuse_unmet(plans, configuration, device)
+        check_requirements(plans, configuration, device)
         task = task_of(PlansManager(plans), configuration, dataset_json)
         if problems := self.method_class.problems(self.settings, task):
             raise UnsupportedError(*problems)
@@ -77,7 +77,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         of_optimizer = 0.001 if settings.optimizer == "adamw" else self.initial_lr
         self.initial_lr = of_optimizer if settings.learning_rate is None else settings.learning_rate
         drawn = secrets.randbits(32) if self.record is None else self.record.seed
-        self.seed = same_everywhere(drawn if settings.seed is None else settings.seed)
+        self.seed = from_first_process(drawn if settings.seed is None else settings.seed)
         self.steps_done = 0
         self.method = self.method_class(settings, task)
         self.unlabeled_views = self.method.unlabeled_views
@@ -94,16 +94,16 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
-        """The host's network with encoder and decoder callable apart, and with the host's state dict."""
+        """The network of nnU-Net with separately callable encoder and decoder, and with nnU-Net's state dict."""
         host = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:
-        """The host's, with seeded weights and the method's modules."""
+        """Initialize as nnU-Net, with seeded weights and the method's modules."""
         if self._do_i_compile():
-            refuse_missing_compiler()
+            check_compiler()
             torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
         if self.settings.seed is not None:
             seed_everything((self.seed,))
@@ -131,7 +131,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         return network
 
     def _optimizer_like_main(self, module: torch.nn.Module) -> Optimizer:
-        """Optimizer and schedule of ``module`` as the network has them."""
+        """Optimizer and schedule of ``module``, configured as those of the network."""
         network, self.network = self.network, module
         try:
             return self.configure_optimizers()
@@ -139,14 +139,14 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             self.network = network
 
     def configure_optimizers(self) -> Optimizer:
-        """The host's SGD, or AdamW under the host's schedule."""
+        """SGD of nnU-Net, or AdamW, under nnU-Net's schedule."""
         if self.settings.optimizer == "sgd":
             return super().configure_optimizers()
         optimizer = torch.optim.AdamW(self.network.parameters(), self.initial_lr)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def run_training(self) -> None:
-        """The host's; with a token ``seed`` cuDNN takes kernels that repeat themselves, not the ones that time best."""
+        """Train as nnU-Net; with a token ``seed`` cuDNN uses deterministic kernels."""
         with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
             super().run_training()
 
@@ -221,15 +221,14 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         if scaler is not None:
             scaler.unscale_(optimizer)
         norm = torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), GRADIENT_NORM)
-        if scaler is not None:  # looks for itself whether the gradient is finite
+        if scaler is not None:  # skips the step itself if the gradient is not finite
             scaler.step(optimizer)
         elif norm.isfinite():
             optimizer.step()
         return norm
 
     def _note_main_step(self, *_: Any) -> None:
-        # A gradient scaler does not say whether it skipped the step; the optimizer's own hook does, without a look at
-        # the device.
+        # A gradient scaler does not report a skipped step; the optimizer's own hook does, without waiting.
         self.main_stepped = True
 
     def _diagnosis(self, batch: dict, step: Step) -> dict[str, torch.Tensor]:
@@ -247,7 +246,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         return {name: values for name, values in logged.items() if name not in HOST_CURVES}
 
     def on_train_epoch_start(self) -> None:
-        """The host's; draws follow from the number of steps."""
+        """As nnU-Net, and steps the schedules of the method's optimizers."""
         super().on_train_epoch_start()
         for _, schedule in self.method_optimizers:
             schedule.step(self.current_epoch)
@@ -271,7 +270,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
 
     def on_epoch_end(self) -> None:
-        """The host's, and our curves beside its own."""
+        """As nnU-Net, then draws the figure of the method's curves."""
         super().on_epoch_end()
         if self.settings.unsupervised and self.local_rank == 0:
             draw_curves(self.curves, Path(self.output_folder) / "progress_crossmatch.png")
@@ -282,7 +281,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         return {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
 
     def restore_extra_entries(self, file: Path) -> None:
-        """Restore what the method remembers.
+        """Restore modules and optimizers of the method.
 
         Raises:
             InputError: the checkpoint is of a run that did not have it.
@@ -300,7 +299,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
 
 
 def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
-    """What a method needs to know of the labels."""
+    """The task that plans and ``dataset.json`` describe."""
     labels = plans_manager.get_label_manager(dataset_json)
     dimensions = len(plans_manager.get_configuration(configuration).patch_size)
     return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label)

@@ -1,6 +1,6 @@
-"""The host's trainer with unlabeled cases: made ready, loaded beside the labeled ones, recorded as inputs of the run.
+"""nnU-Net's trainer with unlabeled cases: preprocessed if needed, loaded with the labeled ones, recorded as inputs.
 
-Limit: data only; nothing here knows what is learned from them.
+Limit: data only; the method decides what is learned from them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_u
 from nnunetv2_crossmatch.data.views import WeakStrongViews, authors_intensity_transforms, with_deterministic_blur
 from nnunetv2_crossmatch.learning.streams import LABELED
 from nnunetv2_crossmatch.methods.settings import CommonSettings
-from nnunetv2_crossmatch.training.distributed import wait_for_first
+from nnunetv2_crossmatch.training.distributed import wait_for_first_process
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
-from nnunetv2_crossmatch.training.requirements import refuse_folds, refuse_idle_processes
+from nnunetv2_crossmatch.training.requirements import check_folds, check_samples_per_process
 
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
 
 class UnlabeledDataTrainer(ParallelTrainer):
-    """Host hooks around the unlabeled cases.
+    """Hooks for the unlabeled cases.
 
     Attributes:
         settings: of the run.
@@ -50,7 +50,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
     dataset_class: type[nnUNetBaseDataset]
 
     def initialize(self) -> None:
-        """The host's, with cases that may be augmented in place."""
+        """Initialize as nnU-Net, with labeled cases that may be augmented in place."""
         super().initialize()
         self.dataset_class = writable_dataset_class(self.dataset_class)
 
@@ -60,19 +60,19 @@ class UnlabeledDataTrainer(ParallelTrainer):
         super()._set_batch_size_and_oversample()
         unlabeled = self.settings.unlabeled_batch or planned["batch_size"]
         if self.settings.unsupervised:
-            refuse_idle_processes(unlabeled, self.processes)
+            check_samples_per_process(unlabeled, self.processes)
         self.unlabeled_batch_size = self.share_of(unlabeled)
         if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
 
     @staticmethod
     def get_training_transforms(*arguments: Any, **options: Any) -> BasicTransform:
-        """The host's, with one way to compute the blur."""
+        """Transforms of nnU-Net, with a deterministic blur."""
         return with_deterministic_blur(nnUNetTrainer.get_training_transforms(*arguments, **options))
 
     def on_train_start(self) -> None:
-        """Make sure of the unlabeled cases, then start as the host does."""
-        refuse_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
+        """Preprocess and check the unlabeled cases, then start as nnU-Net does."""
+        check_folds(self.fold, self.configuration_name, Path(self.preprocessed_dataset_folder))
         self.lock_folder()
         if self.settings.unsupervised:
             self.unlabeled_cases = self._ready_unlabeled_cases()
@@ -81,13 +81,13 @@ class UnlabeledDataTrainer(ParallelTrainer):
     def _ready_unlabeled_cases(self) -> list[str]:
         arguments = self.plans_manager, self.configuration_name
         prepared = self._prepare_unlabeled_cases() if self.local_rank == 0 else []
-        wait_for_first()
+        wait_for_first_process()
         cases = prepared or trainable_cases(*arguments, verify=False)
         self.print_to_log_file(f"{len(cases)} unlabeled cases.")
         return cases
 
     def _prepare_unlabeled_cases(self) -> list[str]:
-        """Preprocess them if that was not done yet, and verify the files; takes hours where there are many."""
+        """Preprocess the cases if that was not done yet, and verify the files; many cases take hours."""
         arguments = self.plans_manager, self.configuration_name
         if not is_preprocessed(*arguments):
             self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
@@ -99,7 +99,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         return cases
 
     def get_dataloaders(self) -> tuple[Any, Any]:
-        """The host's loaders, the training one joined with the unlabeled views."""
+        """Loaders of nnU-Net, the training one joined with the unlabeled views."""
         with nnunet_loaders_without_workers() as workers:
             training, validation = super().get_dataloaders()
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
@@ -145,7 +145,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         count = len(self.unlabeled_views) - 1
         self.views = WeakStrongViews(transforms, strong, count, geometry_only=bool(self.settings.gpu_views))
         folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
-        cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # whatever the labeled ones are kept in
+        cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # the format of the labeled ones may differ
         if self.settings.diagnose:
             cases = DatasetWithReferenceLabels(cases, reference_folder(folder))
         loader = nnUNetDataLoader(
@@ -156,7 +156,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
             self.label_manager,
             transforms=self.views,
         )
-        loader.has_ignore = False  # no label to look for: every crop is as good as another
+        loader.has_ignore = False  # crops are drawn uniformly: there is no label to look for
         return loader
 
     def _on_device(self, batch: dict) -> tuple[dict[str, torch.Tensor], Any]:
@@ -165,7 +165,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         def move(tensor: torch.Tensor) -> torch.Tensor:
             return tensor.to(self.device, non_blocking=True)
 
-        unlabeled = move(batch["unlabeled"])  # whole: a slice of pinned memory would have to be waited for
+        unlabeled = move(batch["unlabeled"])  # whole: a copy of a slice of pinned memory would block
         if self.settings.gpu_views:
             unlabeled = self._views_of(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
         views = zip(self.unlabeled_views, unlabeled.unbind(1), strict=True)
@@ -174,7 +174,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         return {LABELED: move(batch["data"]), **dict(views)}, target
 
     def _views_of(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
-        """Views (U, views, C, S) of moved crops (U, C, S), made here as the loader's workers would make them."""
+        """Views (U, views, C, S) of crops (U, C, S), made on the device as the loader's workers would make them."""
         seed_everything((self.seed, self.local_rank, 4, self.steps_done))
         samples = zip(crops, segmentations, strict=True)
         views = [self.views.make_views(*sample)["image"] for sample in samples]

@@ -22,7 +22,7 @@ from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import partial_path
 from nnunetv2_crossmatch.training.checkpoints import (
     DamagedCheckpointError,
-    checkpoint_written_whole,
+    atomic_checkpoint,
     load_checkpoint,
     newest_checkpoint,
     nonfinite,
@@ -69,7 +69,7 @@ def test_what_was_written_is_read_again(tmp_path: Path) -> None:
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     write_checkpoint(checkpoint(1), tmp_path / "c.pth")
-    with pytest.raises(TypeError), checkpoint_written_whole(tmp_path / "c.pth", 0) as temporary:
+    with pytest.raises(TypeError), atomic_checkpoint(tmp_path / "c.pth", 0) as temporary:
         temporary.write_bytes("half")
     assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 1
     assert os.listdir(tmp_path) == ["c.pth"]

@@ -16,7 +16,7 @@ from conftest import TinyDataset
 from joined import RANKS, halves, joined_trainer
 from trainers import continued, make_trainer, started, weights_of
 
-from nnunetv2_crossmatch.training.distributed import share
+from nnunetv2_crossmatch.training.distributed import samples_per_process
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
 # With tau 0.5 and two classes every voxel counts, in each process as many: sums that are not exchanged would not show.
@@ -167,6 +167,6 @@ def test_curves_are_means_over_the_processes(processes):
 
 @pytest.mark.parametrize(("total", "world"), [(4, 2), (5, 2), (7, 3), (2, 4)])
 def test_shares_add_up_and_differ_by_at_most_one(total, world):
-    shares = [share(total, rank, world) for rank in range(world)]
+    shares = [samples_per_process(total, rank, world) for rank in range(world)]
     assert sum(shares) == total
     assert max(shares) - min(shares) <= 1

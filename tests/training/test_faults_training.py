@@ -49,7 +49,7 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nnunetv2_crossmatch.training.trainer.draw_curves", lambda curves, file: None)
 
 
-def in_trouble(call: Callable[[], object]) -> str:
+def error_of(call: Callable[[], object]) -> str:
     with pytest.raises(InputError) as error:
         call()
     return str(error.value)
@@ -91,7 +91,7 @@ def test_23_damaged_unlabeled_cases_stop_the_trainer_unless_it_is_told_not_to_re
     file = unlabeled_of(prepared_copy) / "free_06.b2nd"
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    told = in_trouble(make_trainer(prepared_copy, NAME).on_train_start)
+    told = error_of(make_trainer(prepared_copy, NAME).on_train_start)
     assert told.startswith("error: unlabeled case damaged in ")
     assert "free_06.b2nd" in told
     trusting = make_trainer(prepared_copy, f"{NAME}_verify0")
@@ -101,7 +101,7 @@ def test_23_damaged_unlabeled_cases_stop_the_trainer_unless_it_is_told_not_to_re
 
 def test_25_no_unlabeled_images_stop_the_trainer_with_the_command_that_helps(tiny_copy: TinyDataset) -> None:
     shutil.rmtree(tiny_copy.raw / "imagesUn")
-    told = in_trouble(make_trainer(tiny_copy, NAME).on_train_start)
+    told = error_of(make_trainer(tiny_copy, NAME).on_train_start)
     assert "imagesUn: no unlabeled images. Fix: put images" in told
 
 
@@ -136,7 +136,7 @@ def test_26_the_hosts_command_tells_an_unset_variable_with_its_export_line(
 def test_26_all_unset_variables_are_told_at_once(tiny_copy: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(variable)
-    told = in_trouble(lambda: make_trainer(tiny_copy, NAME)).splitlines()
+    told = error_of(lambda: make_trainer(tiny_copy, NAME)).splitlines()
     assert [line.split("Fix: ")[1].split("=")[0] for line in told] == [
         "export nnUNet_preprocessed",
         "export nnUNet_results",
@@ -157,21 +157,21 @@ def test_27_a_cascade_is_refused_in_one_line(tiny_copy: TinyDataset) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_28_without_gpu_the_option_for_the_cpu_is_told(tiny_copy: TinyDataset) -> None:
     plans = {**json.loads(tiny_copy.plans_file.read_text()), "continue_training": False}
-    told = in_trouble(lambda: trainer_class("nnUNetTrainerCrossMatch")(plans, "2d", "all", {}, torch.device("cuda")))
+    told = error_of(lambda: trainer_class("nnUNetTrainerCrossMatch")(plans, "2d", "all", {}, torch.device("cuda")))
     assert told.startswith("error: no GPU: ")
     assert "-device cpu" in told
 
 
 def test_28_torch_2_9_is_refused(tiny_copy: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.9.1")
-    assert 'Fix: pip install "torch!=2.9.*"' in in_trouble(lambda: make_trainer(tiny_copy, NAME))
+    assert 'Fix: pip install "torch!=2.9.*"' in error_of(lambda: make_trainer(tiny_copy, NAME))
 
 
 def test_28_compiling_without_compiler_is_refused(tiny_copy: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make_trainer(tiny_copy, NAME)
     monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
     monkeypatch.setattr("nnunetv2_crossmatch.training.requirements.c_compiler", lambda: None)
-    assert in_trouble(trainer.initialize).endswith("Fix: export nnUNet_compile=f")
+    assert error_of(trainer.initialize).endswith("Fix: export nnUNet_compile=f")
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_29_a_hundred_draws_of_all_workers_and_both_loaders_differ(start_method,
 def test_30_a_validation_case_among_the_unlabeled_is_refused(prepared_copy: TinyDataset) -> None:
     image = "train_00_0000.nii.gz"
     shutil.copy(prepared_copy.raw / "imagesTr" / image, prepared_copy.raw / "imagesUn" / "secret_0000.nii.gz")
-    told = in_trouble(make_trainer(prepared_copy, NAME).on_train_start)
+    told = error_of(make_trainer(prepared_copy, NAME).on_train_start)
     assert f"secret_0000.nii.gz: it holds the same bytes as imagesTr/{image}" in told
 
 
@@ -255,7 +255,7 @@ def test_31_twenty_steps_without_finite_loss_end_the_run_with_the_last_good_chec
     prepared_copy: TinyDataset,
 ) -> None:
     trainer = poisoned(prepared_copy, range(14, 1000))
-    told = in_trouble(trainer.run_training)
+    told = error_of(trainer.run_training)
     assert "loss or gradient not finite" in told
     assert re.search(r"last good checkpoint: checkpoint_best.pth, epoch \d\.", told)
     assert trainer.loss.count <= 14 + 20 + 10 + 3  # noticed at the next look; and validation
@@ -280,7 +280,7 @@ def test_31_a_loss_or_a_gradient_alone_that_is_not_finite_ends_the_run(prepared_
         trainer.loss = lambda *arguments: host_loss(*arguments) + float("nan")
     else:
         next(trainer.network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
-    told = in_trouble(lambda: [trainer.train_step(batch) for _ in range(20)])
+    told = error_of(lambda: [trainer.train_step(batch) for _ in range(20)])
     assert "loss or gradient not finite" in told
     assert weights_of(trainer).isfinite().all()
 
@@ -288,16 +288,16 @@ def test_31_a_loss_or_a_gradient_alone_that_is_not_finite_ends_the_run(prepared_
 def test_31_counting_reads_the_device_every_tenth_step_only(monkeypatch: pytest.MonkeyPatch) -> None:
     reads = []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(1) or [0, 0, 0])
-    watch = durable.FiniteWatch(print, expect_overflow=False)
+    watch = durable.NonFiniteCounter(print, expect_overflow=False)
     for _ in range(40):
-        watch.note(torch.tensor(1.0), torch.tensor(1.0))
+        watch.count(torch.tensor(1.0), torch.tensor(1.0))
     assert len(reads) == 4
 
 
 def test_31_overflow_under_a_gradient_scaler_is_no_news(capsys) -> None:
-    watch = durable.FiniteWatch(print, expect_overflow=True)
+    watch = durable.NonFiniteCounter(print, expect_overflow=True)
     for step in range(20):
-        watch.note(torch.tensor(1.0), torch.tensor(float("inf") if step < 4 else 1.0))
+        watch.count(torch.tensor(1.0), torch.tensor(float("inf") if step < 4 else 1.0))
     assert capsys.readouterr().out == ""
 
 
@@ -307,7 +307,7 @@ def test_31_weights_that_are_not_finite_are_never_saved(prepared_copy: TinyDatas
     before = (trainer.folder / "checkpoint_latest.pth").read_bytes()
     with torch.no_grad():
         next(trainer.network.parameters()).fill_(float("nan"))
-    assert "weights not finite" in in_trouble(trainer.save_latest)
+    assert "weights not finite" in error_of(trainer.save_latest)
     assert (trainer.folder / "checkpoint_latest.pth").read_bytes() == before
 
 
@@ -389,7 +389,7 @@ def test_33_the_echo_of_a_signal_does_not_hinder_the_save(prepared_copy: TinyDat
 
 
 def test_33_a_second_signal_ends_the_run_at_once(prepared_copy: TinyDataset, monkeypatch) -> None:
-    monkeypatch.setattr(interruption, "ECHO", 0)
+    monkeypatch.setattr(interruption, "REPEAT_SECONDS", 0)
     trainer = make_trainer(prepared_copy, NAME)
     at_step(trainer, 4, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
     with pytest.raises(SystemExit) as left:
@@ -402,13 +402,13 @@ LEAVES = """
 import os, signal, sys, time
 from nnunetv2_crossmatch.training import interruption
 
-interruption.GRACE = 0.2
-wish = interruption.Interruption()
+interruption.GRACE_SECONDS = 0.2
+wish = interruption.StopSignals()
 wish.deferring = True
 with wish.caught():
     os.kill(os.getpid(), signal.SIGTERM)
     for _ in range(3):
-        wish.leave_soon()
+        wish.exit_after_grace_period()
     time.sleep(60)  # an exchange with a process that is gone
 """
 
@@ -425,10 +425,10 @@ def test_33_the_first_process_saves_and_the_others_leave_it_the_time(
 ) -> None:
     trainer = quick(prepared_copy, monkeypatch)
     left: list[int] = []
-    monkeypatch.setattr(trainer.interruption, "leave_soon", lambda: left.append(rank))
-    trainer.interruption.wish, trainer.local_rank, trainer.steps_per_epoch = signal.SIGTERM, rank, 3
+    monkeypatch.setattr(trainer.interruption, "exit_after_grace_period", lambda: left.append(rank))
+    trainer.interruption.received, trainer.local_rank, trainer.steps_per_epoch = signal.SIGTERM, rank, 3
     with pytest.raises(SystemExit) if rank == 0 else nullcontext():
-        trainer._between_steps()
+        trainer._after_each_step()
     assert (trainer.saved, len(left)) == (saves, leaves)
 
 
@@ -475,7 +475,7 @@ def test_34_a_full_disk_keeps_the_checkpoint_before_and_nothing_else(prepared_co
         trainer.save_latest()
         before = (small / "checkpoint_latest.pth").read_bytes()
         (small / "other").write_bytes(bytes(shutil.disk_usage(small).free - 20_000))
-        told = in_trouble(trainer.save_latest)
+        told = error_of(trainer.save_latest)
         assert "disk full" in told
         assert "bytes are free" in told
         assert (small / "checkpoint_latest.pth").read_bytes() == before
@@ -501,7 +501,7 @@ def test_35_a_second_process_is_refused_and_a_killed_one_forgotten(prepared_copy
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        told = in_trouble(trainer.on_train_start)
+        told = error_of(trainer.on_train_start)
         assert f"process {other.pid} on {os.uname().nodename}" in told
         assert not (trainer.folder / "crossmatch_run.json").exists()
     finally:
@@ -675,7 +675,7 @@ def test_latest_is_saved_every_ten_minutes(prepared_copy: TinyDataset, monkeypat
     now = time.monotonic()
     for minutes in (9, 11, 12, 20):
         monkeypatch.setattr(time, "monotonic", lambda minutes=minutes: now + 60 * minutes)
-        trainer._between_steps()
+        trainer._after_each_step()
     assert trainer.saved == 1
 
 
@@ -731,7 +731,7 @@ def test_36_without_any_readable_checkpoint_nothing_starts_anew_in_silence(
 ) -> None:
     for name in ("final", "latest", "best"):
         damaged(finished.folder, name, 100)
-    assert "Fix: train anew without --c" in in_trouble(lambda: continued(prepared_copy, NAME))
+    assert "Fix: train anew without --c" in error_of(lambda: continued(prepared_copy, NAME))
 
 
 @pytest.mark.parametrize("name", ["final", "best"])
@@ -740,7 +740,7 @@ def test_36_validation_loads_exactly_the_file_it_asks_for(prepared_copy: TinyDat
     trainer.load_checkpoint(str(finished.folder / f"checkpoint_{name}.pth"))
     assert trainer.current_epoch == {"final": 3, "best": 1}[name]
     damaged(finished.folder, name, 5000)
-    assert "checkpoint damaged" in in_trouble(
+    assert "checkpoint damaged" in error_of(
         lambda: trainer.load_checkpoint(str(finished.folder / f"checkpoint_{name}.pth"))
     )
 
@@ -788,7 +788,7 @@ def test_37_a_run_goes_on_with_what_it_began_with_or_not_at_all(
     first = started(prepared_copy, NAME)
     first.save_latest()
     change(prepared_copy)
-    text = in_trouble(continued(prepared_copy, NAME).on_train_start)
+    text = error_of(continued(prepared_copy, NAME).on_train_start)
     assert "error: run changed" in text
     assert told in text
     assert text.count(";") == 1  # the remedy's: one difference and no other
@@ -817,7 +817,7 @@ def test_37_removing_the_record_accepts_the_change(prepared_copy: TinyDataset) -
 def test_37_a_damaged_record_is_told(prepared_copy: TinyDataset) -> None:
     first = started(prepared_copy, NAME)
     (first.folder / "crossmatch_run.json").write_text("{}")
-    assert "record of the run damaged" in in_trouble(lambda: make_trainer(prepared_copy, NAME, continuing=True))
+    assert "record of the run damaged" in error_of(lambda: make_trainer(prepared_copy, NAME, continuing=True))
 
 
 def test_no_random_number_of_a_step_depends_on_what_came_before(prepared_copy: TinyDataset) -> None:

@@ -24,7 +24,7 @@ from trainers import make_trainer, started, weights_of
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch, CrossMatchSettings
 from nnunetv2_crossmatch.training.named import trainer_class
-from nnunetv2_crossmatch.training.requirements import refuse_cascade, refuse_folds, refuse_idle_processes
+from nnunetv2_crossmatch.training.requirements import check_folds, check_no_cascade, check_samples_per_process
 from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
@@ -298,20 +298,20 @@ def test_labeled_cases_of_an_older_host_train_beside_ours(prepared_copy):
 @pytest.mark.parametrize(("unlabeled", "processes"), [(2, 3), (1, 2)])
 def test_a_process_without_unlabeled_samples_is_refused(unlabeled, processes):
     with pytest.raises(InputError, match=rf"batch too small.*{unlabeled} unlabeled samples.*{processes} processes"):
-        refuse_idle_processes(unlabeled, processes)
-    refuse_idle_processes(processes, processes)
+        check_samples_per_process(unlabeled, processes)
+    check_samples_per_process(processes, processes)
 
 
 @pytest.mark.parametrize("mended", ["fold all", "own folds", "a fifth case"])
 def test_folds_of_fewer_labeled_cases_than_the_host_makes_are_refused_with_the_way_out(tiny_copy, mended):
     labeled = tiny_copy.preprocessed / "nnUNetPlans_2d"
     with pytest.raises(InputError, match=r"too few labeled cases .*: 4 are there.*nnUNetv2_train \.\.\. 2d all"):
-        refuse_folds(0, "2d", labeled)
+        check_folds(0, "2d", labeled)
     if mended == "own folds":
         (tiny_copy.preprocessed / "splits_final.json").touch()
     elif mended == "a fifth case":
         (labeled / "train_09.pkl").touch()
-    refuse_folds("all" if mended == "fold all" else 0, "2d", labeled)
+    check_folds("all" if mended == "fold all" else 0, "2d", labeled)
 
 
 def test_a_trainer_refuses_such_a_fold_before_it_preprocesses_unlabeled_cases(tiny_copy):
@@ -365,7 +365,7 @@ def test_a_cascade_is_refused_in_one_line(tiny_copy):
     plans = json.loads(tiny_copy.plans_file.read_text())
     plans["configurations"]["3d_cascade_fullres"] = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
     with pytest.raises(UnsupportedError, match="needs predictions of 3d_lowres") as raised:
-        refuse_cascade(plans, "3d_cascade_fullres")
+        check_no_cascade(plans, "3d_cascade_fullres")
     assert isinstance(raised.value, NotImplementedError)
     assert "\n" not in str(raised.value)
 

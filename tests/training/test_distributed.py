@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,14 @@ from conftest import TinyDataset
 from joined import RANKS, halves, joined_trainer
 from trainers import continued, make_trainer, started, weights_of
 
-from nnunetv2_crossmatch.training.distributed import samples_per_process
+from nnunetv2_crossmatch.learning.step import Step
+from nnunetv2_crossmatch.learning.streams import StreamTable
+from nnunetv2_crossmatch.training.distributed import (
+    device_of_process,
+    join_torchrun,
+    samples_per_process,
+    wait_for_first_process,
+)
 
 SHORT = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1"
 # With tau 0.5 and two classes every voxel counts, in each process as many: sums that are not exchanged would not show.
@@ -60,20 +69,26 @@ def take_step(tiny: TinyDataset, rank: int) -> dict[str, Any]:
     if rank == 1:
         trainer.local_loss = lambda: exhausted
     draw = trainer.method.draw
-    trainer.method.draw = lambda *arguments: seen.setdefault("drawn", draw(*arguments))
-    batch = next(trainer.dataloader_train)
+
+    def remember(step: Step, table: StreamTable) -> Any:
+        """Two samples in both processes: draws for other numbers of them would differ anyway."""
+        first_two = replace(step, images={view: image[:2] for view, image in step.images.items()})
+        seen["boxes"], seen["perturbations"] = draw(first_two, table)
+        return draw(step, table)
+
+    trainer.method.draw = remember
+    batches = [next(trainer.dataloader_train) for _ in range(8)]
+    batch = batches[0]
     step = trainer.train_step(batch)
     trainer.on_train_epoch_end([step])
     logged = trainer.logger.local_logger.my_fantastic_logging
-    boxes, perturbations = seen["drawn"]
     return {
         "seed": trainer.seed,
         "seed when continued": seed_when_continued(tiny, trainer),
         "batch sizes": [len(batch["data"]), len(batch["unlabeled"])],
-        "labeled": batch["data"][:2],
-        "unlabeled": batch["unlabeled"][:2],
-        "boxes": str(boxes),
-        "perturbation": torch.cat([level.scale[:2].flatten() for level in perturbations["ws"]]),
+        "cases": [[str(case) for case in batch["keys"]] for batch in batches],
+        "boxes": str(seen["boxes"]),
+        "perturbation": str([level.scale.flatten().tolist() for level in seen["perturbations"]["ws"]]),
         "stacked": trainer.method.stacked,
         "loss_sup": float(step["loss_sup"]),
         "logged loss_sup": logged["loss_sup"][0],
@@ -98,8 +113,18 @@ def work(rank: int, root: str, port: int) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
+    result["waited"] = wait_for_a_slow_first(rank, tiny.root / "done")
     torch.save(result, tiny.root / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def wait_for_a_slow_first(rank: int, done: Path) -> bool:
+    """Whether the work of the first process is there after waiting for it."""
+    if rank == 0:
+        time.sleep(0.5)
+        done.touch()
+    wait_for_first_process()
+    return done.exists()
 
 
 def free_port() -> int:
@@ -140,14 +165,11 @@ def test_a_seed_that_was_drawn_is_the_first_process_s_everywhere(processes, what
     assert first == second == processes[0]["step"]["seed"]
 
 
-@pytest.mark.parametrize("what", ["labeled", "unlabeled", "perturbation"])
+@pytest.mark.parametrize("what", ["cases", "boxes", "perturbation"])
 def test_processes_with_one_seed_draw_different(processes, what):
+    """Cases are what a loader draws first; crops of different places differ even where the loaders' seeds are equal."""
     first, second = (process["step"][what] for process in processes)
-    assert not torch.equal(first, second)
-
-
-def test_processes_with_one_seed_draw_different_boxes(processes):
-    assert processes[0]["step"]["boxes"] != processes[1]["step"]["boxes"]
+    assert first != second
 
 
 def test_batch_sizes_are_totals_of_all_processes(processes):
@@ -156,6 +178,24 @@ def test_batch_sizes_are_totals_of_all_processes(processes):
 
 def test_processes_stack_the_streams_only_if_the_memory_of_all_suffices(processes):
     assert [process["step"]["stacked"] for process in processes] == [False, False]
+
+
+def test_processes_wait_until_the_first_has_prepared_the_unlabeled_cases(processes):
+    assert all(process["waited"] for process in processes)
+
+
+def test_a_process_of_another_node_takes_the_gpu_of_its_local_rank(monkeypatch):
+    """The twelfth process of all, the fourth of its node, as torchrun says."""
+    joined, chosen = [], []
+    for name, value in {"LOCAL_RANK": "3", "RANK": "11", "WORLD_SIZE": "16"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(dist, "init_process_group", joined.append)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    join_torchrun(torch.device("cuda"))
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_rank", lambda: 11)
+    assert (joined, chosen) == (["nccl"], [3])
+    assert device_of_process(torch.device("cuda", 11)) == torch.device("cuda", 3)
 
 
 def test_curves_are_means_over_the_processes(processes):

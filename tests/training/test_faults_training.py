@@ -762,6 +762,11 @@ def change_label(tiny: TinyDataset) -> None:
     write_volume(blob_case(99)[1], tiny.preprocessed / "gt_segmentations" / "train_01.nii.gz")
 
 
+def change_channel(tiny: TinyDataset) -> None:
+    file = tiny.preprocessed / "dataset.json"
+    file.write_text(file.read_text().replace('"MRI"', '"CT"'))
+
+
 def remove_unlabeled(tiny: TinyDataset) -> None:
     (tiny.raw / "imagesUn" / "free_05_0000.nii.gz").unlink()
     tiny.run("nnUNetv2_crossmatch_preprocess", "-d", "998", "-c", "2d", "-np", "1")
@@ -778,6 +783,7 @@ def change_default(tiny: TinyDataset) -> None:
     [
         (change_plans, "plans/configurations/patch_size: [16, 16] before, [32, 32] now"),
         (change_label, "training/train_01: "),
+        (change_channel, 'dataset.json/channel_names/0: "MRI" before, "CT" now'),
         (remove_unlabeled, "unlabeled/free_05: ["),
         (change_default, "settings/eta: 0.4 before, 0.3 now"),
     ],

@@ -120,17 +120,41 @@ def test_no_labeled_target_reaches_the_unsupervised_losses(prepared_copy):
     assert [first[name] for name in CURVES[1:4]] == [second[name] for name in CURVES[1:4]]
 
 
+def test_training_and_validation_share_no_draws(prepared_copy):
+    trainer = started(prepared_copy, f"{SHORT}_seed1")
+    keys = [[list(batch["keys"]) for batch in (next(loader) for _ in range(8))] for loader in loaders_of(trainer)]
+    assert keys[0] != keys[1]
+
+
+def loaders_of(trainer):
+    return trainer.dataloader_train, trainer.dataloader_val
+
+
+def test_gradients_are_clipped_at_the_hosts_norm(prepared_copy, monkeypatch):
+    ours, host = started(prepared_copy, SHORT), make_trainer(prepared_copy, "nnUNetTrainer")
+    host.initialize()
+    batch, norms = next(ours.dataloader_train), []
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda _, norm: norms.append(norm) or torch.tensor(1.0))
+    for trainer in (host, ours):
+        trainer.train_step(copy.deepcopy(batch))
+    assert norms == [norms[0]] * 2
+
+
 def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_copy):
     """``gpuviews1`` on the CPU: one crop per sample comes from the loader, three views of it go into the step."""
     trainer = started(prepared_copy, f"{SHORT}_seed1_gpuviews1")
     batch = next(trainer.dataloader_train)
     assert batch["unlabeled"].shape[1] == 1
     first, again = (trainer._on_device(batch)[0] for _ in range(2))
+    trainer.local_rank = 1
+    elsewhere = trainer._on_device(batch)[0]
+    trainer.local_rank = 0
     assert torch.equal(first["weak"], batch["unlabeled"][:, 0])
     trainer.train_step(copy.deepcopy(batch))
     assert not torch.equal(first["strong1"], trainer._on_device(batch)[0]["strong1"])  # the next step draws anew
     for view in ("strong1", "strong2"):
         assert torch.equal(first[view], again[view])
+        assert not torch.equal(first[view], elsewhere[view])
         assert not any(torch.equal(*pair) for pair in zip(first[view], first["weak"], strict=True))
     assert all(np.isfinite(float(value)) for value in trainer.train_step(batch).values())
 

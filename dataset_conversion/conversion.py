@@ -45,7 +45,7 @@ def make_parser(dataset: SourceDataset, description: str, examples: str) -> argp
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = arguments.add_argument
-    add("-i", dest="folder", type=Path, required=True, metavar="FOLDER", help=f"folder of {dataset.expected}")
+    add("-i", dest="folder", type=Path, required=True, metavar="FOLDER", help=f"folder of {dataset.expected_files}")
     add("-d", dest="dataset_id", type=int, required=True, metavar="ID", help=f"free id, for DatasetID_{dataset.name}")
     add(
         "--labeled",
@@ -104,7 +104,7 @@ def _find_cases(dataset: SourceDataset, folder: Path, layout: str | None) -> Fou
         raise InputError(Problem("two layouts", folder, detail, "choose one with --layout"))
     if not nonempty:
         incomplete = ", ".join(name for content in found.values() for name in content.incomplete)
-        detail = f"expected {dataset.expected}" + (f"; missing: {incomplete}" if incomplete else "")
+        detail = f"expected {dataset.expected_files}" + (f"; missing: {incomplete}" if incomplete else "")
         raise InputError(Problem("no case", folder, detail, "give the folder that holds the cases"))
     return next(iter(nonempty.values()))
 

@@ -304,7 +304,7 @@ def test_a_spacing_may_be_given_in_any_size(roots: Roots, arguments: tuple[str, 
     converted = []
     roots.monkeypatch.setattr(Dataset502_ACDC, "convert", lambda dataset, _: converted.append(dataset))
     roots.convert("ACDC", roots.root, *arguments)
-    assert converted[0].read.keywords == {"h5_spacing": spacing}
+    assert converted[0].read_case.keywords == {"h5_spacing": spacing}
 
 
 def test_a_spacing_that_is_not_positive_is_refused(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:

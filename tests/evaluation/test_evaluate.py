@@ -89,7 +89,7 @@ def test_a_region_is_the_union_of_its_labels(tmp_path: Path) -> None:
     scores = evaluate_folder(*one_case(tmp_path, reference, predicted, labels))
     assert scores.classes == ("whole", "core")
     np.testing.assert_array_equal(scores.per_case("whole", "dice"), [1])
-    assert scores.empty(0, 1) == "prediction"
+    assert scores.empty_mask(0, 1) == "prediction"
 
 
 def test_voxels_with_the_ignore_label_count_in_neither_mask(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ TOLERANCE = 1e-9
 
 
 def assert_equal_to_medpy(prediction: np.ndarray, reference: np.ndarray, spacing: tuple[float, ...]) -> None:
-    assert benchmark.deviation(prediction, reference, spacing) <= TOLERANCE
+    assert benchmark.difference_to_medpy(prediction, reference, spacing) <= TOLERANCE
 
 
 def random_mask(shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
@@ -45,7 +45,9 @@ def test_ten_random_pairs_equal_medpy(seed: int) -> None:
 @pytest.mark.skipif(not benchmark.DATA.is_dir(), reason="real LA and ACDC volumes are absent")
 def test_real_volumes_equal_medpy() -> None:
     """One LA volume, every 20th ACDC volume; ``benchmarks/metrics.py --check`` takes all of them."""
-    largest, compared = benchmark.largest_deviation(benchmark.real_masks(benchmark.DATA, la_step=10, acdc_step=20))
+    largest, compared = benchmark.largest_difference_to_medpy(
+        benchmark.real_masks(benchmark.DATA, la_step=10, acdc_step=20)
+    )
     assert compared > 80
     assert largest <= TOLERANCE
 

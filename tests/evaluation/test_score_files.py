@@ -70,7 +70,7 @@ def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
     table = make_summary_table(example())
     assert table.rows[1] == ("RV", "95HD voxel", "2", "0", "6.12", "1.59", "5.00 to 7.25")
     assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "- to -")
-    assert (len(table.columns), table.left) == (7, 2)
+    assert (len(table.columns), table.text_columns) == (7, 2)
 
 
 @pytest.mark.parametrize(("p_value", "text"), [(0.034567, "0.035"), (NAN, "-")])

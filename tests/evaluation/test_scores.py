@@ -77,7 +77,7 @@ def test_a_single_class_has_no_mean_over_classes() -> None:
 def test_empty_masks_are_counted_by_which_one_is_empty() -> None:
     scores = make([[NAN], [0], [0], [1]], [[[0, 0]], [[0, 9]], [[9, 0]], [[9, 9]]], classes=("A",))
     assert scores.empty_mask_counts() == {"A": {"prediction": 1, "reference": 1, "both": 1}}
-    assert [scores.empty(case, 0) for case in range(4)] == ["both", "prediction", "reference", ""]
+    assert [scores.empty_mask(case, 0) for case in range(4)] == ["both", "prediction", "reference", ""]
 
 
 def test_the_paired_difference_uses_the_cases_that_both_define() -> None:

@@ -151,14 +151,14 @@ def test_slices_cover_what_any_prediction_reaches():
 
 def test_the_view_is_what_is_drawn_with_a_margin_of_a_third():
     """Rows 5 to 14 and columns 8 to 19, wider by 0.35 of their length and at least 4, within the image."""
-    assert case().view == (slice(1, 19), slice(4, 24))
-    assert case(predictions={"a": box(0, 0)}, reference=box(0, 0)).view == (slice(0, 20), slice(0, 30))
+    assert case().crop == (slice(1, 19), slice(4, 24))
+    assert case(predictions={"a": box(0, 0)}, reference=box(0, 0)).crop == (slice(0, 20), slice(0, 30))
 
 
 def test_the_view_of_something_small_has_room_around_it():
     reference = np.zeros(SHAPE, np.uint8)
     reference[3, 10, 2] = reference[4, 10, 3] = 1
-    assert case(reference=reference, predictions={}).view == (slice(6, 15), slice(0, 8))
+    assert case(reference=reference, predictions={}).crop == (slice(6, 15), slice(0, 8))
 
 
 def test_a_slice_is_cropped_to_the_view_upside_up():
@@ -169,7 +169,7 @@ def test_a_slice_is_cropped_to_the_view_upside_up():
 
 @pytest.mark.parametrize(("spacing", "ratio"), [((1, 2, 3), 18 * 2 / (20 * 3)), ((1, 9, 1), 2.0)])
 def test_the_ratio_of_the_sides_is_that_in_mm_and_two_at_most(spacing, ratio):
-    assert case(spacing=spacing).side_ratio == pytest.approx(ratio)
+    assert case(spacing=spacing).aspect_ratio == pytest.approx(ratio)
 
 
 def test_without_a_spacing_voxels_are_cubes():
@@ -183,7 +183,7 @@ def test_gray_values_run_from_black_to_white_within_the_window():
     image = np.zeros(SHAPE)
     image[5] = np.linspace(-1, 3, 600).reshape(20, 30)
     picture = case(image=image)
-    picture.__dict__["window"] = (0.0, 2.0)
+    picture.__dict__["intensity_window"] = (0.0, 2.0)
     draw_slice(axes, picture, 5)
     shown = axes.images[0].get_array()
     np.testing.assert_allclose(shown, np.clip(image[5] / 2, 0, 1))

@@ -62,7 +62,7 @@ def test_every_damaged_checkpoint_is_named(tmp_path):
 
 def test_the_facts_are_those_of_the_plans(tmp_path):
     model = read_model(write_model(tmp_path / "model"))
-    assert model.facts == {
+    assert model.properties == {
         "data set": "Dataset001_Balls",
         "trainer": "nnUNetTrainerCrossMatch_3epochs_eta0p2",
         "plans": "nnUNetPlans",
@@ -72,7 +72,7 @@ def test_the_facts_are_those_of_the_plans(tmp_path):
         "voxel size, mm": "2 × 1 × 1",
         "planned batch size": "2",
     }
-    assert (model.folder, model.trainer) == (tmp_path / "model", model.facts["trainer"])
+    assert (model.folder, model.trainer) == (tmp_path / "model", model.properties["trainer"])
 
 
 def test_an_epoch_without_an_end_takes_no_time(tmp_path):

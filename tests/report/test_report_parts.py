@@ -103,7 +103,7 @@ def test_distances_of_a_case_are_in_mm_where_these_are_known():
 def test_a_single_class_is_not_told_twice_at_a_case():
     one = Scores(("a",), ("A",), ("dice", "hd95_voxel"), np.array([[[0.5, 2.0]]]), np.array([[[3, 0]]]))
     entry = case_entry(one, "a", 1, {})
-    assert (entry.cells, entry.marks) == ({"95HD voxel": "2.00"}, ("A: reference empty",))
+    assert (entry.cells, entry.empty_mask_notes) == ({"95HD voxel": "2.00"}, ("A: reference empty",))
 
 
 def test_of_many_classes_a_case_shows_four():
@@ -141,7 +141,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
 
 
 def test_the_comparison_is_these_minus_the_others(monkeypatch):
-    monkeypatch.setattr(report_page, "both_widths", lambda draw: draw.args)
+    monkeypatch.setattr(report_page, "draw_for_both_widths", lambda draw: draw.args)
     other = scores(0.1)
     found = make_comparison_section(findings(other))
     assert (found["other"], found["columns"][:4]) == ("supervised", ("class", "measure", "pairs", "difference"))
@@ -155,7 +155,7 @@ def test_there_is_no_comparison_without_other_predictions():
 
 
 def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
-    monkeypatch.setattr(report_page, "file_uri", lambda draw, ending: (draw.args, draw.keywords, ending))
+    monkeypatch.setattr(report_page, "drawn_file_uri", lambda draw, ending: (draw.args, draw.keywords, ending))
     folds = [FoldRecord(f"fold_{i}", "c", 3, 1.0, {"loss": [1.0]} if i else {}) for i in range(2)]
     model = ModelRecord(Path("m"), "t", {}, (), tuple(folds))
     wide, narrow = [(({"loss": [1.0]},), {"columns": columns}, "png") for columns in (4, 1)]
@@ -198,29 +198,29 @@ def test_predictions_keep_their_order_and_folders(tmp_path):
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
     sources = CaseFiles(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
-    assert sources.files("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
+    assert sources.segmentations("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
     assert sources.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
     sources = CaseFiles(tmp_path, {}, tmp_path / "no", scheme())
-    (problem,) = sources.missing_images("ab")
+    (problem,) = sources.missing_image_problems("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
 def test_without_images_none_is_missing(tmp_path):
-    assert CaseFiles(tmp_path, {}, None, scheme()).missing_images("ab") == []
+    assert CaseFiles(tmp_path, {}, None, scheme()).missing_image_problems("ab") == []
 
 
 def test_tiles_say_which_slice_and_whose_worst_it_is(monkeypatch):
-    monkeypatch.setattr(case_pictures, "draw_tile", lambda case, index: f"drawn {index}")
+    monkeypatch.setattr(case_pictures, "draw_slice_picture", lambda case, index: f"drawn {index}")
     reference = ball().astype(np.int32)
     wrong, other = reference.copy(), reference.copy()
     wrong[3], other[8] = 1, 1
     found = {tile.uri: tile for tile in draw_slices(picture(reference, wrong, other=other))}
-    assert (found["drawn 3"].caption, found["drawn 3"].worst_of) == ("slice 4 of 12", ("mine",))
-    assert found["drawn 8"].worst_of == ("other",)
-    assert sum(bool(tile.worst_of) for tile in found.values()) == 2
+    assert (found["drawn 3"].caption, found["drawn 3"].most_errors_of) == ("slice 4 of 12", ("mine",))
+    assert found["drawn 8"].most_errors_of == ("other",)
+    assert sum(bool(tile.most_errors_of) for tile in found.values()) == 2
 
 
 def test_a_tile_has_the_proportions_of_the_case():
@@ -241,7 +241,7 @@ def test_a_tile_is_the_slice_from_edge_to_edge_without_axes(monkeypatch):
 
 def surfaces(monkeypatch: pytest.MonkeyPatch, reference: np.ndarray, prediction: np.ndarray, count: int) -> list[str]:
     """Classes that get a picture; class i has the label i + 1."""
-    monkeypatch.setattr(case_pictures, "file_uri", lambda draw, ending: ending)
+    monkeypatch.setattr(case_pictures, "drawn_file_uri", lambda draw, ending: ending)
     classes = {f"class{i}": (i + 1,) for i in range(count)}
     return list(draw_case_surfaces(picture(reference, prediction), scheme(classes), "mm"))
 
@@ -272,7 +272,7 @@ def test_of_many_classes_the_six_with_the_most_wrong_voxels_are_shown_in_order(m
 def test_surfaces_are_drawn_in_the_size_and_unit_of_the_case(monkeypatch):
     calls = []
     monkeypatch.setattr(case_pictures, "draw_surfaces", lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(case_pictures, "file_uri", lambda draw, ending: draw(Path("file")))
+    monkeypatch.setattr(case_pictures, "drawn_file_uri", lambda draw, ending: draw(Path("file")))
     reference, prediction = ball().astype(np.int32), ball(radius=3).astype(np.int32)
     draw_case_surfaces(picture(reference, prediction), scheme(), "nominal mm")
     ((masks, *rest),) = calls

@@ -47,7 +47,8 @@ def convert_case(job: Job) -> Outcome:
         image, label, notes = _checked(volume, job)
     except InputError as error:
         return Outcome(case.identifier, problems=error.problems)
-    write_case(job.target, job.role, case.identifier, image, label, volume.affine)
+    is_nominal = volume.spacing.source == "nominal"
+    write_case(job.target, job.role, case.identifier, image, label, volume.affine, is_nominal)
     return Outcome(case.identifier, _entry(job, volume, notes))
 
 

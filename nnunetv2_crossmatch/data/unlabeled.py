@@ -26,6 +26,7 @@ from nnunetv2_crossmatch.data.manifest import (
     read_manifest,
     sources_changed,
 )
+from nnunetv2_crossmatch.data.plans_check import check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_leaks, held_images, images_in, unlabeled_cases
 from nnunetv2_crossmatch.data.unlabeled_case import Job, Target, run_jobs
 from nnunetv2_crossmatch.data.unlabeled_folder import (
@@ -213,6 +214,7 @@ def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     if not file.is_file():
         remedy = f"nnUNetv2_plan_and_preprocess -d {dataset}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
+    check_plans_file(file)
     return PlansManager(str(file))
 
 

@@ -29,6 +29,7 @@ from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.diagnosis import CasesWithTruth, mean_dice, prepare_truth, truth_folder
 from nnunetv2_crossmatch.data.loader import augmenter, host_in_this_process, seed_everything
 from nnunetv2_crossmatch.data.npz_cases import safe_to_augment
+from nnunetv2_crossmatch.data.plans_check import check_plans
 from nnunetv2_crossmatch.data.unlabeled import is_preprocessed, prepared_cases, preprocess_unlabeled, raw_checksums
 from nnunetv2_crossmatch.data.views import Views, authors_intensity, repeatable
 from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes
@@ -105,6 +106,7 @@ class nnUNetTrainerCrossMatch(ParallelTrainer):
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
         """The host's network behind the streams of CrossMatch, with the host's state dict."""
+        check_plans(plans_manager.plans, "plans.json")
         host = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )

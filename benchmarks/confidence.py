@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
-from nnunetv2_crossmatch.evaluation.evaluate import find_dataset_json, pair_files
+from nnunetv2_crossmatch.evaluation.evaluate import pair_files
+from nnunetv2_crossmatch.evaluation.label_schemes import read_label_schemes
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
     checked_labels,
     find_reader,
-    read_label_scheme,
     read_prediction_and_reference,
 )
 
@@ -85,7 +85,10 @@ def main() -> None:
     parser.add_argument("--tau", type=float, nargs="+", default=[0, 0.85, 0.95], help="default: 0 0.85 0.95")
     parser.add_argument("--json", type=Path, help="write the numbers there")
     args = parser.parse_args()
-    scheme = read_label_scheme(find_dataset_json(args.reference, args.predictions))
+    labels = read_label_schemes(args.reference, [args.predictions])[0]
+    scheme = labels.scheme
+    if labels.mapping:
+        raise InputError(Problem("other label numbers", args.predictions, labels.notes[0], "predict with these labels"))
     files = pair_files(args.reference, args.predictions, scheme.file_ending).pairs
     reader = find_reader(scheme, next(iter(files.values()))[1])
     total, problems = 0, []

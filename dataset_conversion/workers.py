@@ -47,7 +47,8 @@ def convert_case(job: ConversionJob) -> CaseResult:
         image, label, notes = _check_and_convert(volume, job)
     except InputError as error:
         return CaseResult(case.identifier, problems=error.problems)
-    write_case(job.target, job.role, case.identifier, image, label, volume.affine)
+    is_nominal = volume.spacing.source == "nominal"
+    write_case(job.target, job.role, case.identifier, image, label, volume.affine, is_nominal)
     return CaseResult(case.identifier, _record_entry(job, volume, notes))
 
 

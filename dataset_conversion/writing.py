@@ -20,7 +20,13 @@ import numpy as np
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import atomic_write, preprocessed_folder, raw_folder, results_folder
+from nnunetv2_crossmatch.folders import (
+    NOMINAL_SPACING_MARK,
+    atomic_write,
+    preprocessed_folder,
+    raw_folder,
+    results_folder,
+)
 
 FILE_ENDING = ".nii.gz"
 FOLDER_ENDINGS = {"labeled": "Tr", "unlabeled": "Un", "val": "Val", "test": "Ts"}
@@ -78,13 +84,22 @@ def disk_errors_reported(needed: int) -> Iterator[None]:
 
 
 def write_case(
-    dataset: Path, role: str, identifier: str, image: np.ndarray, label: np.ndarray | None, affine: np.ndarray
+    dataset: Path,
+    role: str,
+    identifier: str,
+    image: np.ndarray,
+    label: np.ndarray | None,
+    affine: np.ndarray,
+    spacing_is_nominal: bool = False,
 ) -> None:
-    """Write one case, axes (x, y, z), to the folders of its role; image and label get the same geometry."""
+    """Write one case, axes (x, y, z), into the folders of its role; both files carry the same geometry.
+
+    A nominal spacing is marked in both headers, so that the mark is in every copy of the files.
+    """
     ending = FOLDER_ENDINGS[role]
-    _write_nifti(dataset / f"images{ending}" / f"{identifier}_0000{FILE_ENDING}", image, affine)
+    _write_nifti(dataset / f"images{ending}" / f"{identifier}_0000{FILE_ENDING}", image, affine, spacing_is_nominal)
     if label is not None:
-        _write_nifti(dataset / f"labels{ending}" / f"{identifier}{FILE_ENDING}", label, affine)
+        _write_nifti(dataset / f"labels{ending}" / f"{identifier}{FILE_ENDING}", label, affine, spacing_is_nominal)
 
 
 def write_dataset_json(folder: Path, cases: int, channel: str, labels: Mapping[str, int], **more: str) -> None:
@@ -151,8 +166,9 @@ def _disk_full(needed: int) -> Problem:
     return Problem("disk full", root, detail, "make room, or set nnUNet_raw to a larger disk")
 
 
-def _write_nifti(file: Path, array: np.ndarray, affine: np.ndarray) -> None:
+def _write_nifti(file: Path, array: np.ndarray, affine: np.ndarray, spacing_is_nominal: bool) -> None:
     volume = nibabel.Nifti1Image(array, affine)
+    volume.header["descrip"] = NOMINAL_SPACING_MARK if spacing_is_nominal else ""
     volume.set_sform(affine, SCANNER_CODE)
     volume.set_qform(affine, SCANNER_CODE)
     file.parent.mkdir(exist_ok=True)

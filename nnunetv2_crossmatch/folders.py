@@ -15,6 +15,8 @@ from pathlib import Path
 from nnunetv2_crossmatch.errors import InputError, Problem, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
+NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
+"""Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
 
 def root_folder(variable: str) -> Path:

@@ -20,6 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
+from nnunetv2_crossmatch.data.plans_check import check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
@@ -163,6 +164,11 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         return
     if not file.is_file():
         yield CheckResult(WRONG, "plans", f"{file} is missing", f"nnUNetv2_plan_and_preprocess -d {dataset}")
+        return
+    try:
+        check_plans_file(file)
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
         return
     manager = PlansManager(load_json(str(file)))
     yield CheckResult(OK, "plans", f"{file}: {', '.join(manager.available_configurations)}")

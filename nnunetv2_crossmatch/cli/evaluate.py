@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from nnunetv2.configuration import default_num_processes
 
-from nnunetv2_crossmatch.errors import Problem, command, raise_if_any, run_all
-from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
+from nnunetv2_crossmatch.cli.output import print_result
+from nnunetv2_crossmatch.errors import Problem, command, raise_if_any
+from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions, evaluate_folders
 from nnunetv2_crossmatch.evaluation.score_files import format_for_terminal, write_scores
-from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.folders import dataset_name, raw_folder
 
 DESCRIPTION = """Dice, Jaccard, 95 % Hausdorff distance (95HD) and average surface distance (ASD) of predictions,
@@ -34,6 +33,8 @@ HELP = {
     "Wilcoxon's signed-rank test",
     "--spacing": "voxel size in mm of all cases instead of the files' own; needed for mm where that is nominal",
     "--allow-missing": "score what is there and list the references without a prediction, which are an error otherwise",
+    "--suffix": "ending that is removed from file names to get the name of the case, in both folders (case_seg.nii.gz: "
+    "--suffix=_seg); can be repeated",
     "--literature": "count an empty prediction as 0 in every measure, distances included, as the published LA and ACDC "
     "tables do",
 }
@@ -63,6 +64,7 @@ def add_scoring_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compare", type=Path, metavar="OTHER", help=HELP["--compare"])
     parser.add_argument("--spacing", type=float, nargs=3, metavar=("Z", "Y", "X"), help=HELP["--spacing"])
     parser.add_argument("--allow-missing", action="store_true", help=HELP["--allow-missing"])
+    parser.add_argument("--suffix", action="append", default=[], metavar="SUFFIX", help=HELP["--suffix"])
     parser.add_argument("--literature", action="store_true", help=HELP["--literature"])
 
 
@@ -84,28 +86,27 @@ def check_numeric_options(arguments: argparse.Namespace) -> None:
     raise_if_any(problems)
 
 
-def score_folders(arguments: argparse.Namespace, dataset_json: Path | None) -> list[Scores]:
-    """Scores of the predictions and, with --compare, of the other folder; ``InputError`` lists the problems of both."""
-    score = partial(
-        evaluate_folder,
-        arguments.r,
-        dataset_json=dataset_json,
+def evaluation_options(arguments: argparse.Namespace) -> EvaluationOptions:
+    """Options of the evaluation, shared with the report."""
+    return EvaluationOptions(
         spacing_mm=arguments.spacing,
         literature=arguments.literature,
         allow_missing=arguments.allow_missing,
+        suffixes=tuple(arguments.suffix),
         processes=arguments.np,
     )
-    return run_all(partial(score, folder) for folder in filter(None, (arguments.p, arguments.compare)))
 
 
 @command
 def main() -> None:
-    """Evaluate, print, write."""
+    """Evaluate, write, print."""
     arguments = parser().parse_args()
     check_numeric_options(arguments)
-    scores, *others = score_folders(arguments, requested_dataset_json(arguments))
+    folders = [arguments.p] if arguments.compare is None else [arguments.p, arguments.compare]
+    dataset_json = requested_dataset_json(arguments)
+    scores, *others = evaluate_folders(arguments.r, folders, dataset_json, evaluation_options(arguments))
     other = (others[0], arguments.compare) if others else (None, None)
-    print(format_for_terminal(scores, *other))
     origin = {"reference": str(arguments.r), "predictions": str(arguments.p)}
     written = write_scores(scores, arguments.o or arguments.p, origin, *other)
-    print(f"\nwritten: {', '.join(map(str, written))}")
+    text = f"{format_for_terminal(scores, *other)}\n\nwritten: {', '.join(map(str, written))}"
+    print_result(text, f"the scores are in {written[-1]}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export
+import torch
+
+from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
 from nnunetv2_crossmatch.errors import command
 
 
@@ -19,6 +22,10 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("-m", required=True, type=Path, metavar="MODEL", help="model folder, the one that holds fold_*")
     result.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="new folder, laid out as nnUNet_results")
+    result.add_argument("--unfinished", action="store_true", help="also export folds without checkpoint_final.pth")
+    result.add_argument(
+        "--trust", action="append", default=[], metavar="NAME", help="own class that the plans may name, as a.b.Class"
+    )
     return result
 
 
@@ -26,8 +33,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Export a model and print the command that predicts with it."""
     arguments = parser().parse_args()
-    exported = export_model(arguments.m, arguments.o)
-    print(f"Exported to {exported}\nPredict anywhere: nnUNetv2_predict_from_modelfolder -m {exported} -i IMAGES -o OUT")
+    exported = export_model(arguments.m, arguments.o, arguments.unfinished, arguments.trust)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(f"Exported to {exported}\nPredict anywhere: {shlex.join(predict_command(exported, device))}")
     missing = files_missing_for_zip_export(exported)
     if missing:
         print(f"nnUNetv2_export_model_to_zip will ask for {', '.join(missing)}: finish the training's validation first")

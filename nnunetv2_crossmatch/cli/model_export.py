@@ -5,9 +5,10 @@ Limit: changes only names and metadata; names and order of the weights are those
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,7 @@ from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from nnunetv2_crossmatch import __version__
 from nnunetv2_crossmatch.data.manifest import file_info
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, write_checkpoint
@@ -34,7 +36,9 @@ NNUNET_ENTRIES = (
 ORIGIN_KEY = "crossmatch_origin"
 
 
-def export_model(model_folder: Path, output_folder: Path) -> Path:
+def export_model(
+    model_folder: Path, output_folder: Path, unfinished: bool = False, trusted: Sequence[str] = ()
+) -> Path:
     """Write a copy of a trained model for stock nnU-Net, which predicts the same voxels as this package.
 
     ``output_folder`` has the layout of ``$nnUNet_results``, as ``nnUNetv2_export_model_to_zip`` and
@@ -44,19 +48,25 @@ def export_model(model_folder: Path, output_folder: Path) -> Path:
     Args:
         model_folder: ``.../DatasetXXX_Name/<trainer>__<plans>__<configuration>``.
         output_folder: is created if it does not exist.
+        unfinished: also export folds without a final checkpoint.
+        trusted: names of own classes that the plans may contain; see :func:`plans_check.check_plans`.
 
     Returns:
         The exported model folder.
 
     Raises:
-        InputError: ``model_folder`` is no model folder or has no readable checkpoint, or the export exists already.
+        InputError: ``model_folder`` is no model folder or has no readable checkpoint, a fold is not finished or was
+            trained with other plans, the plans name foreign classes, or the export exists already.
     """
     model_folder = model_folder.resolve()
     target = _exported_folder(model_folder, output_folder)
-    checkpoints = _find_checkpoints(model_folder)
+    check_plans_file(model_folder / "plans.json", trusted)
+    check_dataset_file(model_folder / "dataset.json")
+    checkpoints = _find_checkpoints(model_folder, unfinished)
+    epochs = _check_training(model_folder, checkpoints)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
-        origin = _make_origin_record(model_folder, checkpoints)
+        origin = _make_origin_record(model_folder, checkpoints, epochs)
         for file in _metadata_files(model_folder):
             (partial / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_folder / file, partial / file)
@@ -101,16 +111,49 @@ def _find_folds(model_folder: Path) -> list[Path]:
     return sorted(fold for fold in model_folder.glob("fold_*") if re.fullmatch(r"fold_(\d+|all)", fold.name))
 
 
-def _find_checkpoints(model_folder: Path) -> list[Path]:
-    """Checkpoints of all folds; raises ``InputError`` for folds without one."""
-    folds = {
-        fold: [fold / name for name in CHECKPOINTS if (fold / name).is_file()] for fold in _find_folds(model_folder)
-    }
-    expected, remedy = " or ".join(CHECKPOINTS), "finish the training, or remove the folder"
-    raise_if_any([Problem("no checkpoint", fold, f"{expected} expected", remedy) for fold in folds if not folds[fold]])
+def _find_checkpoints(model_folder: Path, unfinished: bool) -> list[Path]:
+    """Checkpoints of all folds; raises ``InputError`` for folds without one, or without a final one."""
+    folds = {fold: [fold / n for n in CHECKPOINTS if (fold / n).is_file()] for fold in _find_folds(model_folder)}
     if not folds:
         raise InputError(Problem("no model", model_folder, "no fold_* in it", "give the folder that holds fold_*"))
+    expected, remedy = " or ".join(CHECKPOINTS), "finish the training, or remove the folder"
+    problems = [Problem("no checkpoint", fold, f"{expected} expected", remedy) for fold in folds if not folds[fold]]
+    without_final = [fold for fold, files in folds.items() if files and files[0].name != CHECKPOINTS[0]]
+    if not unfinished:
+        detail = f"{CHECKPOINTS[0]} is missing"
+        remedy = "finish the training, remove the folder, or export it as it is with --unfinished"
+        problems += [Problem("training not finished", fold, detail, remedy) for fold in without_final]
+    raise_if_any(problems)
     return [file for files in folds.values() for file in files]
+
+
+def _check_training(model_folder: Path, checkpoints: Sequence[Path]) -> dict[Path, int]:
+    """Epochs of each checkpoint; raises ``InputError`` for checkpoints that were trained with other plans."""
+    plans, configuration = json.loads((model_folder / "plans.json").read_text()), model_folder.name.split("__")[2]
+    epochs, problems = {}, []
+    for file in checkpoints:
+        checkpoint = load_checkpoint(file)
+        epochs[file] = int(checkpoint["current_epoch"])
+        trained = checkpoint["init_args"]
+        if _comparable(trained["plans"]) != _comparable(plans) or trained["configuration"] != configuration:
+            detail = f"its plans or configuration are not those of {model_folder / 'plans.json'} and {configuration}"
+            problems.append(Problem("other plans", file, detail, "remove the fold, or train it with these plans"))
+    raise_if_any(problems)
+    return epochs
+
+
+def _comparable(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """``plans`` as JSON represents them, without nnU-Net's entry about continued training."""
+    return {key: value for key, value in json.loads(json.dumps(plans)).items() if key != "continue_training"}
+
+
+def predict_command(model_folder: Path, device: str) -> list[str]:
+    """nnU-Net's command that predicts ``IMAGES`` with an exported model, as arguments."""
+    folds = _find_folds(model_folder)
+    names = [fold.name.removeprefix("fold_") for fold in folds]
+    common = next((n for n in CHECKPOINTS if all((fold / n).is_file() for fold in folds)), CHECKPOINTS[0])
+    options = ("-f", *names, "-chk", common, "-device", device)
+    return ["nnUNetv2_predict_from_modelfolder", "-m", str(model_folder), "-i", "IMAGES", "-o", "OUT", *options]
 
 
 def _metadata_files(model_folder: Path) -> Iterator[Path]:
@@ -119,13 +162,20 @@ def _metadata_files(model_folder: Path) -> Iterator[Path]:
     return (Path(name) for name in names if (model_folder / name).is_file())
 
 
-def _make_origin_record(model_folder: Path, checkpoints: list[Path]) -> dict[str, Any]:
-    stamps = {str(file.relative_to(model_folder)): file_info(file) for file in checkpoints}
+def _make_origin_record(model_folder: Path, checkpoints: list[Path], epochs: Mapping[Path, int]) -> dict[str, Any]:
+    stamps = {file: file_info(file) for file in checkpoints}
     return {
         "trainer": model_folder.name.split("__")[0],
         "dataset": model_folder.parent.name,
         "nnunetv2_crossmatch": __version__,
         "nnunetv2": version("nnunetv2"),
         "exported": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "checkpoints": {name: {"bytes": known.size, "crc32": f"{known.crc32:08x}"} for name, known in stamps.items()},
+        "checkpoints": {
+            str(file.relative_to(model_folder)): {
+                "bytes": known.size,
+                "crc32": f"{known.crc32:08x}",
+                "epochs": epochs[file],
+            }
+            for file, known in stamps.items()
+        },
     }

@@ -7,7 +7,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from nnunetv2_crossmatch.cli.evaluate import add_scoring_options, check_numeric_options, requested_dataset_json
+from nnunetv2_crossmatch.cli.evaluate import (
+    add_scoring_options,
+    check_numeric_options,
+    evaluation_options,
+    requested_dataset_json,
+)
 from nnunetv2_crossmatch.errors import Problem, command, raise_if_any
 from nnunetv2_crossmatch.report.build import ReportRequest, write_report
 
@@ -63,14 +68,11 @@ def main() -> None:
     request = ReportRequest(
         reference=arguments.r,
         predictions=arguments.p,
-        processes=arguments.np,
+        options=evaluation_options(arguments),
         other=arguments.compare,
         images=arguments.i,
         model=arguments.m,
         dataset_json=requested_dataset_json(arguments),
-        spacing_mm=arguments.spacing,
-        literature=arguments.literature,
-        allow_missing=arguments.allow_missing,
         pictures=arguments.pictures,
         surfaces=arguments.surfaces,
         command=shlex.join([PROGRAM, *sys.argv[1:]]),

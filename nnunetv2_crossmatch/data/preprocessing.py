@@ -27,6 +27,7 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
+from nnunetv2_crossmatch.data.plans_check import check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
     find_unlabeled_cases,
@@ -227,6 +228,7 @@ def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     if not file.is_file():
         remedy = f"nnUNetv2_plan_and_preprocess -d {dataset}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
+    check_plans_file(file)
     return PlansManager(str(file))
 
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +27,7 @@ from nnunetv2_crossmatch.evaluation.scores import (
     case_class_rows,
     compare_scores,
 )
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import flush_and_rename, partial_path
 
 MEASURE_HEADINGS = {
     "dice": "Dice",
@@ -107,7 +110,7 @@ def make_difference_table(differences: dict[str, dict[str, Difference]], other: 
 
 def format_text_table(table: Table) -> str:
     """Format the table with aligned columns for a terminal."""
-    lines = (table.columns, *table.rows)
+    lines = (table.columns, *(tuple(map(one_line, row)) for row in table.rows))
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
 
     def aligned(line: tuple[str, ...]) -> str:
@@ -117,14 +120,29 @@ def format_text_table(table: Table) -> str:
         return "  ".join((*texts, *numbers)).rstrip()
 
     separator = "  ".join("-" * width for width in widths)
-    return "\n".join((table.title, "", aligned(table.columns), separator, *map(aligned, table.rows)))
+    return "\n".join((table.title, "", aligned(table.columns), separator, *map(aligned, lines[1:])))
 
 
 def format_markdown_table(table: Table) -> str:
     """Format the table as Markdown under a heading of the second level."""
     separator = ("---" if i < table.text_columns else "---:" for i in range(len(table.columns)))
-    lines = (table.columns, tuple(separator), *table.rows)
-    return "\n".join((f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in lines)))
+    lines = (table.columns, tuple(separator), *(tuple(map(escape_markdown, row)) for row in table.rows))
+    return "\n".join((f"## {one_line(table.title)}", "", *(f"| {' | '.join(line)} |" for line in lines)))
+
+
+def one_line(text: str) -> str:
+    """``text`` without line breaks and tabs, which would break a table."""
+    return " ".join(text.split()) if set(text) & set("\n\r\t") else text
+
+
+def escape_markdown(cell: str) -> str:
+    """``cell`` for a Markdown table: a vertical bar would start a new column."""
+    return one_line(cell).replace("|", r"\|")
+
+
+def escape_formula(cell: str) -> str:
+    """``cell`` for a CSV file: a spreadsheet would compute text that starts with ``=``, ``+``, ``-`` or ``@``."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def score_notes(scores: Scores) -> list[str]:
@@ -159,7 +177,7 @@ def make_statistics_tables(scores: Scores, other: Scores | None, other_folder: P
 def write_scores(
     scores: Scores, folder: Path, origin: dict[str, str], other: Scores | None = None, other_folder: Path | None = None
 ) -> tuple[Path, ...]:
-    """Write ``scores.csv``, ``scores.json`` and ``scores.md`` into ``folder``, each one atomically.
+    """Write ``scores.csv``, ``scores.json`` and ``scores.md`` into ``folder``, all three or none.
 
     Args:
         origin: paths that were scored (``reference``, ``predictions``, ...), written to the JSON and Markdown files.
@@ -174,10 +192,9 @@ def write_scores(
     paths = tuple(folder / name for name in ("scores.csv", *texts))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(paths[0]) as path:
-            write_csv(scores, path)
-        for name, text in texts.items():
-            with atomic_write(folder / name) as path:
+        with files_written_together(paths) as (csv_path, *text_paths):
+            write_csv(scores, csv_path)
+            for path, text in zip(text_paths, texts.values(), strict=True):
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
         problem = Problem("scores not written", folder, error.strerror or str(error), "choose another folder with -o")
@@ -185,14 +202,42 @@ def write_scores(
     return paths
 
 
+@contextmanager
+def files_written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield temporary paths, one for each of ``paths``; all are renamed when the block succeeds.
+
+    On an exception, in the block or while renaming, all ``paths`` are as they were before.
+    """
+    temporary = [partial_path(path) for path in paths]
+    backups = {path: path.with_name(f".{path.name}.backup") for path in paths if path.exists()}
+    moved: list[Path] = []
+    try:
+        yield temporary
+        for path, backup in backups.items():
+            shutil.copyfile(path, backup)
+        for source, path in zip(temporary, paths, strict=True):
+            flush_and_rename(source, path)
+            moved.append(path)
+    except BaseException:
+        for path in moved:
+            backups[path].replace(path) if path in backups else path.unlink()
+        raise
+    finally:
+        for file in (*temporary, *backups.values()):
+            file.unlink(missing_ok=True)
+
+
 def write_csv(scores: Scores, path: Path) -> None:
-    """Write one row per case and class; an undefined measure is an empty field."""
+    """Write one row per case and class; an undefined measure is an empty field.
+
+    Names that a spreadsheet would take for a formula get a leading apostrophe.
+    """
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(("case", "class", *scores.measures, "prediction_voxels", "reference_voxels", "empty"))
         for case, name, values, voxels, empty in case_class_rows(scores):
             numbers = ("" if math.isnan(value) else repr(float(value)) for value in values)
-            writer.writerow((case, name, *numbers, *map(int, voxels), empty))
+            writer.writerow((escape_formula(case), escape_formula(name), *numbers, *map(int, voxels), empty))
 
 
 def scores_as_markdown(scores: Scores, origin: dict[str, str], other: Scores | None, other_folder: Path | None) -> str:

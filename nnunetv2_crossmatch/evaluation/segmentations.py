@@ -6,10 +6,11 @@ Limit: reads with nnU-Net's readers and checks; computes no scores.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
+from nnunetv2_crossmatch.folders import NOMINAL_SPACING_MARK
 
 LabelArray = NDArray[np.int32]
 
@@ -28,6 +30,7 @@ LabelArray = NDArray[np.int32]
 SPACING_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-3
 ORIGIN_TOLERANCE_VOXELS = 1e-2
+NIFTI_HEADER_BYTES, NIFTI_DESCRIPTION = 348, slice(148, 228)
 GRID_FIX = "predict from images on the grid of the reference, or resample the prediction onto it"
 
 
@@ -46,10 +49,41 @@ class LabelScheme:
     ignore: int | None
     content: dict[str, Any]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all classes."""
+        return list(self.classes)
+
     def values(self, with_ignore: bool) -> list[int]:
         """Labels that a file may contain, including background; the ignore label is allowed in references only."""
         known = {0, *(value for values in self.classes.values() for value in values)}
         return sorted(known | ({self.ignore} if with_ignore and self.ignore is not None else set()))
+
+
+@dataclass(frozen=True)
+class PredictionLabels:
+    """How the labels of a folder of predictions are read.
+
+    Attributes:
+        scheme: classes and label numbers of the reference; file ending and reader of the predictions.
+        mapping: label number in the predictions to the one in ``scheme``; empty if the numbers are equal.
+        notes: remarks that must be printed with the scores.
+    """
+
+    scheme: LabelScheme
+    mapping: Mapping[int, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def allowed(self) -> list[int]:
+        """Labels that a prediction may contain, including background."""
+        return sorted({0, *self.mapping}) if self.mapping else self.scheme.values(with_ignore=False)
+
+    def apply(self, predicted: LabelArray) -> LabelArray:
+        """``predicted`` with the label numbers of the reference."""
+        mapped = predicted.copy() if self.mapping else predicted
+        for old, new in self.mapping.items():
+            mapped[predicted == old] = new
+        return mapped
 
 
 @dataclass(frozen=True)
@@ -67,6 +101,7 @@ class SegmentationPair:
 
     ``spacing`` is the reader's, one number per axis of the arrays; ``spacing_in_header`` is False for formats without
     spacing, such as PNG. An image of a single slice has two axes; ``axes`` are their indices in (z, y, x).
+    ``spacing_is_nominal`` is True if the reference's header marks its spacing as not measured.
     """
 
     prediction: LabelArray
@@ -74,6 +109,7 @@ class SegmentationPair:
     spacing: tuple[float, ...]
     spacing_in_header: bool
     axes: tuple[int, ...]
+    spacing_is_nominal: bool = False
 
 
 def read_label_scheme(dataset_json: Path) -> LabelScheme:
@@ -108,18 +144,21 @@ def find_reader(scheme: LabelScheme, example: Path) -> BaseReaderWriter:
     raise InputError(problem)
 
 
-def read_pair(prediction: Path, reference: Path, reader: BaseReaderWriter, scheme: LabelScheme) -> SegmentationPair:
+def read_pair(
+    prediction: Path, reference: Path, reader: BaseReaderWriter, labels: PredictionLabels
+) -> SegmentationPair:
     """Read and check one case.
 
     Raises:
         InputError: a file is damaged, is no segmentation, or has unknown labels; or the grids differ. Lists all
             problems of the case.
     """
+    scheme = labels.scheme
     first, second = read_prediction_and_reference(prediction, reference, reader)
     raise_if_any(list(grid_problems(first, second)))
     box = bounding_box((first.voxels != 0) | (second.voxels != 0))
     problems: list[Problem] = []
-    predicted = checked_labels(first.voxels[box], prediction, scheme.values(with_ignore=False), problems)
+    predicted = labels.apply(checked_labels(first.voxels[box], prediction, labels.allowed(), problems))
     expected = checked_labels(second.voxels[box], reference, scheme.values(with_ignore=True), problems)
     raise_if_any(problems)
     if scheme.ignore is not None:
@@ -128,7 +167,10 @@ def read_pair(prediction: Path, reference: Path, reader: BaseReaderWriter, schem
     axes = multi_voxel_axes(second.voxels.shape)
     spacing = tuple(float(second.header["spacing"][axis]) for axis in axes)
     in_header = header_geometry(second.header) is not None
-    return SegmentationPair(select_axes(predicted, axes), select_axes(expected, axes), spacing, in_header, tuple(axes))
+    nominal = is_nominal_in_header(reference)
+    return SegmentationPair(
+        select_axes(predicted, axes), select_axes(expected, axes), spacing, in_header, tuple(axes), nominal
+    )
 
 
 def read_prediction_and_reference(
@@ -154,6 +196,15 @@ def multi_voxel_axes(shape: tuple[int, ...]) -> list[int]:
 def select_axes(array: LabelArray, axes: list[int]) -> LabelArray:
     """``array`` with the given ``axes`` only; the other axes have length 1, or 0 after cropping to an empty box."""
     return array.reshape([array.shape[axis] for axis in axes])
+
+
+def is_nominal_in_header(file: Path) -> bool:
+    """Whether a converter of this package has marked the spacing in the header of a NIfTI file as nominal."""
+    if not file.name.endswith((".nii", ".nii.gz")):
+        return False
+    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+        header = stream.read(NIFTI_HEADER_BYTES)
+    return header[NIFTI_DESCRIPTION].rstrip(b"\0") == NOMINAL_SPACING_MARK.encode()
 
 
 def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:

@@ -18,21 +18,21 @@ from tqdm import tqdm
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import (
-    CONVERSION_RECORD,
-    dataset_folder_candidates,
-    evaluate_folder,
-    find_dataset_json,
+    EvaluationOptions,
+    conversion_record_files,
+    evaluate_folders,
 )
+from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates
 from nnunetv2_crossmatch.evaluation.published import compare_with_published
 from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS, format_measure
 from nnunetv2_crossmatch.evaluation.scores import Scores
-from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, read_label_scheme
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.report.case_pictures import (
     CaseFiles,
     case_reader,
     draw_case_surfaces,
     draw_slices,
+    find_case_files,
     read_case,
     viewer_commands,
 )
@@ -49,9 +49,10 @@ class ReportRequest:
 
     Attributes:
         reference, predictions, other: folders of segmentations; ``other`` is compared with ``predictions``.
+        options: options of the evaluation.
         images: folder of the input images; None draws contours on a black background.
         model: model folder of nnU-Net for settings and curves, or None.
-        dataset_json, spacing_mm, literature, allow_missing, processes: as for :func:`evaluate.evaluate_folder`.
+        dataset_json: as for :func:`evaluate.evaluate_folders`.
         pictures: number of cases with pictures of slices, worst first.
         surfaces: number of cases with pictures of surfaces, worst first.
         command: command line that created the report, printed in its last section.
@@ -59,14 +60,11 @@ class ReportRequest:
 
     reference: Path
     predictions: Path
-    processes: int
+    options: EvaluationOptions
     other: Path | None = None
     images: Path | None = None
     model: Path | None = None
     dataset_json: Path | None = None
-    spacing_mm: Sequence[float] | None = None
-    literature: bool = False
-    allow_missing: bool = False
     pictures: int = 20
     surfaces: int = 3
     command: str = ""
@@ -91,27 +89,22 @@ def write_report(request: ReportRequest, output: Path) -> None:
 
 def collect_content(request: ReportRequest, output: Path) -> ReportContent:
     """All content of the report except the pictures; the raised ``InputError`` lists the problems of all parts."""
-    dataset_json = request.dataset_json or find_dataset_json(request.reference, request.predictions)
-    scheme = read_label_scheme(dataset_json)
     names_and_folders = prediction_names(request.predictions, request.other)
-    case_files = CaseFiles(request.reference, names_and_folders, request.images, scheme, request.spacing_mm)
-    score = partial(
-        evaluate_folder,
-        request.reference,
-        dataset_json=dataset_json,
-        spacing_mm=request.spacing_mm,
-        literature=request.literature,
-        allow_missing=request.allow_missing,
-        processes=request.processes,
+    folders = list(names_and_folders.values())
+    steps: list[Callable[[], Any]] = [
+        partial(evaluate_folders, request.reference, folders, request.dataset_json, request.options),
+        partial(check_output_file, output),
+        partial(read_model, request.model) if request.model else lambda: None,
+    ]
+    all_scores, _, model = run_all(steps)
+    scores = dict(zip(names_and_folders, all_scores, strict=True))
+    case_files = find_case_files(
+        request.reference, names_and_folders, request.images, request.dataset_json, request.options
     )
-    steps: list[Callable[[], Any]] = [partial(score, folder) for folder in names_and_folders.values()]
-    steps += [partial(check_output_file, output), partial(read_model, request.model) if request.model else lambda: None]
-    *results, _, model = run_all(steps)
-    scores = dict(zip(names_and_folders, results, strict=True))
     raise_if_any(case_files.missing_image_problems(next(iter(scores.values())).cases))
-    record = read_conversion_record([*dataset_folder_candidates(request.reference), dataset_json.parent])
+    record = read_conversion_record(conversion_record_files(request.reference, request.dataset_json))
     published = compare_with_published(record, scores) if record else None
-    return ReportContent(dataset_title(scheme, dataset_json), scores, case_files, model, published)
+    return ReportContent(dataset_title(case_files, request.dataset_json), scores, case_files, model, published)
 
 
 def check_output_file(output: Path) -> None:
@@ -132,18 +125,19 @@ def prediction_names(predictions: Path, other: Path | None) -> dict[str, Path]:
     return {"/".join(part[-length:]): folder for part, folder in zip(parts, (predictions, other), strict=True)}
 
 
-def read_conversion_record(folders: Sequence[Path]) -> dict[str, Any] | None:
-    """Content of the conversion record of a converted data set, or None; ``evaluate_folder`` has checked the file."""
-    for folder in folders:
-        if (folder / CONVERSION_RECORD).is_file():
-            return json.loads((folder / CONVERSION_RECORD).read_text(encoding="utf-8"))
-    return None
+def read_conversion_record(files: Sequence[Path]) -> dict[str, Any] | None:
+    """Content of the first conversion record, or None; ``evaluate_folders`` has checked the file."""
+    return json.loads(files[0].read_text(encoding="utf-8")) if files else None
 
 
-def dataset_title(scheme: LabelScheme, dataset_json: Path) -> str:
+def dataset_title(case_files: CaseFiles, dataset_json: Path | None) -> str:
     """Name of the data set: that of its folder if it is an nnU-Net data set, else the one in ``dataset.json``."""
-    folder = dataset_json.resolve().parent.name
-    return folder if folder.startswith("Dataset") else str(scheme.content.get("name", folder))
+    folders = [
+        *dataset_folder_candidates(case_files.reference),
+        *([dataset_json.resolve().parent] if dataset_json else []),
+    ]
+    named = [folder.name for folder in reversed(folders) if folder.name.startswith("Dataset")]
+    return named[0] if named else str(case_files.scheme.content.get("name", folders[-1].name))
 
 
 def case_entries(content: ReportContent, request: ReportRequest) -> Iterator[CaseEntry]:
@@ -169,7 +163,7 @@ def sort_by_dice(scores: Scores) -> list[str]:
 def draw_case(content: ReportContent, case: str, with_surface: bool) -> dict[str, Any]:
     """Pictures and viewer commands of a :class:`CaseEntry`."""
     case_files = content.case_files
-    picture = read_case(case, case_files, case_reader(case_files, case))
+    picture = read_case(case, case_files, case_reader(case_files))
     unit = "mm" if "hd95_mm" in content.main.measures else "nominal mm"
     surfaces = draw_case_surfaces(picture, case_files.scheme, unit) if with_surface else {}
     return {"slices": draw_slices(picture), "surfaces": surfaces, "commands": viewer_commands(case, case_files)}

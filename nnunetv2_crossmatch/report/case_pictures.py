@@ -24,8 +24,11 @@ from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions, pair_files
+from nnunetv2_crossmatch.evaluation.label_schemes import read_label_schemes
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
+    PredictionLabels,
     Segmentation,
     find_reader,
     grid_problems,
@@ -41,17 +44,30 @@ MAX_SURFACE_CLASSES = 6
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """Folders with the files of all cases; ``predictions`` maps the name shown in the report to a folder."""
+    """Files of all cases; ``predictions`` maps the name shown in the report to a folder.
+
+    ``pairs`` maps this name and a case to prediction and reference; ``labels`` maps it to the labels of the folder.
+    """
 
     reference: Path
     predictions: Mapping[str, Path]
     images: Path | None
-    scheme: LabelScheme
+    pairs: Mapping[str, Mapping[str, tuple[Path, Path]]]
+    labels: Mapping[str, PredictionLabels]
     spacing_mm: Sequence[float] | None = None
 
-    def segmentations(self, case: str) -> list[Path]:
-        """Files of the reference and the predictions of a case."""
-        return [folder / f"{case}{self.scheme.file_ending}" for folder in (self.reference, *self.predictions.values())]
+    @property
+    def scheme(self) -> LabelScheme:
+        """Classes and label numbers of the reference."""
+        return next(iter(self.labels.values())).scheme
+
+    def reference_file(self, case: str) -> Path:
+        """File of the reference of a case."""
+        return next(pairs[case][1] for pairs in self.pairs.values() if case in pairs)
+
+    def prediction_files(self, case: str) -> dict[str, Path]:
+        """Name of the predictions to file of a case, for all predictions that contain the case."""
+        return {name: pairs[case][0] for name, pairs in self.pairs.items() if case in pairs}
 
     def image(self, case: str) -> Path | None:
         """File of the first image channel of a case; formats with all channels in one file have only this file."""
@@ -66,6 +82,24 @@ class CaseFiles:
         files = (self.images / f"{case}_0000{self.scheme.file_ending}" for case in cases)
         fix = "add the image, or leave -i out: contours are then drawn without images"
         return [Problem("image missing", file, "its case was scored", fix) for file in files if not file.is_file()]
+
+
+def find_case_files(
+    reference: Path,
+    predictions: Mapping[str, Path],
+    images: Path | None,
+    dataset_json: Path | None = None,
+    options: EvaluationOptions | None = None,
+) -> CaseFiles:
+    """Files and labels of all cases, as :func:`evaluate.evaluate_folders` reads them."""
+    options = options or EvaluationOptions()
+    schemes = read_label_schemes(reference, list(predictions.values()), dataset_json)
+    labels = dict(zip(predictions, schemes, strict=True))
+    pairs = {
+        name: pair_files(reference, folder, labels[name].scheme.file_ending, options.suffixes).pairs
+        for name, folder in predictions.items()
+    }
+    return CaseFiles(reference, predictions, images, pairs, labels, options.spacing_mm)
 
 
 @dataclass(frozen=True)
@@ -83,15 +117,19 @@ def read_case(case: str, case_files: CaseFiles, reader: BaseReaderWriter) -> Cas
     Raises:
         InputError: the image is damaged, or on another grid than the reference.
     """
-    reference, *predictions = (read_segmentation(file, reader) for file in case_files.segmentations(case))
+    reference = read_segmentation(case_files.reference_file(case), reader)
+    files = case_files.prediction_files(case)
+    predictions = {name: read_segmentation(file, reader).voxels.astype(np.int32) for name, file in files.items()}
     image = case_files.image(case)
     background = np.zeros(reference.voxels.shape, np.float32) if image is None else read_image(image, reader, reference)
     ignored = reference.voxels == (-1 if case_files.scheme.ignore is None else case_files.scheme.ignore)
-    labels = [np.where(ignored, 0, one.voxels).astype(np.int32) for one in (reference, *predictions)]
+    labels = {name: case_files.labels[name].apply(voxels) for name, voxels in predictions.items()}
+    labels_by_name = {name: np.where(ignored, 0, voxels) for name, voxels in labels.items()}
     spacing = reference.header["spacing"] if case_files.spacing_mm is None else case_files.spacing_mm
     z, y, x = (float(size) for size in spacing)
-    labels_by_name = dict(zip(case_files.predictions, labels[1:], strict=True))
-    return CaseVolumes(case, background, labels[0], labels_by_name, (z, y, x))
+    return CaseVolumes(
+        case, background, np.where(ignored, 0, reference.voxels).astype(np.int32), labels_by_name, (z, y, x)
+    )
 
 
 def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) -> NDArray[np.float32]:
@@ -110,9 +148,10 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
     return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]
 
 
-def case_reader(case_files: CaseFiles, case: str) -> BaseReaderWriter:
+def case_reader(case_files: CaseFiles) -> BaseReaderWriter:
     """nnU-Net's reader for the files of ``case_files``."""
-    return find_reader(case_files.scheme, case_files.segmentations(case)[0])
+    pairs = next(iter(case_files.pairs.values()))
+    return find_reader(case_files.scheme, next(iter(pairs.values()))[1])
 
 
 def draw_slices(case: CaseVolumes) -> tuple[SlicePicture, ...]:
@@ -184,7 +223,8 @@ def data_uri(content: bytes, kind: str) -> str:
 
 def viewer_commands(case: str, case_files: CaseFiles) -> dict[str, str]:
     """Map viewer program to the shell command that opens a case with its reference and predictions."""
-    segmentations = [str(file.resolve()) for file in case_files.segmentations(case)]
+    files = [case_files.reference_file(case), *case_files.prediction_files(case).values()]
+    segmentations = [str(file.resolve()) for file in files]
     image = case_files.image(case)
     main = str(image.resolve()) if image else segmentations[0]
     snap = shlex.join(["itksnap", "-g", main, "-s", *segmentations])

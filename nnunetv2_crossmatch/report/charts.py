@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from nnunetv2_crossmatch.evaluation.metrics import FloatArray
 from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS
 from nnunetv2_crossmatch.evaluation.scores import FOREGROUND_MEAN, Scores, summarize
+from nnunetv2_crossmatch.report.text import legend_text, plain_text
 
 # Okabe and Ito's vermilion and blue: safe for colour blindness, and similar to the red and blue of the contours.
 COLOURS = ("#d55e00", "#0072b2")
@@ -52,20 +53,20 @@ def plot_cases(scores: Mapping[str, Scores], narrow: bool = False) -> Figure:
     for axes, measure in zip(panels, ("dice", main_distance_measure(first)), strict=True):
         _plot_measure(axes, scores, measure)
     if len(scores) > 1:
-        handles, names = panels[0].get_legend_handles_labels()
-        labels = [textwrap.fill(name, LEGEND_LINE_LENGTH) for name in names]
-        columns = 1 if narrow else len(names)
+        handles = panels[0].collections[:: len(first.groups)]
+        labels = [legend_text(textwrap.fill(plain_text(name), LEGEND_LINE_LENGTH)) for name in scores]
+        columns = 1 if narrow else len(labels)
         figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=10)
     return figure
 
 
 def _plot_measure(axes: Axes, scores: Mapping[str, Scores], measure: str) -> None:
     groups = next(iter(scores.values())).groups
-    for which, (name, one) in enumerate(scores.items()):
+    for which, one in enumerate(scores.values()):
         offset = 0.0 if len(scores) == 1 else (which - 0.5) * 0.42
         for row, group in enumerate(groups):
-            _plot_group(axes, one.per_case(group, measure), row + offset, which, name if row == 0 else "")
-    axes.set_yticks(range(len(groups)), [group_label(group) for group in groups])
+            _plot_group(axes, one.per_case(group, measure), row + offset, which)
+    axes.set_yticks(range(len(groups)), [plain_text(group_label(group)) for group in groups])
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.set_xlabel(MEASURE_HEADINGS[measure])
     low, high = axes.get_xlim()
@@ -74,13 +75,11 @@ def _plot_measure(axes: Axes, scores: Mapping[str, Scores], measure: str) -> Non
     axes.grid(axis="x", color=GRID_COLOUR)
 
 
-def _plot_group(axes: Axes, values: FloatArray, height: float, which: int, label: str) -> None:
+def _plot_group(axes: Axes, values: FloatArray, height: float, which: int) -> None:
     """Plot the dots of one class, jittered so that equal values stay visible, and their mean with its interval."""
     spread = np.random.default_rng(0).uniform(-0.13, 0.13, len(values))
     colour = COLOURS[which]
-    axes.scatter(
-        values, height + spread, 17, color=colour, alpha=0.45, linewidths=0, marker=MARKERS[which], label=label
-    )
+    axes.scatter(values, height + spread, 17, color=colour, alpha=0.45, linewidths=0, marker=MARKERS[which])
     summary = summarize(values)
     axes.plot([summary.low, summary.high], [height, height], color=TEXT_COLOUR, linewidth=2.2, solid_capstyle="round")
     axes.plot([summary.mean], [height], marker="D", color=TEXT_COLOUR, markerfacecolor="white", markersize=6)
@@ -102,7 +101,7 @@ def plot_pairs(first: tuple[str, Scores], second: tuple[str, Scores], narrow: bo
     common = [case for case in scores.cases if case in other.cases]
     for axes, group in zip(panels, groups, strict=False):
         pairs = [one.per_case(group, "dice")[[one.cases.index(case) for case in common]] for one in (other, scores)]
-        _plot_group_pairs(axes, np.stack(pairs), group_label(group))
+        _plot_group_pairs(axes, np.stack(pairs), plain_text(group_label(group)))
         axes.set_xticks((0, 1), [_wrap_name(other_name), _wrap_name(name)])
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
@@ -128,7 +127,7 @@ def _wrap_name(name: str, length: int = 14) -> str:
     breaks = [i + 1 for i, letter in enumerate(name[:-1]) if letter in "_-/. "]
     at = min(breaks, key=lambda i: abs(i - len(name) / 2)) if breaks and len(name) > length - 4 else len(name)
     lines = filter(None, (name[:at], name[at:]))
-    return "\n".join(line if len(line) <= length else f"{line[: length - 1]}…" for line in lines)
+    return "\n".join(plain_text(line if len(line) <= length else f"{line[: length - 1]}…") for line in lines)
 
 
 def _style_axes(axes: Axes) -> None:

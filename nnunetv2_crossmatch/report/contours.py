@@ -21,6 +21,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.report.text import legend_text, plain_text
 
 WINDOW_PERCENTILES = (1.0, 99.5)  # intensities shown as black and white
 CROP_MARGIN = 0.35  # around the box of all contours, as a share of its size
@@ -101,7 +102,7 @@ def draw_cases(cases: Sequence[CaseVolumes], file: Path, slices: int = 5) -> Non
     figure = Figure(figsize=(2.1 * columns + 0.2, sum(heights) + 0.55), layout="constrained")
     rows = figure.subfigures(len(cases), 1, height_ratios=heights, squeeze=False)
     for row, case, indices in zip(rows.ravel(), cases, chosen, strict=True):
-        row.suptitle(case.title, fontsize=11, fontweight="bold", x=0.01, ha="left")
+        row.suptitle(plain_text(case.title), fontsize=11, fontweight="bold", x=0.01, ha="left")
         for axes, index in zip(row.subplots(1, columns), [*indices, *[None] * (columns - len(indices))], strict=True):
             axes.set_axis_off()
             if index is not None:
@@ -150,14 +151,21 @@ def _labels_with_styles(case: CaseVolumes) -> list[tuple[NDArray[Any], dict[str,
 def _legend_handles(names: Mapping[str, Any]) -> list[Line2D]:
     styles = dict(zip(["reference", *names], [REFERENCE_STYLE, *PREDICTION_STYLES], strict=False))
     return [
-        Line2D([], [], color=style["colors"], linestyle=style["linestyles"], linewidth=2.2, label=name)
+        Line2D(
+            [],
+            [],
+            color=style["colors"],
+            linestyle=style["linestyles"],
+            linewidth=2.2,
+            label=legend_text(plain_text(name)),
+        )
         for name, style in styles.items()
     ]
 
 
 def _slice_title(case: CaseVolumes, index: int) -> str:
     erring = [name for name, labels in case.predictions.items() if worst_slice(case.reference, labels) == index]
-    return f"slice {index}" + (f"\nworst: {', '.join(erring)}" if erring else "\n")
+    return f"slice {index}" + (f"\nworst: {plain_text(', '.join(erring))}" if erring else "\n")
 
 
 def _range_with_margin(drawn: NDArray[np.bool_]) -> slice:

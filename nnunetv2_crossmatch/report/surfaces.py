@@ -21,6 +21,7 @@ from skimage.measure import marching_cubes
 
 from nnunetv2_crossmatch.evaluation.metrics import BoolArray, FloatArray, bounding_box
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.report.text import plain_text
 
 MAX_GRID_STEPS = 80  # steps of the resampled grid along the longest side
 SMOOTHING_STEPS = 0.7  # standard deviation of the Gaussian filter, in steps
@@ -128,7 +129,7 @@ def draw_surfaces(
         for column, (side, surface) in enumerate(zip(("reference", "prediction"), surfaces, strict=True)):
             title, axes = grid[2 * row : 2 * row + 2, column]
             title.set_axis_off()
-            title.text(0.5, 0.4, f"{name}: {side}", ha="center", va="center", fontsize=12)
+            title.text(0.5, 0.4, f"{plain_text(name)}: {side}", ha="center", va="center", fontsize=12)
             _draw_surface(axes, surface, extents[row], Normalize(-limit, limit))
     panels.subplots_adjust(0.02, 0, 0.98, 1, 0.06, 0)
     if limit:

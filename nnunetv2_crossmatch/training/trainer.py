@@ -22,6 +22,7 @@ from torch.backends import cudnn
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice
 from nnunetv2_crossmatch.data.loader import seed_everything
+from nnunetv2_crossmatch.data.plans_check import check_plans
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
@@ -95,6 +96,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         enable_deep_supervision: bool = True,
     ) -> torch.nn.Module:
         """The network of nnU-Net with separately callable encoder and decoder, and with nnU-Net's state dict."""
+        check_plans(plans_manager.plans, "plans.json")
         host = nnUNetTrainer.build_network_architecture(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +14,16 @@ import numpy as np
 import pytest
 from segmentation_folders import ball, three_cases, write, write_dataset_json
 
-from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder, evaluate_folders
 from nnunetv2_crossmatch.evaluation.metrics import (
     MM_DISTANCE_MEASURES,
     OVERLAP_MEASURES,
     VOXEL_DISTANCE_MEASURES,
     compute_measures,
 )
-from nnunetv2_crossmatch.evaluation.segmentations import find_reader, read_label_scheme, read_pair
+from nnunetv2_crossmatch.evaluation.scores import compare_scores
+from nnunetv2_crossmatch.evaluation.segmentations import PredictionLabels, find_reader, read_label_scheme, read_pair
 
 COMMAND = Path(sys.executable).with_name("nnUNetv2_crossmatch_evaluate")
 
@@ -151,9 +156,111 @@ def test_png_files_are_scored_without_millimetres(tmp_path: Path) -> None:
     np.testing.assert_array_equal(scores.per_case("body", "dice"), [1])
 
 
-def test_the_dataset_json_beside_the_predictions_goes_first(folders: tuple[Path, Path]) -> None:
+def test_the_dataset_json_in_the_predictions_folder_is_enough(folders: tuple[Path, Path]) -> None:
+    (folders[0].parent / "dataset.json").rename(folders[1] / "dataset.json")
+    assert evaluate_folder(*folders).classes == ("body",)
+
+
+def two_class_folders(root: Path, swapped: str = "predictions") -> tuple[Path, Path]:
+    """Perfect predictions of two structures; the folder ``swapped`` has the label numbers 1 and 2 exchanged."""
+    labels = ball() + ball(radius=2)
+    numbers = {name: np.array([0, 2, 1] if name == swapped else [0, 1, 2], np.uint8) for name in ("r", "predictions")}
+    write(root / "data" / "labelsTs" / "a.nii.gz", numbers["r"][labels])
+    write(root / "predictions" / "a.nii.gz", numbers["predictions"][labels])
+    write_dataset_json(root / "data", {"background": 0, "shell": 1, "core": 2})
+    return root / "data" / "labelsTs", root / "predictions"
+
+
+def test_label_numbers_that_differ_between_both_files_are_mapped_by_class_name(tmp_path: Path) -> None:
+    reference, predictions = two_class_folders(tmp_path)
+    write_dataset_json(predictions, {"background": 0, "core": 1, "shell": 2})
+    scores = evaluate_folder(reference, predictions)
+    assert scores.classes == ("shell", "core")
+    np.testing.assert_array_equal(scores.values[0, :, 0], [1, 1])
+    assert "mapped by the names of the classes: shell 2, core 1 in" in scores.notes[0]
+
+
+def test_regions_with_other_label_numbers_are_mapped_by_their_parts(tmp_path: Path) -> None:
+    reference, predictions = two_class_folders(tmp_path)
+    write_dataset_json(reference.parent, {"background": 0, "whole": [1, 2], "core": [2]})
+    write_dataset_json(predictions, {"background": 0, "whole": [1, 2], "core": [1]})
+    np.testing.assert_array_equal(evaluate_folder(reference, predictions).values[0, :, 0], [1, 1])
+
+
+@pytest.mark.parametrize("labels", [{"heart": 1}, {"body": 1, "core": 2}, {"body": [1, 2], "core": 2}])
+def test_other_class_names_than_those_of_the_reference_are_refused(folders: tuple[Path, Path], labels: dict) -> None:
+    write_dataset_json(folders[1], {"background": 0, **labels})
+    with pytest.raises(InputError, match=r"classes differ in .*body 1 in .*-djfile"):
+        evaluate_folder(*folders)
+
+
+def test_a_given_dataset_json_replaces_other_class_names_with_a_note(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
     write_dataset_json(folders[1], {"background": 0, "heart": 1})
-    assert evaluate_folder(*folders).classes == ("heart",)
+    scores = evaluate_folder(*folders, write_dataset_json(tmp_path / "given", {"background": 0, "organ": 1}))
+    assert scores.classes == ("organ",)
+    assert len(scores.notes) == 2
+
+
+def test_two_folders_with_classes_in_another_order_are_compared(tmp_path: Path) -> None:
+    reference, predictions = two_class_folders(tmp_path)
+    (reference.parent / "dataset.json").unlink()
+    for folder, labels in ((predictions, {"core": 1, "shell": 2}), (tmp_path / "same", {"shell": 2, "core": 1})):
+        write(folder / "a.nii.gz", np.array([0, 2, 1], np.uint8)[ball() + ball(radius=2)])
+        write_dataset_json(folder, {"background": 0, **labels})
+    write(reference / "a.nii.gz", np.array([0, 2, 1], np.uint8)[ball() + ball(radius=2)])
+    first, second = evaluate_folders(reference, [predictions, tmp_path / "same"])
+    assert compare_scores(first, second)["foreground_mean"]["dice"].mean == 0
+
+
+def nominal_reference(folder: Path) -> Path:
+    """The reference of case a as a converter writes it: with the mark of a nominal spacing in its header."""
+    file = folder / "a.nii.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[148:228] = b"crossmatch: nominal spacing".ljust(80, b"\0")
+    file.write_bytes(gzip.compress(content))
+    return folder
+
+
+def test_a_copied_reference_with_nominal_spacing_has_no_millimetres(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    copied = shutil.copytree(nominal_reference(folders[0]), tmp_path / "copy" / "labels")
+    scores = evaluate_folder(copied, folders[1], folders[0].parent / "dataset.json")
+    assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES)
+    assert "1 of 3 cases is nominal in the files' headers" in scores.notes[0]
+
+
+def test_the_conversion_record_is_found_by_the_name_of_the_data_set(
+    folders: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = tmp_path / "raw" / folders[0].parent.name
+    raw.mkdir(parents=True)
+    record(raw, a=True, b=True, c=True)
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    assert "hd95_mm" not in evaluate_folder(*folders).measures
+
+
+def rename_all(folder: Path, suffix: str) -> None:
+    for file in folder.glob("*.nii.gz"):
+        file.rename(file.with_name(file.name.replace(".nii.gz", f"{suffix}.nii.gz")))
+
+
+@pytest.mark.parametrize(("reference", "predictions"), [("_seg", ""), ("", "_0000"), ("_seg", ".pred")])
+def test_suffixes_in_file_names_are_offered_and_removed(
+    folders: tuple[Path, Path], reference: str, predictions: str
+) -> None:
+    rename_all(folders[0], reference)
+    rename_all(folders[1], predictions)
+    suffixes = [suffix for suffix in (reference, predictions) if suffix]
+    with pytest.raises(InputError, match=f"3 are equal.*add {' '.join(f'--suffix={one}' for one in suffixes)}"):
+        evaluate_folder(*folders)
+    assert evaluate_folder(*folders, suffixes=suffixes).cases == ("a", "b", "c")
+
+
+def test_two_files_of_one_case_are_refused(folders: tuple[Path, Path]) -> None:
+    write(folders[1] / "a_seg.nii.gz", ball())
+    with pytest.raises(InputError, match="two files of one case"):
+        evaluate_folder(*folders, suffixes=["_seg"])
 
 
 def test_a_linked_reference_folder_keeps_its_data_set(folders: tuple[Path, Path], tmp_path: Path) -> None:
@@ -185,7 +292,11 @@ def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path]) -> N
     scheme = read_label_scheme(file)
     reader = find_reader(scheme, folders[0] / "a.nii.gz")
     assert type(reader).__name__ == "NibabelIO"
-    assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, scheme).spacing == (2, 1, 1)
+    assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, PredictionLabels(scheme)).spacing == (
+        2,
+        1,
+        1,
+    )
 
 
 def test_hidden_files_and_other_endings_are_no_predictions(folders: tuple[Path, Path]) -> None:
@@ -239,6 +350,21 @@ def test_the_command_compares_two_folders_and_writes_where_it_is_told(folders: t
     assert difference["pairs"] == 3
     assert difference["mean"] < 0
     assert not list(folders[1].glob("scores.*"))
+
+
+def test_files_are_written_before_the_output_and_unknown_letters_are_replaced(folders: tuple[Path, Path]) -> None:
+    write_dataset_json(folders[0].parent, {"background": 0, "Herzhöhle": 1})
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [COMMAND, "-r", folders[0], "-p", folders[1], "-np", "1"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert "Herzh?hle" in printed
+    (folders[1] / "scores.json").unlink()
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert failed.returncode == 2
+    assert "error: output not printed: No space left on device. Fix: the scores are in" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert "Herzh" in (folders[1] / "scores.json").read_text()
 
 
 def test_help_shows_an_example_and_single_percent_signs() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +132,19 @@ def test_the_published_convention_is_named() -> None:
     assert "Published convention" in format_for_terminal(example(literature=True))
 
 
+def test_a_vertical_bar_or_line_break_in_a_class_name_starts_no_column_or_row(tmp_path: Path) -> None:
+    table = make_case_table(replace(example(), classes=("R|V", "L\nV")))
+    rows = format_markdown_table(table).splitlines()[4:]
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [6] * 4
+    assert len(format_text_table(table).splitlines()) == 4 + 4
+
+
+def test_a_class_name_is_no_formula_in_the_csv(tmp_path: Path) -> None:
+    write_scores(replace(example(), classes=("=1+1", "LV")), tmp_path, ORIGIN)
+    with (tmp_path / "scores.csv").open() as file:
+        assert [row["class"] for row in csv.DictReader(file)] == ["'=1+1", "LV"] * 2
+
+
 def test_the_csv_leaves_undefined_fields_empty(tmp_path: Path) -> None:
     write_scores(example(), tmp_path, ORIGIN)
     with (tmp_path / "scores.csv").open() as file:
@@ -152,6 +167,17 @@ def test_the_json_is_strict_and_has_null_for_undefined(tmp_path: Path) -> None:
     assert content["difference"]["minus"] == "other"
     assert content["difference"]["RV"]["dice"]["mean"] == 0
     assert content["reference"] == "labelsTs"
+
+
+def test_a_fault_while_writing_keeps_all_three_old_files(tmp_path: Path) -> None:
+    (tmp_path / "scores.md").mkdir()
+    old = {name: tmp_path / name for name in ("scores.csv", "scores.json")}
+    for file in old.values():
+        file.write_text("old")
+    with pytest.raises(InputError, match="scores not written"):
+        write_scores(example(), tmp_path, ORIGIN)
+    assert [file.read_text() for file in old.values()] == ["old", "old"]
+    assert {file.name for file in tmp_path.iterdir()} == {"scores.csv", "scores.json", "scores.md"}
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.evaluation.segmentations import read_label_scheme
+from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions
 from nnunetv2_crossmatch.report.build import ReportRequest, prediction_names, write_report
 from nnunetv2_crossmatch.report.case_pictures import (
-    CaseFiles,
     case_reader,
     draw_slice_picture,
+    find_case_files,
     read_case,
     viewer_commands,
 )
@@ -70,7 +70,8 @@ class ParsedPage(HTMLParser):
 
 
 def make_request(root: Path, **changes: object) -> ReportRequest:
-    return ReportRequest(root / "Dataset001_Balls" / "labelsTs", root / "predictions", processes=1, **changes)
+    options = EvaluationOptions(processes=1)
+    return ReportRequest(root / "Dataset001_Balls" / "labelsTs", root / "predictions", options, **changes)
 
 
 def write_images(root: Path, cases: str = "abc") -> Path:
@@ -206,9 +207,9 @@ def test_colour_images_are_shown_in_colour(tmp_path):
     blue = np.zeros((*ball()[6].shape, 3), np.uint8)
     blue[2:-2, 2:-2, 2] = 200
     Image.fromarray(blue).save(tmp_path / "images" / "a_0000.png")
-    scheme = read_label_scheme(write_dataset_json(tmp_path, file_ending=".png"))
-    sources = CaseFiles(tmp_path / "labelsTs", {"seen": tmp_path / "predictions"}, tmp_path / "images", scheme)
-    picture = read_case("a", sources, case_reader(sources, "a"))
+    write_dataset_json(tmp_path, file_ending=".png")
+    case_files = find_case_files(tmp_path / "labelsTs", {"p": tmp_path / "predictions"}, tmp_path / "images")
+    picture = read_case("a", case_files, case_reader(case_files))
     assert picture.image.shape == (1, *blue.shape)
     tile = base64.b64decode(draw_slice_picture(picture, 0).split(",")[1])
     red, _, seen_blue = np.asarray(Image.open(io.BytesIO(tile)).convert("RGB")).mean((0, 1))
@@ -288,11 +289,34 @@ def test_comparing_a_folder_with_itself_is_refused(tmp_path):
         prediction_names(tmp_path, tmp_path / "x" / "..")
 
 
+def test_labels_are_drawn_with_the_numbers_of_the_reference(tmp_path):
+    """Predictions with other label numbers and other file names than the reference, as the scores read them."""
+    reference, predictions = three_cases(tmp_path)
+    write_dataset_json(predictions, {"background": 0, "body": 3})
+    for file in sorted(predictions.glob("*.nii.gz")):
+        file.unlink()
+        write(file.with_name(file.name.replace(".", "_pred.", 1)), 3 * ball())
+    options = EvaluationOptions(suffixes=("_pred",))
+    case_files = find_case_files(reference, {"p": predictions}, None, options=options)
+    picture = read_case("a", case_files, case_reader(case_files))
+    np.testing.assert_array_equal(picture.predictions["p"], picture.reference)
+
+
+@pytest.mark.parametrize("name", ["$x$ $", "a|b", "_hidden", "=1+1", "two\nlines"])
+def test_any_class_and_folder_name_is_drawn(tmp_path, name):
+    reference, predictions = three_cases(tmp_path)
+    write_dataset_json(reference.parent, {"background": 0, name: 1})
+    compared = [shutil.copytree(predictions, tmp_path / part / name) for part in ("first", "second")]
+    asked = ReportRequest(
+        reference, compared[0], EvaluationOptions(processes=1), other=compared[1], pictures=1, surfaces=1
+    )
+    assert name.split()[0] in write_and_parse(asked, tmp_path / "report.html").text
+
+
 def test_viewer_commands_quote_spaces(tmp_path):
-    three_cases(tmp_path)
-    scheme = read_label_scheme(tmp_path / "Dataset001_Balls" / "dataset.json")
     folder = tmp_path / "my data"
-    commands = viewer_commands("a", CaseFiles(folder, {"p": folder}, folder, scheme))
+    reference, predictions = three_cases(folder)
+    commands = viewer_commands("a", find_case_files(reference, {"p": predictions}, folder))
     assert shlex.split(commands["ITK-SNAP 4"])[2] == str(folder / "a_0000.nii.gz")
     assert len(shlex.split(commands["3D Slicer"])) == 3
 

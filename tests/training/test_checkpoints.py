@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from conftest import TinyDataset, blob_case
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from trainers import make_trainer, weights_of
 
-from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export
+from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import partial_path
 from nnunetv2_crossmatch.training.checkpoints import (
@@ -294,12 +296,45 @@ def test_an_exported_model_travels_in_the_hosts_zip_file(model: Path, tiny_copy:
     assert (tmp_path / "elsewhere" / name).read_bytes() == (tmp_path / "shared" / name).read_bytes()
 
 
-def test_the_command_exports_and_tells_how_to_predict(model: Path, tiny_copy: TinyDataset, tmp_path: Path) -> None:
+def test_the_printed_command_predicts_with_the_exported_model(
+    model: Path, tiny_copy: TinyDataset, tmp_path: Path
+) -> None:
+    """From a folder with a blank in its name; on the CPU, and of the folds that there are."""
     (model / "fold_all" / "progress.png").unlink()
     command = (sys.executable, "-c", "from nnunetv2_crossmatch.cli.export import main; main()")
-    done = tiny_copy.run(*command, "-m", str(model), "-o", str(tmp_path / "shared"))
-    assert "nnUNetv2_predict_from_modelfolder -m " in done.stdout
-    assert "will ask for fold_all/progress.png" in done.stdout
+    printed = tiny_copy.run(*command, "-m", str(model), "-o", str(tmp_path / "shared models")).stdout
+    assert "will ask for fold_all/progress.png" in printed
+    (line,) = re.findall(r"^Predict anywhere: (.*)$", printed, re.MULTILINE)
+    (tmp_path / "IMAGES").mkdir()
+    image = sorted((tiny_copy.raw / "imagesTr").iterdir())[0]
+    (tmp_path / "IMAGES" / image.name).symlink_to(image)
+    tiny_copy.run("bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {line} --disable_tta -npp 0 -nps 0")
+    assert (tmp_path / "OUT" / image.name.replace("_0000", "")).is_file()
+
+
+def test_an_unfinished_fold_is_exported_only_on_request(model: Path, tmp_path: Path) -> None:
+    (model / "fold_all" / "checkpoint_final.pth").rename(model / "fold_all" / "checkpoint_best.pth")
+    with pytest.raises(InputError, match=r"training not finished in .*fold_all.*--unfinished"):
+        export_model(model, tmp_path / "shared")
+    exported = export_model(model, tmp_path / "shared", unfinished=True)
+    assert "checkpoint_best.pth" in predict_command(exported, "cpu")
+    recorded = json.loads((exported / "crossmatch_origin.json").read_text())["checkpoints"]
+    assert recorded["fold_all/checkpoint_best.pth"]["epochs"] == 0
+
+
+def test_folds_of_other_plans_are_not_exported(model: Path, tmp_path: Path) -> None:
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["2d"]["batch_size"] += 1
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(InputError, match=r"other plans in .*checkpoint_final"):
+        export_model(model, tmp_path / "shared")
+
+
+def test_a_model_with_a_foreign_network_class_is_not_exported(model: Path, tmp_path: Path) -> None:
+    plans = (model / "plans.json").read_text()
+    (model / "plans.json").write_text(plans.replace("dynamic_network_architectures.architectures", "foreign"))
+    with pytest.raises(InputError, match="foreign class in the plans"):
+        export_model(model, tmp_path / "shared")
 
 
 def test_nothing_is_exported_twice_to_one_place(model: Path, tmp_path: Path) -> None:

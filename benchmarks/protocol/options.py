@@ -14,7 +14,7 @@ import torch
 from benchmarks.protocol.request import FOLDER, PLANNERS, SOURCES, Request, request_of
 from benchmarks.protocol.rows import ROWS, SELF_TRAINING, USUAL_ROWS
 from benchmarks.protocol.tasks import STEPS, TASKS
-from benchmarks.protocol.trainers import DEFAULT, method_of, variant_of
+from benchmarks.protocol.trainers import DEFAULT, control_of, method_of, timed, variant_of
 
 DESCRIPTION = """\
 A published protocol as one command: semi-supervised methods and their controls, over seeds.
@@ -151,6 +151,8 @@ def contradiction(arguments: argparse.Namespace) -> str | None:
         return "--spacing is for ACDC's HDF5 files"
     if len({(method_of(name), variant_of(name)) for name in arguments.trainer}) < len(arguments.trainer):
         return "--trainer: two names differ in nothing but length and seed, which the protocol sets"
+    if supervised := [name for name in arguments.trainer if timed(name) == timed(control_of(name))]:
+        return f"--trainer: {', '.join(supervised)} is supervised; supervised rows are made of the other trainers"
     if arguments.step_seconds and set(arguments.rows) & set(SELF_TRAINING) and not arguments.prediction_seconds:
         return "--step-seconds needs --prediction-seconds for self-training"
     return None

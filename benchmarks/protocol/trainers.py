@@ -27,7 +27,7 @@ def changed(trainer: str, **values: Any) -> str:
 def shortly_validated(trainer: str) -> str:
     """The trainer with a short online validation, unless its name says how long."""
     given = settings_from_name(trainer).validation_iterations
-    usual = settings_from_name(DEFAULT).validation_iterations
+    usual = settings_from_name(trainer.split("_")[0]).validation_iterations
     return changed(trainer, validation_iterations=VALIDATION_ITERATIONS if given == usual else given)
 
 
@@ -40,7 +40,7 @@ def control_of(trainer: str) -> str:
 
 def timed(trainer: str) -> str:
     """The name under which the step time counts: without length, seed and diagnosis."""
-    default = settings_from_name(DEFAULT)
+    default = settings_from_name(trainer.split("_")[0])
     lengths = {name: getattr(default, name) for name in ("epochs", "iterations", "validation_iterations")}
     return changed(trainer, seed=None, diagnose=0, **lengths)
 

@@ -227,6 +227,7 @@ def test_one_scored_case_is_enough(tmp_path):
     [
         (["--small", "--configuration", "3d_fullres"], "--small in 3d needs --patch"),
         (["--trainer", NAME, f"{NAME}_seed3"], "two names differ in nothing"),
+        (["--trainer", f"{SUPERVISED}_seed3"], "is supervised"),
         (["--minutes", "3"], "not allowed with"),
         (["--seeds"], "expected at least one argument"),
     ],

@@ -125,7 +125,7 @@ def test_missing_data_leave_no_trace(tmp_path, monkeypatch):
 
 
 def test_data_without_a_scored_case_leave_no_trace(tmp_path, monkeypatch):
-    fake_data.acdc_h5(tmp_path / "data", ["patient038", "patient002"])
+    fake_data.write_acdc_h5(tmp_path / "data", ["patient038", "patient002"])
     asked = request(tmp_path, monkeypatch, "--on", "test", "--allow-missing")
     with pytest.raises(
         InputError, match=r'nothing to score in .*data: it holds none of the 20 entries of the list "test"'
@@ -135,7 +135,7 @@ def test_data_without_a_scored_case_leave_no_trace(tmp_path, monkeypatch):
 
 
 def test_one_scored_case_is_enough(tmp_path, monkeypatch):
-    fake_data.acdc_h5(tmp_path / "data", ["patient002"])
+    fake_data.write_acdc_h5(tmp_path / "data", ["patient002"])
     asked = request(tmp_path, monkeypatch, "--allow-missing")
     protocol_request.check_data(asked, protocol_request.split_lists(asked))
 
@@ -172,7 +172,7 @@ def test_acdc_is_scored_on_its_published_validation_patients(tmp_path, monkeypat
 
 
 def test_an_empty_list_cannot_be_scored(tmp_path, monkeypatch):
-    splits = fake_data.splits(tmp_path / "splits.json", train=["patient001", "patient002"])
+    splits = fake_data.write_splits_file(tmp_path / "splits.json", train=["patient001", "patient002"])
     with pytest.raises(InputError, match=r'nothing to score.*"val" is empty'):
         protocol_request.split_lists(request(tmp_path, monkeypatch, "--splits", str(splits)))
 
@@ -301,8 +301,10 @@ def small_acdc(folder: Path) -> list[str]:
         subsampled_volumes(files, DATA / "acdc_h5", folder / "data", (slice(None), every_second, every_second))
         return ["--labeled", "3", "--allow-missing"]
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
-    fake_data.acdc_h5(folder / "data", patients)
-    splits = fake_data.splits(folder / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1])
+    fake_data.write_acdc_h5(folder / "data", patients)
+    splits = fake_data.write_splits_file(
+        folder / "splits.json", train=patients[:2], val=patients[2:], labeled=patients[:1]
+    )
     return ["--splits", str(splits)]
 
 

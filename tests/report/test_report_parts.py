@@ -1,4 +1,4 @@
-"""report, report_page, case_pictures: the numbers and texts of a page, without drawing one."""
+"""report: numbers, texts and files of a page, without rendering it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def scheme(classes: dict[str, tuple[int, ...]] | None = None, ignore: int | None
     return LabelScheme(".nii.gz", classes or {"body": (1,)}, ignore, {"file_ending": ".nii.gz"})
 
 
-def findings(other: Scores | None = None) -> ReportContent:
+def report_content(other: Scores | None = None) -> ReportContent:
     found = {"mine": scores(), **({"supervised": other} if other else {})}
     return ReportContent("title", found, CaseFiles(Path("r"), {}, None, scheme()), None, None)
 
@@ -100,7 +100,7 @@ def test_distances_of_a_case_are_in_mm_where_these_are_known():
     assert list(cells.items())[2:] == [("95HD mm", "8.00"), ("ASD mm", "3.00")]
 
 
-def test_a_single_class_is_not_told_twice_at_a_case():
+def test_a_case_of_a_single_class_has_no_column_for_its_dice():
     one = Scores(("a",), ("A",), ("dice", "hd95_voxel"), np.array([[[0.5, 2.0]]]), np.array([[[3, 0]]]))
     entry = case_entry(one, "a", 1, {})
     assert (entry.cells, entry.empty_mask_notes) == ({"95HD voxel": "2.00"}, ("A: reference empty",))
@@ -113,14 +113,14 @@ def test_of_many_classes_a_case_shows_four():
 
 
 def test_the_headline_has_the_means_over_classes_and_cases():
-    dice, distance, surface = headline_numbers(findings())
+    dice, distance, surface = headline_numbers(report_content())
     assert dice == {"label": "Dice", "mean": "0.5250", "interval": INTERVAL, "difference": ""}
     assert (distance["label"], distance["mean"]) == ("95HD voxel", "6.50")
     assert (surface["label"], surface["mean"]) == ("ASD voxel", "2.75")
 
 
-def test_the_headline_tells_the_difference_to_the_other_predictions():
-    assert headline_numbers(findings(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
+def test_the_headline_contains_the_difference_to_the_other_predictions():
+    assert headline_numbers(report_content(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
 def test_the_comparison_is_these_minus_the_others(monkeypatch):
     monkeypatch.setattr(report_page, "draw_for_both_widths", lambda draw: draw.args)
     other = scores(0.1)
-    found = make_comparison_section(findings(other))
+    found = make_comparison_section(report_content(other))
     assert (found["other"], found["columns"][:4]) == ("supervised", ("class", "measure", "pairs", "difference"))
     assert found["rows"][0][:4] == ("RV", "Dice", "2", "-0.1000")
     assert found["rows"][-1][0] == "mean of classes"
@@ -151,10 +151,10 @@ def test_the_comparison_is_these_minus_the_others(monkeypatch):
 
 
 def test_there_is_no_comparison_without_other_predictions():
-    assert make_comparison_section(findings()) is None
+    assert make_comparison_section(report_content()) is None
 
 
-def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
+def test_curves_are_drawn_only_for_folds_with_curves(monkeypatch):
     monkeypatch.setattr(report_page, "drawn_file_uri", lambda draw, ending: (draw.args, draw.keywords, ending))
     folds = [FoldRecord(f"fold_{i}", "c", 3, 1.0, {"loss": [1.0]} if i else {}) for i in range(2)]
     model = ModelRecord(Path("m"), "t", {}, (), tuple(folds))
@@ -197,33 +197,36 @@ def test_predictions_keep_their_order_and_folders(tmp_path):
 
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
-    sources = CaseFiles(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
-    assert sources.segmentations("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
-    assert sources.image("x") == Path("i/x_0000.nii.gz")
+    case_files = CaseFiles(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
+    assert case_files.segmentations("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
+    assert case_files.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
-    sources = CaseFiles(tmp_path, {}, tmp_path / "no", scheme())
-    (problem,) = sources.missing_image_problems("ab")
+    case_files = CaseFiles(tmp_path, {}, tmp_path / "no", scheme())
+    (problem,) = case_files.missing_image_problems("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
-def test_without_images_none_is_missing(tmp_path):
+def test_without_an_image_folder_no_image_is_missing(tmp_path):
     assert CaseFiles(tmp_path, {}, None, scheme()).missing_image_problems("ab") == []
 
 
-def test_tiles_say_which_slice_and_whose_worst_it_is(monkeypatch):
+def test_slice_pictures_name_the_slice_and_the_predictions_with_the_most_errors(monkeypatch):
     monkeypatch.setattr(case_pictures, "draw_slice_picture", lambda case, index: f"drawn {index}")
     reference = ball().astype(np.int32)
     wrong, other = reference.copy(), reference.copy()
     wrong[3], other[8] = 1, 1
-    found = {tile.uri: tile for tile in draw_slices(picture(reference, wrong, other=other))}
+    found = {
+        picture_of_slice.uri: picture_of_slice
+        for picture_of_slice in draw_slices(picture(reference, wrong, other=other))
+    }
     assert (found["drawn 3"].caption, found["drawn 3"].most_errors_of) == ("slice 4 of 12", ("mine",))
     assert found["drawn 8"].most_errors_of == ("other",)
-    assert sum(bool(tile.most_errors_of) for tile in found.values()) == 2
+    assert sum(bool(picture_of_slice.most_errors_of) for picture_of_slice in found.values()) == 2
 
 
-def test_a_tile_has_the_proportions_of_the_case():
+def test_a_slice_picture_has_the_aspect_ratio_of_the_case():
     uri = draw_slice_picture(picture(*np.repeat(ball((6, 4, 8), 3, (12, 9, 40))[None].astype(np.int32), 2, axis=0)), 6)
     width, height = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size
     assert uri.startswith("data:image/webp;base64,")
@@ -231,7 +234,7 @@ def test_a_tile_has_the_proportions_of_the_case():
     assert height == pytest.approx(330 * 9 / 15, abs=2)
 
 
-def test_a_tile_is_the_slice_from_edge_to_edge_without_axes(monkeypatch):
+def test_a_slice_picture_is_filled_by_the_slice_without_axes(monkeypatch):
     monkeypatch.setattr(case_pictures, "figure_uri", lambda figure, dpi, **webp: (figure, dpi, webp))
     figure, dpi, webp = draw_slice_picture(picture(ball().astype(np.int32), ball().astype(np.int32)), 6)
     (axes,) = figure.axes
@@ -291,7 +294,7 @@ def files(tmp_path: Path) -> CaseFiles:
     return CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme(ignore=2))
 
 
-def test_ignored_voxels_are_background_in_what_is_drawn(files):
+def test_ignored_voxels_are_background_in_the_pictures(files):
     found = read_case("x", files, case_reader(files, "x"))
     np.testing.assert_array_equal(found.reference, ball())
     assert (found.predictions["p"] == 0).sum() == 8
@@ -302,7 +305,7 @@ def test_a_drawn_case_has_the_spacing_of_its_header(files):
     assert read_case("x", files, case_reader(files, "x")).spacing == (2.0, 1.0, 1.0)
 
 
-def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
+def test_a_given_spacing_replaces_the_header_in_the_pictures(files):
     given = CaseFiles(files.reference, files.predictions, None, files.scheme, (3, 4, 5))
     found = read_case("x", given, case_reader(given, "x"))
     assert found.spacing == (3.0, 4.0, 5.0)
@@ -310,9 +313,9 @@ def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
 
 
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
-    sources = CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme())
+    case_files = CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme())
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
-    commands = viewer_commands("x", sources)
+    commands = viewer_commands("x", case_files)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
     loads = f"loadVolume({image!r})", f"loadSegmentation({reference!r})", f"loadSegmentation({predicted!r})"
     assert shlex.split(commands["3D Slicer"])[2] == "; ".join(f"slicer.util.{load}" for load in loads)

@@ -161,7 +161,20 @@ def sort_by_dice(scores: Scores) -> list[str]:
 
 
 def draw_case(content: ReportContent, case: str, with_surface: bool) -> dict[str, Any]:
-    """Pictures and viewer commands of a :class:`CaseEntry`."""
+    """Pictures and viewer commands of a :class:`CaseEntry`; the error if this case cannot be drawn.
+
+    Raises:
+        InputError: the image is damaged or on another grid.
+    """
+    try:
+        return _draw_pictures(content, case, with_surface)
+    except InputError:
+        raise
+    except Exception as error:  # a fault in one picture must not cost the report of all other cases
+        return {"drawing_error": f"{type(error).__name__}: {error}"}
+
+
+def _draw_pictures(content: ReportContent, case: str, with_surface: bool) -> dict[str, Any]:
     case_files = content.case_files
     picture = read_case(case, case_files, case_reader(case_files))
     unit = "mm" if "hd95_mm" in content.main.measures else "nominal mm"

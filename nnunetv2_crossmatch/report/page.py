@@ -66,6 +66,7 @@ class CaseEntry:
     slices: tuple[SlicePicture, ...] = ()
     surfaces: Mapping[str, str] = field(default_factory=dict)
     commands: Mapping[str, str] = field(default_factory=dict)
+    drawing_error: str = ""
 
 
 def render_page(content: ReportContent, cases: Sequence[CaseEntry], command: str) -> str:

@@ -17,7 +17,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure, SubFigure
 from numpy.typing import NDArray
 from scipy import ndimage
-from skimage.measure import marching_cubes
+from skimage.measure import block_reduce, marching_cubes
 
 from nnunetv2_crossmatch.evaluation.metrics import BoolArray, FloatArray, bounding_box
 from nnunetv2_crossmatch.folders import atomic_write
@@ -65,11 +65,30 @@ def extract_surfaces(
     smoothed, which removes the staircase of thick slices.
     """
     box = bounding_box(reference | prediction)
-    fields = [
-        _resampled_distance(np.pad(mask[box], 2), np.asarray(spacing_mm, np.float64))
-        for mask in (reference, prediction)
-    ]
+    spacing = np.asarray(spacing_mm, np.float64)
+    block = _block_size(reference[box].shape, spacing)
+    masks = (_subsample(mask[box], block) for mask in (reference, prediction))
+    # A distance between voxel centres is half a voxel too long at the border; merged voxels must not add to this.
+    excess = 0.5 * float((spacing * block).min() - spacing.min())
+    fields = [_resampled_distance(np.pad(mask, 2), spacing * block, excess) for mask in masks]
     return _extract_surface(fields[0], fields[1], -1), _extract_surface(fields[1], fields[0], 1)
+
+
+def _block_size(shape: tuple[int, ...], spacing: FloatArray) -> NDArray[np.int64]:
+    """Voxels along each axis that are merged before the distance transform, which takes 59 bytes per voxel.
+
+    The merged voxels are at most as large as the steps to which the distances are resampled.
+    """
+    longest = float((np.array(shape) * spacing).max())
+    return np.maximum(1, np.floor(longest / MAX_GRID_STEPS / spacing)).astype(np.int64)
+
+
+def _subsample(mask: BoolArray, block: NDArray[np.int64]) -> BoolArray:
+    """Merge blocks of voxels by majority; a mask that would vanish keeps every block that it touches."""
+    if (block == 1).all():
+        return mask
+    share = block_reduce(mask, tuple(block), np.mean)
+    return share >= 0.5 if (share >= 0.5).any() else share > 0
 
 
 @dataclass(frozen=True)
@@ -80,11 +99,15 @@ class _DistanceField:
     steps_mm: FloatArray
 
 
-def _resampled_distance(mask: BoolArray, spacing: FloatArray) -> _DistanceField | None:
-    """Smoothed signed distance of ``mask`` on nearly isotropic steps; not resampled if a small mask would vanish."""
+def _resampled_distance(mask: BoolArray, spacing: FloatArray, excess: float = 0.0) -> _DistanceField | None:
+    """Smoothed signed distance of ``mask``, reduced by ``excess``, on nearly isotropic steps.
+
+    Not resampled if a small mask would vanish.
+    """
     if not mask.any():
         return None
     field = signed_distance(mask, spacing)
+    field = np.sign(field) * np.maximum(np.abs(field) - excess, 0) if excess else field
     lengths = (np.array(field.shape) - 1) * spacing
     step = max(float(spacing.min()), float(lengths.max()) / MAX_GRID_STEPS)
     smooth = ndimage.gaussian_filter(field, SMOOTHING_STEPS * step / spacing)

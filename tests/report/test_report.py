@@ -17,6 +17,7 @@ from PIL import Image
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions
+from nnunetv2_crossmatch.report import build
 from nnunetv2_crossmatch.report.build import ReportRequest, prediction_names, write_report
 from nnunetv2_crossmatch.report.case_pictures import (
     case_reader,
@@ -189,6 +190,22 @@ def test_a_case_with_two_empty_masks_comes_last(tmp_path):
         write(folder / "0.nii.gz", 0 * ball())
     found = write_and_parse(make_request(tmp_path), tmp_path / "report.html")
     assert "4 0 body: prediction and reference empty –" in found.text
+
+
+def test_a_case_that_cannot_be_drawn_costs_its_own_picture_only(tmp_path, monkeypatch):
+    three_cases(tmp_path)
+    draw = build.draw_slices
+
+    def fail_for_b(case):
+        if case.title == "b":
+            raise MemoryError("too large")
+        return draw(case)
+
+    monkeypatch.setattr(build, "draw_slices", fail_for_b)
+    found = write_and_parse(make_request(tmp_path, surfaces=0), tmp_path / "report.html")
+    assert "not drawn: MemoryError: too large" in found.text
+    assert [anchor for anchor in found.anchors if anchor.startswith("case-")] == ["case-1", "case-3"]
+    assert {link.removeprefix("#") for link in found.links} <= set(found.anchors)
 
 
 def test_single_slices_are_drawn(tmp_path):

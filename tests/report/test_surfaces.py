@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from matplotlib.colors import Normalize
@@ -81,6 +83,24 @@ def test_a_mask_at_the_edge_of_the_image_has_a_closed_surface():
     surface, _ = extract_surfaces(np.ones((6, 8, 8), bool), np.ones((6, 8, 8), bool), SPACING)
     edges = np.sort(np.concatenate([surface.faces[:, pair] for pair in ([0, 1], [1, 2], [2, 0])]), axis=1)
     assert (np.unique(edges, axis=0, return_counts=True)[1] == 2).all()
+
+
+def test_surfaces_of_a_large_box_take_few_bytes_per_voxel():
+    """59 bytes per voxel of the box without merging voxels."""
+    reference, prediction = ball((120, 120, 120), 119, (240,) * 3) > 0, ball((120, 120, 120), 110, (240,) * 3) > 0
+    tracemalloc.start()
+    surface, _ = extract_surfaces(reference, prediction, (1, 1, 1))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6 * reference.size
+    assert surface.error_mm.mean() == pytest.approx(-9, abs=0.5)
+
+
+def test_a_thin_structure_in_a_large_box_keeps_its_surface():
+    line = np.zeros((200, 200, 200), bool)
+    line[:, 100, 100] = True
+    surface, _ = extract_surfaces(line, line, (1, 1, 1))
+    assert np.ptp(surface.vertices_mm[:, 0]) == pytest.approx(200, abs=5)
 
 
 def test_an_empty_mask_has_no_surface_and_the_other_no_distance():

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from segmentation_folders import ball, three_cases, write, write_dataset_json
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions
@@ -26,7 +27,6 @@ from nnunetv2_crossmatch.report.case_pictures import (
     read_case,
     viewer_commands,
 )
-from tests.segmentation_folders import ball, three_cases, write, write_dataset_json
 from tests.trained import write_model
 
 MAX_BYTES = 3_000_000

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from segmentation_folders import ball, write
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.scores import Difference, Scores, bootstrap_interval
@@ -46,7 +47,6 @@ from nnunetv2_crossmatch.report.page import (
     make_comparison_section,
     make_summary_rows,
 )
-from tests.segmentation_folders import ball, write
 
 NAN = float("nan")
 VOXEL = ("dice", "jaccard", "hd95_voxel", "asd_voxel")

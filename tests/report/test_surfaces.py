@@ -7,6 +7,7 @@ import pytest
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from segmentation_folders import ball
 
 from nnunetv2_crossmatch.report.surfaces import (
     AZIMUTH,
@@ -21,7 +22,6 @@ from nnunetv2_crossmatch.report.surfaces import (
     extract_surfaces,
     signed_distance,
 )
-from tests.segmentation_folders import ball
 
 SPACING = (2.0, 1.0, 1.0)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TinyDataset
 
 from nnunetv2_crossmatch.cli import check, environment_checks
 from nnunetv2_crossmatch.cli.environment_checks import NOTE, OK, WRONG, CheckResult
-from tests.conftest import TinyDataset
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -12,6 +12,7 @@ from segmentation_folders import ball, write, write_dataset_json
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.evaluation.segmentations import (
     LabelScheme,
+    PredictionLabels,
     Segmentation,
     checked_labels,
     find_reader,
@@ -107,7 +108,8 @@ def test_a_pair_is_cropped_to_what_either_holds(tmp_path: Path) -> None:
     write(tmp_path / "p.nii.gz", first)
     write(tmp_path / "r.nii.gz", second)
     scheme = read_label_scheme(write_dataset_json(tmp_path, {"background": 0, "body": 1, "ignore": 2}))
-    pair = read_pair(tmp_path / "p.nii.gz", tmp_path / "r.nii.gz", find_reader(scheme, tmp_path / "p.nii.gz"), scheme)
+    files = tmp_path / "p.nii.gz", tmp_path / "r.nii.gz"
+    pair = read_pair(*files, find_reader(scheme, files[0]), PredictionLabels(scheme))
     assert pair.prediction.shape == pair.reference.shape == (3, 3, 5)
     assert (pair.prediction.sum(), pair.reference.sum(), pair.reference[1, 1, 3]) == (0, 1, 1)
     assert (pair.spacing, pair.spacing_in_header, pair.axes) == ((2.0, 1.0, 1.0), True, (0, 1, 2))
@@ -119,5 +121,5 @@ def test_everything_that_is_wrong_with_both_files_is_told(tmp_path: Path) -> Non
     scheme = read_label_scheme(write_dataset_json(tmp_path))
     files = tmp_path / "p.nii.gz", tmp_path / "r.nii.gz"
     with pytest.raises(InputError) as caught:
-        read_pair(*files, find_reader(scheme, files[0]), scheme)
+        read_pair(*files, find_reader(scheme, files[0]), PredictionLabels(scheme))
     assert [problem.where for problem in caught.value.problems] == list(files)

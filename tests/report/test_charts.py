@@ -73,9 +73,12 @@ def test_the_mean_stands_on_its_interval_at_the_row_of_its_class():
 
 
 def test_two_sets_of_predictions_lie_above_and_below_the_row():
-    axes = plot_cases({"a": scores([0.1, 0.5]), "b": scores([0.2, 0.6])}).axes[0]
+    figure = plot_cases({"a": scores([0.1, 0.5]), "b": scores([0.2, 0.6])})
+    axes, (legend,) = figure.axes[0], figure.legends
     assert [line.get_ydata()[0] for line in axes.lines[::2]] == pytest.approx([-0.21, 0.21])
-    assert [collection.get_label() for collection in axes.collections] == ["a", "b"]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    colours = [[one.get_facecolor().tolist() for one in ones] for ones in (legend.legend_handles, axes.collections)]
+    assert colours[0] == colours[1] != colours[0][::-1]
 
 
 def test_dots_of_a_row_do_not_reach_another():

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from trained import write_model
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.report.model_record import read_model
 from nnunetv2_crossmatch.training.step_log import UNFINISHED
-from tests.trained import write_model
 
 
 def test_the_final_checkpoint_of_a_fold_is_read(tmp_path):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from segmentation_folders import ball, three_cases, write, write_dataset_json
+from trained import write_model
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions
@@ -27,7 +28,6 @@ from nnunetv2_crossmatch.report.case_pictures import (
     read_case,
     viewer_commands,
 )
-from tests.trained import write_model
 
 MAX_BYTES = 3_000_000
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

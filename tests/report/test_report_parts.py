@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from segmentation_folders import ball, write
+from segmentation_folders import ball, write, write_dataset_json
 
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions, conversion_record_files
 from nnunetv2_crossmatch.evaluation.scores import Difference, Scores, bootstrap_interval
-from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme
+from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, PredictionLabels
 from nnunetv2_crossmatch.report import case_pictures
 from nnunetv2_crossmatch.report import page as report_page
 from nnunetv2_crossmatch.report.build import (
@@ -33,6 +34,7 @@ from nnunetv2_crossmatch.report.case_pictures import (
     draw_case_surfaces,
     draw_slice_picture,
     draw_slices,
+    find_case_files,
     read_case,
     viewer_commands,
 )
@@ -67,13 +69,23 @@ def scores(change: float = 0.0, measures: tuple[str, ...] = VOXEL, cases: str = 
     return Scores(tuple(cases), ("RV", "LV"), measures, values, np.array(SIZES))
 
 
-def scheme(classes: dict[str, tuple[int, ...]] | None = None, ignore: int | None = None) -> LabelScheme:
-    return LabelScheme(".nii.gz", classes or {"body": (1,)}, ignore, {"file_ending": ".nii.gz"})
+def scheme(classes: dict[str, tuple[int, ...]] | None = None) -> LabelScheme:
+    return LabelScheme(".nii.gz", classes or {"body": (1,)}, None, {"file_ending": ".nii.gz"})
+
+
+def case_files(
+    root: Path, predictions: str = "p", images: str | None = None, content: dict[str, str] | None = None
+) -> CaseFiles:
+    """Case x in the folders ``r`` (reference), one per letter of ``predictions``, and ``images``; no file exists."""
+    pairs = {name: {"x": (root / name / "x.nii.gz", root / "r" / "x.nii.gz")} for name in predictions}
+    labels = PredictionLabels(LabelScheme(".nii.gz", {"body": (1,)}, None, content or {}))
+    folders = {name: root / name for name in predictions}
+    return CaseFiles(root / "r", folders, root / images if images else None, pairs, dict.fromkeys(predictions, labels))
 
 
 def report_content(other: Scores | None = None) -> ReportContent:
     found = {"mine": scores(), **({"supervised": other} if other else {})}
-    return ReportContent("title", found, CaseFiles(Path("r"), {}, None, scheme()), None, None)
+    return ReportContent("title", found, case_files(Path()), None, None)
 
 
 def picture(reference: np.ndarray, prediction: np.ndarray, **more: np.ndarray) -> CaseVolumes:
@@ -168,17 +180,21 @@ def test_curves_are_drawn_only_for_folds_with_curves(monkeypatch):
     [("Dataset007_X", {"name": "Y"}, "Dataset007_X"), ("x", {"name": "Y"}, "Y"), ("x", {}, "x")],
 )
 def test_the_title_is_the_name_of_the_data_set(tmp_path, folder, content, title):
-    assert dataset_title(LabelScheme(".png", {}, None, content), tmp_path / folder / "dataset.json") == title
+    assert dataset_title(case_files(tmp_path, content=content), tmp_path / folder / "dataset.json") == title
+    assert dataset_title(case_files(tmp_path / folder, content=content), None) == title
 
 
 def test_the_first_conversion_record_counts(tmp_path):
-    folders = [tmp_path / name for name in "abc"]
-    for folder in folders:
-        folder.mkdir()
-    assert read_conversion_record(folders) is None
-    for folder in folders[1:]:
-        (folder / "conversion.json").write_text(json.dumps({"from": folder.name}))
-    assert read_conversion_record(folders) == {"from": "b"}
+    def read():
+        return read_conversion_record(
+            conversion_record_files(tmp_path / "a" / "labelsTs", tmp_path / "b" / "dataset.json")
+        )
+
+    assert read() is None
+    for name in "ba":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "conversion.json").write_text(json.dumps({"from": name}))
+        assert read() == {"from": name}
 
 
 def test_a_report_cannot_replace_a_folder(tmp_path):
@@ -197,19 +213,22 @@ def test_predictions_keep_their_order_and_folders(tmp_path):
 
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
-    case_files = CaseFiles(Path("r"), {"p": Path("p"), "q": Path("q")}, Path("i"), scheme())
-    assert case_files.segmentations("x") == [Path("r/x.nii.gz"), Path("p/x.nii.gz"), Path("q/x.nii.gz")]
-    assert case_files.image("x") == Path("i/x_0000.nii.gz")
+    sources = case_files(Path(), "pq", "i")
+    assert sources.reference_file("x") == Path("r/x.nii.gz")
+    assert list(sources.prediction_files("x").items()) == [("p", Path("p/x.nii.gz")), ("q", Path("q/x.nii.gz"))]
+    segmentations = shlex.split(viewer_commands("x", sources)["ITK-SNAP 4"])[4:]
+    assert segmentations == [str(Path(file).resolve()) for file in ("r/x.nii.gz", "p/x.nii.gz", "q/x.nii.gz")]
+    assert sources.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
-    case_files = CaseFiles(tmp_path, {}, tmp_path / "no", scheme())
-    (problem,) = case_files.missing_image_problems("ab")
+    sources = case_files(tmp_path, images="no")
+    (problem,) = sources.missing_image_problems("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
-def test_without_an_image_folder_no_image_is_missing(tmp_path):
-    assert CaseFiles(tmp_path, {}, None, scheme()).missing_image_problems("ab") == []
+def test_without_images_none_is_missing(tmp_path):
+    assert case_files(tmp_path).missing_image_problems("ab") == []
 
 
 def test_slice_pictures_name_the_slice_and_the_predictions_with_the_most_errors(monkeypatch):
@@ -291,29 +310,31 @@ def files(tmp_path: Path) -> CaseFiles:
     write(tmp_path / "r" / "x.nii.gz", reference)
     write(tmp_path / "p" / "x.nii.gz", np.ones_like(reference))
     write(tmp_path / "i" / "x_0000.nii.gz", np.ones(reference.shape, np.float32))
-    return CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme(ignore=2))
+    write_dataset_json(tmp_path, {"background": 0, "body": 1, "ignore": 2})
+    return find_case_files(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i")
 
 
-def test_ignored_voxels_are_background_in_the_pictures(files):
-    found = read_case("x", files, case_reader(files, "x"))
+def test_ignored_voxels_are_background_in_what_is_drawn(files):
+    found = read_case("x", files, case_reader(files))
     np.testing.assert_array_equal(found.reference, ball())
     assert (found.predictions["p"] == 0).sum() == 8
     assert found.image.min() == 1
 
 
 def test_a_drawn_case_has_the_spacing_of_its_header(files):
-    assert read_case("x", files, case_reader(files, "x")).spacing == (2.0, 1.0, 1.0)
+    assert read_case("x", files, case_reader(files)).spacing == (2.0, 1.0, 1.0)
 
 
-def test_a_given_spacing_replaces_the_header_in_the_pictures(files):
-    given = CaseFiles(files.reference, files.predictions, None, files.scheme, (3, 4, 5))
-    found = read_case("x", given, case_reader(given, "x"))
+def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
+    options = EvaluationOptions(spacing_mm=(3, 4, 5))
+    given = find_case_files(files.reference, files.predictions, None, options=options)
+    found = read_case("x", given, case_reader(given))
     assert found.spacing == (3.0, 4.0, 5.0)
     assert not found.image.any()
 
 
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
-    case_files = CaseFiles(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i", scheme())
+    sources = case_files(tmp_path, images="i")
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
     commands = viewer_commands("x", case_files)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
@@ -322,8 +343,8 @@ def test_viewers_open_the_image_with_all_segmentations(tmp_path):
 
 
 def test_viewers_open_the_reference_where_there_is_no_image(tmp_path):
-    command = viewer_commands("x", CaseFiles(tmp_path, {}, None, scheme()))["ITK-SNAP 4"]
-    assert shlex.split(command)[2] == str(tmp_path / "x.nii.gz")
+    command = viewer_commands("x", case_files(tmp_path))["ITK-SNAP 4"]
+    assert shlex.split(command)[2] == str(tmp_path / "r" / "x.nii.gz")
 
 
 def test_a_data_uri_holds_the_content():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import ImageOnlyTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch.data.views import (
@@ -123,6 +125,67 @@ def test_views_keep_all_channels_in_order():
     assert result.shape == (6, 24, 24)
     weak = result[:2]
     assert torch.corrcoef(torch.stack([weak[0].flatten(), result[2].flatten()]))[0, 1] > 0.5
+
+
+class AddNext(ImageOnlyTransform):
+    """Add the next of ``values``, in place as nnU-Net's transforms work."""
+
+    def __init__(self, *values: float) -> None:
+        super().__init__()
+        self.values = iter(values)
+
+    def _apply_to_image(self, img: torch.Tensor, **params) -> torch.Tensor:
+        return img.add_(next(self.values))
+
+
+def test_each_strong_view_is_made_of_the_weak_one():
+    views = WeakStrongViews(nnunet_transforms(), [RandomTransform(AddNext(1, 10), 1)])
+    weak, first, second = views(**crop())["image"]
+    assert torch.equal(first, weak + 1)
+    assert torch.equal(second, weak + 10)
+
+
+def authors_recipe(dimensions: int) -> list[tuple]:
+    """Type, probability and plain values of every transform; of callable ranges their limits."""
+    found = []
+    for transform in authors_intensity_transforms(dimensions):
+        for part in getattr(transform.transform, "transforms", [transform.transform]):
+            values = {name: getattr(value, "contrast_range", value) for name, value in vars(part).items()}
+            plain = {name: value for name, value in values.items() if not callable(value) and "benchmark" not in name}
+            found.append((type(part).__name__, transform.apply_probability, plain))
+    return found
+
+
+BLUR = {"blur_sigma": (0.1, 2.0), "synchronize_channels": False, "synchronize_axes": False, "p_per_channel": 1}
+JITTER = {"synchronize_channels": True, "p_per_channel": 1}
+
+
+def test_the_authors_recipe_in_2d_is_jitter_and_blur():
+    assert authors_recipe(2) == [
+        ("MultiplicativeBrightnessTransform", 0.8, {"multiplier_range": (0.5, 1.5), **JITTER}),
+        ("ContrastTransform", 0.8, {"contrast_range": (0.5, 1.5), "preserve_range": False, **JITTER}),
+        ("GaussianBlurTransform", 0.5, BLUR),
+    ]
+    assert [one.apply_probability for one in authors_intensity_transforms(2)] == [0.8, 0.5]  # jitter is drawn once
+
+
+def test_the_authors_recipe_in_3d_is_bias_field_gamma_and_blur():
+    bias, gamma, blur = authors_recipe(3)
+    assert bias[:2] == ("BrightnessGradientAdditiveTransform", 0.5)
+    assert (bias[2]["loc"], bias[2]["p_per_channel"]) == ((-0.5, 1.5), 1)
+    assert gamma == (
+        "GammaTransform", 0.5, {"gamma": (0.7, 1.5), "p_invert_image": 0, **JITTER, "p_retain_stats": 1}
+    )  # fmt: skip
+    assert blur == ("GaussianBlurTransform", 0.5, BLUR)
+
+
+def test_the_bias_field_has_half_to_one_and_a_half_patches_of_width_and_either_sign():
+    seed(0)
+    field = authors_intensity_transforms(3)[0].transform
+    widths = [field.scale((10, 20, 40), 2) for _ in range(300)]
+    strengths = [field.max_strength(torch.zeros(1), torch.zeros(1)) for _ in range(300)]
+    assert (min(widths), max(widths)) == (pytest.approx(20, abs=1), pytest.approx(60, abs=1))
+    assert (min(strengths), max(strengths)) == (pytest.approx(-1, abs=0.05), pytest.approx(1, abs=0.05))
 
 
 @pytest.mark.parametrize("recipe", ["nnunet", "authors"])

@@ -16,10 +16,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import TinyDataset
 from joined import RANKS, halves, joined_trainer
+from toy_methods import with_toys
 from trainers import continued, make_trainer, started, weights_of
 
 from nnunetv2_crossmatch.learning.step import Step
 from nnunetv2_crossmatch.learning.streams import StreamTable
+from nnunetv2_crossmatch.methods import names
 from nnunetv2_crossmatch.training.distributed import (
     device_of_process,
     join_torchrun,
@@ -40,6 +42,7 @@ NAMES = [
     )
 ]
 DRAWN = f"{SHORT}_warmup0_batch4_ubatch5"  # without a seed in its name
+TWO_NETWORKS = "nnUNetTrainerTwoNetworks_2epochs_iters2_valiters1_seed1_warmup0_batch4"
 STEPS = 2
 
 
@@ -61,6 +64,16 @@ def train(tiny: TinyDataset, name: str, rank: int) -> dict[str, Any]:
     steps = [trainer.train_step(halves(batch)[rank]) for batch in joined_batches()]
     assert trainer.unlabeled_batch_size == 2
     return {"weights": weights_of(trainer), "confident": [float(step["confident_share"]) for step in steps]}
+
+
+def train_peer(tiny: TinyDataset, rank: int) -> torch.Tensor:
+    """Weights of the second network after a process's share of the training."""
+    names.METHODS = with_toys()
+    trainer = make_trainer(tiny, TWO_NETWORKS)
+    trainer.initialize()
+    for batch in (halves(joined)[rank] for joined in joined_batches()):
+        trainer.train_step({**batch, "unlabeled": batch["unlabeled"][:, :1]})
+    return torch.cat([p.detach().flatten() for p in trainer.method.peer.parameters()])
 
 
 def take_step(tiny: TinyDataset, rank: int) -> dict[str, Any]:
@@ -113,6 +126,7 @@ def work(rank: int, root: str, port: int) -> None:
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
+    result["peer"] = train_peer(tiny, rank)
     result["waited"] = wait_for_a_slow_first(rank, tiny.root / "done")
     torch.save(result, tiny.root / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -157,6 +171,11 @@ def test_two_processes_train_like_one_on_the_joined_batch(processes, tiny_copy, 
     if "tau0p85" in name:
         assert first["confident"] != second["confident"]
         assert all(0 < confident < 1 for confident in first["confident"])
+
+
+def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):
+    first, second = (process["peer"] for process in processes)
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("what", ["seed", "seed when continued"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -170,3 +171,13 @@ def test_curves_of_a_method_are_logged_under_its_names(prepared_copy):
     trainer.on_train_epoch_end(steps(trainer, 3))
     assert set(trainer.curves) == {"loss_sup", "loss_consistency"}
     assert MovingAverage.unlabeled_views == ("weak",)
+
+
+def test_a_curve_is_nan_in_an_epoch_that_has_no_value_for_it(prepared_copy):
+    """A method with phases has other losses in each of them; the host's logger wants one value per epoch and curve."""
+    trainer = started(prepared_copy, AVERAGE)
+    for epoch, means in enumerate([{"loss_first": 1.0}, {"loss_second": 2.0}]):
+        trainer.current_epoch = epoch
+        trainer._log_curves(means)
+    nan = pytest.approx(math.nan, nan_ok=True)
+    assert trainer.curves == {"loss_first": [1.0, nan], "loss_second": [nan, 2.0]}

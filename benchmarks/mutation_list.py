@@ -16,7 +16,7 @@ class Mutation(NamedTuple):
         old: text that stands in it once.
         new: text of the mistake.
         tests: test file below ``tests``.
-        select: pytest's ``-k`` expression for those tests in the file that are meant to notice it; the others take time only.
+        select: pytest's ``-k`` expression for those tests in the file that are meant to notice it.
     """
 
     file: str

@@ -336,7 +336,7 @@ def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
     sources = case_files(tmp_path, images="i")
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
-    commands = viewer_commands("x", case_files)
+    commands = viewer_commands("x", sources)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
     loads = f"loadVolume({image!r})", f"loadSegmentation({reference!r})", f"loadSegmentation({predicted!r})"
     assert shlex.split(commands["3D Slicer"])[2] == "; ".join(f"slicer.util.{load}" for load in loads)

@@ -220,7 +220,7 @@ def score_cases(
     processes: int,
     problems: Sequence[Problem] = (),
 ) -> list[CaseScores]:
-    """Scores of all cases in the order of ``pairing.files``, with a progress bar on stderr.
+    """Scores of all cases in the order of ``pairing.pairs``, with a progress bar on stderr.
 
     Raises:
         InputError: lists ``problems``, found by the caller, and those of all cases.

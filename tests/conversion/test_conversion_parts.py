@@ -59,7 +59,7 @@ def test_a_label_of_one_and_255_is_no_full_mask() -> None:
     assert label_problems(np.array([0, 255]), 3, HERE)
 
 
-def test_labels_become_bytes_and_what_is_remarkable_is_noted() -> None:
+def test_labels_become_uint8_and_a_missing_foreground_is_noted() -> None:
     for label, expected, notes in [
         ([0.0, 2.0], [0, 2], ()),
         ([0, 0], [0, 0], ("label without foreground",)),
@@ -82,7 +82,7 @@ def test_an_xml_file_is_damaged_rather_than_a_web_page(tmp_path: Path) -> None:
         read_h5(tmp_path / "x.h5", "xyz", Spacing((1, 1, 1), "given"), True)
 
 
-def test_every_key_that_lacks_is_named_with_what_to_store(tmp_path: Path) -> None:
+def test_every_missing_key_is_named_with_a_fix(tmp_path: Path) -> None:
     file = write_h5(tmp_path / "x.h5", raw=np.ones(2))
     with pytest.raises(InputError, match=r"no image and no label; keys found: raw\. Fix: store the arrays as"):
         read_h5(file, "xyz", Spacing((1, 1, 1), "given"), True)
@@ -132,7 +132,7 @@ def test_a_case_of_a_patient_that_is_listed_by_frame_keeps_the_role_of_the_frame
     assert missing == ["p3", "p2_b"]
 
 
-def test_missing_cases_and_unlisted_ones_are_told_together() -> None:
+def test_missing_and_unlisted_cases_are_reported_together() -> None:
     with pytest.raises(InputError) as caught:
         assign_roles({"a": "a", "x": "x"}, {"labeled": ["a", "b"]}, [], False, HERE)
     assert [(problem.what, problem.detail) for problem in caught.value.problems] == [
@@ -147,7 +147,7 @@ def test_names_in_lists_lose_spaces_and_empty_ones_are_left_out(tmp_path: Path) 
     assert read_splits(file, 2, str) == {"labeled": ["a", "b"], "unlabeled": [], "val": ["c"], "test": []}
 
 
-def test_every_repeated_name_of_every_list_is_told(tmp_path: Path) -> None:
+def test_every_repeated_name_of_every_list_is_reported(tmp_path: Path) -> None:
     file = write_splits_file(tmp_path / "s.json", labeled=["a"], test=["x", "x", "y", "y"], val=["z", "z"])
     with pytest.raises(InputError) as caught:
         read_splits(file, None, str)
@@ -162,7 +162,7 @@ def test_an_empty_plain_list_is_no_labeled_case(tmp_path: Path) -> None:
         read_splits(write_splits_file(tmp_path / "s.json", labeled=[]), None, str)
 
 
-def test_folds_are_the_hosts_own_where_each_patient_has_one_case() -> None:
+def test_folds_equal_those_of_nnunet_if_each_patient_has_one_case() -> None:
     cases = [f"c{i:02d}" for i in range(11)]
     assert patient_folds({case: case for case in cases}) == generate_crossval_split(cases, seed=12345, n_splits=5)
 
@@ -172,7 +172,7 @@ def test_there_are_five_folds_or_as_many_as_patients(patients: int, folds: int) 
     assert len(patient_folds({f"c{i}": f"c{i}" for i in range(patients)})) == folds
 
 
-def test_space_is_asked_for_a_fifth_more_than_the_sources(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversion_needs_a_fifth_more_space_than_its_sources(roots: Roots, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writing.shutil, "disk_usage", lambda _: DiskUsage(10**8, 0, 12 * 10**6))
     assert check_disk_space(10**7) == 12 * 10**6
     with pytest.raises(InputError, match="about 13 MB needed, 12 MB free"):
@@ -216,7 +216,7 @@ def h5_job(root: Path, role: str, case: str = "a") -> ConversionJob:
     )
 
 
-def test_the_entry_of_a_case_says_where_it_comes_from_and_what_was_decided(tmp_path: Path) -> None:
+def test_the_entry_of_a_case_contains_sources_and_notes(tmp_path: Path) -> None:
     entry = convert_case(h5_job(tmp_path, "labeled")).entry
     content = (tmp_path / "a.h5").read_bytes()
     assert entry["sources"] == [
@@ -265,14 +265,12 @@ def acdc(patients: int, roots: Roots, **lists: object) -> argparse.Namespace:
     return make_parser(Dataset502_ACDC.DATASET, "", "").parse_args(line)
 
 
-def test_what_was_written_is_told_with_cases_patients_and_warnings(
-    roots: Roots, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_summary_lists_cases_patients_and_warnings(roots: Roots, capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"patient{i:03d}" for i in range(3)]
     options = acdc(3, roots, labeled=names[:1], unlabeled=names[1:], test=[f"patient{i}" for i in range(900, 907)])
     target = convert(Dataset502_ACDC.DATASET, options)
-    told = capsys.readouterr()
-    lines = told.out.splitlines()
+    printed = capsys.readouterr()
+    lines = printed.out.splitlines()
     assert lines[0] == f"Dataset502_ACDC written to {target}"
     assert [line.split() for line in lines[1:3]] == [
         "labeled 2 cases of 1 patients imagesTr".split(),
@@ -280,7 +278,7 @@ def test_what_was_written_is_told_with_cases_patients_and_warnings(
     ]
     assert lines[3] == "Next: nnUNetv2_plan_and_preprocess -d 502 --verify_dataset_integrity"
     missing = ", ".join(f"patient{i}" for i in range(900, 905))
-    nominal, *others = [line for line in told.err.splitlines() if line.startswith("warning: ")]
+    nominal, *others = [line for line in printed.err.splitlines() if line.startswith("warning: ")]
     assert nominal.startswith("warning: voxel size unknown")
     assert nominal.endswith("(6: patient000_frame01, patient000_frame02, patient001_frame01, patient001_frame02, "
                             "patient002_frame01, ...)")  # fmt: skip

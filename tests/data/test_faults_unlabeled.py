@@ -219,7 +219,9 @@ def test_21_the_error_for_an_unknown_configuration_lists_the_known_ones(tiny_cop
         ("configurations/2d/resampling_fn_seg_kwargs", {"order": 0}),
     ],
 )
-def test_21_changed_plans_ask_for_the_command_again(prepared_copy: TinyDataset, entry: str, value: object) -> None:
+def test_21_the_error_for_changed_plans_names_the_preprocessing_command(
+    prepared_copy: TinyDataset, entry: str, value: object
+) -> None:
     plans = json.loads(prepared_copy.plans_file.read_text())
     *path, last = entry.split("/")
     changed = functools.reduce(dict.__getitem__, path, plans)

@@ -202,8 +202,8 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
     """Both commands as printed, on folders with a tiny volume for every published case."""
     data = ROOT / "dataset_conversion" / "data"
     la, acdc = (json.loads((data / f"{name}_splits.json").read_text()) for name in ("la", "acdc"))
-    fake_data.la_h5(tmp_path / "2018LA_Seg_Training Set", [*la["train"], *la["test"]])
-    fake_data.acdc_h5(tmp_path / "ACDC", [*acdc["train"], *acdc["val"], *acdc["test"]])
+    fake_data.write_la_h5(tmp_path / "2018LA_Seg_Training Set", [*la["train"], *la["test"]])
+    fake_data.write_acdc_h5(tmp_path / "ACDC", [*acdc["train"], *acdc["val"], *acdc["test"]])
     for kind in ("raw", "preprocessed", "results"):
         (tmp_path / kind).mkdir()
     roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))

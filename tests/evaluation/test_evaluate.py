@@ -68,7 +68,7 @@ def test_a_given_spacing_replaces_that_of_the_header(folders: tuple[Path, Path])
     np.testing.assert_allclose(scores.per_case("body", "hd95_mm"), 3 * scores.per_case("body", "hd95_voxel"))
 
 
-def test_nominal_spacing_leaves_millimetres_out_and_says_so(folders: tuple[Path, Path]) -> None:
+def test_nominal_spacing_leaves_millimetres_out_with_a_note(folders: tuple[Path, Path]) -> None:
     record(folders[0].parent, a=False, b=True, c=True)
     scores = evaluate_folder(*folders)
     assert scores.measures == (*OVERLAP_MEASURES, *VOXEL_DISTANCE_MEASURES)

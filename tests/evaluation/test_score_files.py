@@ -1,4 +1,4 @@
-"""score_files: tables and files say what the scores say."""
+"""score_files: content of the tables and files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_markdown_has_one_line_per_case_and_class() -> None:
     assert rows[0].startswith("| p1 | RV | 0.9123 | 5.00 |")
 
 
-def test_of_many_rows_the_screen_shows_those_with_the_lowest_dice() -> None:
+def test_the_terminal_shows_the_rows_with_the_lowest_dice() -> None:
     table = make_case_table(example(), limit=2)
     assert [row[:2] for row in table.rows] == [("p1", "LV"), ("p2", "LV")]
     assert "scores.csv" in table.title
@@ -64,11 +64,11 @@ def test_without_empty_masks_there_is_no_column_for_them() -> None:
     assert (table.columns, table.rows) == (("case", "class", "Dice"), (("a", "RV", "1.0000"),))
 
 
-def test_as_many_rows_as_the_screen_holds_are_all_shown_in_order() -> None:
+def test_the_terminal_shows_all_rows_in_order_up_to_the_limit() -> None:
     assert make_case_table(example(), limit=4) == make_case_table(example())
 
 
-def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
+def test_the_summary_contains_counts_mean_spread_and_interval() -> None:
     table = make_summary_table(example())
     assert table.rows[1] == ("RV", "95HD voxel", "2", "0", "6.12", "1.59", "5.00 to 7.25")
     assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "- to -")
@@ -76,13 +76,13 @@ def test_the_summary_tells_counts_mean_spread_and_interval() -> None:
 
 
 @pytest.mark.parametrize(("p_value", "text"), [(0.034567, "0.035"), (NAN, "-")])
-def test_a_difference_tells_pairs_mean_interval_and_p_value(p_value: float, text: str) -> None:
+def test_a_difference_contains_pairs_mean_interval_and_p_value(p_value: float, text: str) -> None:
     table = make_difference_table({"RV": {"dice": Difference(3, -0.1, -0.2, 0.05, p_value)}}, Path("other"))
     assert table.rows == (("RV", "Dice", "3", "-0.1000", "-0.2000 to 0.0500", text),)
     assert table.title == "Difference: these predictions minus other"
 
 
-def test_nothing_to_remark_is_nothing() -> None:
+def test_scores_without_remarks_have_no_notes() -> None:
     full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
     assert score_notes(full) == []
 
@@ -99,12 +99,12 @@ def test_the_markdown_names_the_origin_and_ends_with_every_case() -> None:
     assert text.endswith("| p2 | LV | 0.0000 | - | prediction empty |\n")
 
 
-def test_the_difference_is_told_only_with_another_folder() -> None:
+def test_the_difference_is_printed_only_with_another_folder() -> None:
     assert "Difference" not in format_for_terminal(example()) + format_for_terminal(example(), example())
     assert "Difference: these predictions minus other" in format_for_terminal(example(), example(), Path("other"))
 
 
-def test_the_json_says_how_it_was_made(tmp_path: Path) -> None:
+def test_the_json_contains_method_convention_and_missing_cases(tmp_path: Path) -> None:
     paths = write_scores(example(missing=("m",), extra=("x",), notes=("a note",)), tmp_path / "new", ORIGIN)
     content = json.loads((tmp_path / "new" / "scores.json").read_text())
     assert [path.name for path in paths] == ["scores.csv", "scores.json", "scores.md"]

@@ -1,4 +1,4 @@
-"""scores: statistics over cases and paired_difference differences."""
+"""scores: statistics over cases and paired differences."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_the_interval_is_the_bias_corrected_bootstrap_of_the_mean() -> None:
     assert bootstrap_interval(values) == (expected.low, expected.high)
 
 
-def test_a_part_has_its_cases_and_measures_in_the_order_asked_for() -> None:
+def test_selected_scores_have_the_requested_order_of_cases_and_measures() -> None:
     values = np.arange(12.0).reshape(3, 2, 2)
     scores = Scores(("a", "b", "c"), ("A", "B"), ("dice", "jaccard"), values, np.arange(12).reshape(3, 2, 2))
     part = select_scores(scores, ("c", "a"), ("jaccard",))

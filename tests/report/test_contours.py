@@ -51,7 +51,7 @@ def test_equal_labels_have_no_worst_slice():
     assert worst_slice(box(2, 9), box(2, 9)) is None
 
 
-def test_slices_lie_within_what_is_covered():
+def test_slices_lie_within_the_labels():
     chosen = choose_slices(box(4, 10), [box(4, 10)], 3)
     assert all(4 <= index < 10 for index in chosen)
 
@@ -72,7 +72,7 @@ def test_slices_of_an_empty_case_spread_over_the_volume():
     assert len(choose_slices(empty, [empty], 3)) >= 3
 
 
-def test_the_window_ignores_what_is_not_finite():
+def test_the_window_ignores_non_finite_voxels():
     image = np.array([[np.nan, *range(101), np.inf]])
     assert percentile_window(image) == pytest.approx((1.0, 99.5))
 
@@ -145,30 +145,30 @@ def test_evenly_spread_slices_leave_out_the_ends():
     assert choose_slices(box(0, 0), [box(0, 0)], 1) == [6]
 
 
-def test_slices_cover_what_any_prediction_reaches():
+def test_slices_cover_the_labels_of_all_predictions():
     assert max(choose_slices(box(2, 5), [box(2, 12), box(2, 5)], 5)) >= 9
 
 
-def test_the_view_is_what_is_drawn_with_a_margin_of_a_third():
+def test_the_crop_is_the_box_of_all_contours_with_a_margin_of_a_third():
     """Rows 5 to 14 and columns 8 to 19, wider by 0.35 of their length and at least 4, within the image."""
     assert case().crop == (slice(1, 19), slice(4, 24))
     assert case(predictions={"a": box(0, 0)}, reference=box(0, 0)).crop == (slice(0, 20), slice(0, 30))
 
 
-def test_the_view_of_something_small_has_room_around_it():
+def test_the_crop_of_a_small_object_has_a_margin_of_four_voxels():
     reference = np.zeros(SHAPE, np.uint8)
     reference[3, 10, 2] = reference[4, 10, 3] = 1
     assert case(reference=reference, predictions={}).crop == (slice(6, 15), slice(0, 8))
 
 
-def test_a_slice_is_cropped_to_the_view_upside_up():
+def test_a_slice_is_cropped_with_its_first_row_on_top():
     axes = Figure().subplots()
     draw_slice(axes, case(), 5)
     assert (axes.get_xlim(), axes.get_ylim()) == ((3.5, 23.5), (18.5, 0.5))
 
 
 @pytest.mark.parametrize(("spacing", "ratio"), [((1, 2, 3), 18 * 2 / (20 * 3)), ((1, 9, 1), 2.0)])
-def test_the_ratio_of_the_sides_is_that_in_mm_and_two_at_most(spacing, ratio):
+def test_the_aspect_ratio_is_physical_and_at_most_two(spacing, ratio):
     assert case(spacing=spacing).aspect_ratio == pytest.approx(ratio)
 
 

@@ -60,7 +60,7 @@ def test_every_damaged_checkpoint_is_named(tmp_path):
     assert len(error.value.problems) == 2
 
 
-def test_the_facts_are_those_of_the_plans(tmp_path):
+def test_the_properties_come_from_the_plans(tmp_path):
     model = read_model(write_model(tmp_path / "model"))
     assert model.properties == {
         "data set": "Dataset001_Balls",
@@ -84,7 +84,7 @@ def test_an_epoch_without_an_end_takes_no_time(tmp_path):
     assert (fold.hours, fold.epochs) == (pytest.approx(1.0), 3)
 
 
-def test_empty_curves_and_those_of_the_host_for_itself_are_left_out(tmp_path):
+def test_empty_curves_and_internal_curves_of_nnunet_are_left_out(tmp_path):
     file = write_model(tmp_path / "model") / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file)
     checkpoint["logging"] |= {"ema_fg_dice": [0.1], "lrs": [0.01], "mean_fg_dice": [], "agreement": []}

@@ -1,4 +1,4 @@
-"""report, report_page, case_pictures: the numbers and texts of a page, without drawing one."""
+"""report: numbers, texts and files of a page, without rendering it."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def scheme(classes: dict[str, tuple[int, ...]] | None = None) -> LabelScheme:
     return LabelScheme(".nii.gz", classes or {"body": (1,)}, None, {"file_ending": ".nii.gz"})
 
 
-def case_files(
+def make_case_files(
     root: Path, predictions: str = "p", images: str | None = None, content: dict[str, str] | None = None
 ) -> CaseFiles:
     """Case x in the folders ``r`` (reference), one per letter of ``predictions``, and ``images``; no file exists."""
@@ -83,9 +83,9 @@ def case_files(
     return CaseFiles(root / "r", folders, root / images if images else None, pairs, dict.fromkeys(predictions, labels))
 
 
-def findings(other: Scores | None = None) -> ReportContent:
+def report_content(other: Scores | None = None) -> ReportContent:
     found = {"mine": scores(), **({"supervised": other} if other else {})}
-    return ReportContent("title", found, case_files(Path()), None, None)
+    return ReportContent("title", found, make_case_files(Path()), None, None)
 
 
 def picture(reference: np.ndarray, prediction: np.ndarray, **more: np.ndarray) -> CaseVolumes:
@@ -112,7 +112,7 @@ def test_distances_of_a_case_are_in_mm_where_these_are_known():
     assert list(cells.items())[2:] == [("95HD mm", "8.00"), ("ASD mm", "3.00")]
 
 
-def test_a_single_class_is_not_told_twice_at_a_case():
+def test_a_case_of_a_single_class_has_no_column_for_its_dice():
     one = Scores(("a",), ("A",), ("dice", "hd95_voxel"), np.array([[[0.5, 2.0]]]), np.array([[[3, 0]]]))
     entry = case_entry(one, "a", 1, {})
     assert (entry.cells, entry.empty_mask_notes) == ({"95HD voxel": "2.00"}, ("A: reference empty",))
@@ -125,14 +125,14 @@ def test_of_many_classes_a_case_shows_four():
 
 
 def test_the_headline_has_the_means_over_classes_and_cases():
-    dice, distance, surface = headline_numbers(findings())
+    dice, distance, surface = headline_numbers(report_content())
     assert dice == {"label": "Dice", "mean": "0.5250", "interval": INTERVAL, "difference": ""}
     assert (distance["label"], distance["mean"]) == ("95HD voxel", "6.50")
     assert (surface["label"], surface["mean"]) == ("ASD voxel", "2.75")
 
 
-def test_the_headline_tells_the_difference_to_the_other_predictions():
-    assert headline_numbers(findings(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
+def test_the_headline_contains_the_difference_to_the_other_predictions():
+    assert headline_numbers(report_content(scores(-0.1)))[0]["difference"].startswith("+0.1000 (")
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
 def test_the_comparison_is_these_minus_the_others(monkeypatch):
     monkeypatch.setattr(report_page, "draw_for_both_widths", lambda draw: draw.args)
     other = scores(0.1)
-    found = make_comparison_section(findings(other))
+    found = make_comparison_section(report_content(other))
     assert (found["other"], found["columns"][:4]) == ("supervised", ("class", "measure", "pairs", "difference"))
     assert found["rows"][0][:4] == ("RV", "Dice", "2", "-0.1000")
     assert found["rows"][-1][0] == "mean of classes"
@@ -163,10 +163,10 @@ def test_the_comparison_is_these_minus_the_others(monkeypatch):
 
 
 def test_there_is_no_comparison_without_other_predictions():
-    assert make_comparison_section(findings()) is None
+    assert make_comparison_section(report_content()) is None
 
 
-def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
+def test_curves_are_drawn_only_for_folds_with_curves(monkeypatch):
     monkeypatch.setattr(report_page, "drawn_file_uri", lambda draw, ending: (draw.args, draw.keywords, ending))
     folds = [FoldRecord(f"fold_{i}", "c", 3, 1.0, {"loss": [1.0]} if i else {}) for i in range(2)]
     model = ModelRecord(Path("m"), "t", {}, (), tuple(folds))
@@ -180,8 +180,8 @@ def test_curves_are_drawn_for_folds_that_have_some(monkeypatch):
     [("Dataset007_X", {"name": "Y"}, "Dataset007_X"), ("x", {"name": "Y"}, "Y"), ("x", {}, "x")],
 )
 def test_the_title_is_the_name_of_the_data_set(tmp_path, folder, content, title):
-    assert dataset_title(case_files(tmp_path, content=content), tmp_path / folder / "dataset.json") == title
-    assert dataset_title(case_files(tmp_path / folder, content=content), None) == title
+    assert dataset_title(make_case_files(tmp_path, content=content), tmp_path / folder / "dataset.json") == title
+    assert dataset_title(make_case_files(tmp_path / folder, content=content), None) == title
 
 
 def test_the_first_conversion_record_counts(tmp_path):
@@ -213,36 +213,39 @@ def test_predictions_keep_their_order_and_folders(tmp_path):
 
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
-    sources = case_files(Path(), "pq", "i")
-    assert sources.reference_file("x") == Path("r/x.nii.gz")
-    assert list(sources.prediction_files("x").items()) == [("p", Path("p/x.nii.gz")), ("q", Path("q/x.nii.gz"))]
-    segmentations = shlex.split(viewer_commands("x", sources)["ITK-SNAP 4"])[4:]
+    case_files = make_case_files(Path(), "pq", "i")
+    assert case_files.reference_file("x") == Path("r/x.nii.gz")
+    assert list(case_files.prediction_files("x").items()) == [("p", Path("p/x.nii.gz")), ("q", Path("q/x.nii.gz"))]
+    segmentations = shlex.split(viewer_commands("x", case_files)["ITK-SNAP 4"])[4:]
     assert segmentations == [str(Path(file).resolve()) for file in ("r/x.nii.gz", "p/x.nii.gz", "q/x.nii.gz")]
-    assert sources.image("x") == Path("i/x_0000.nii.gz")
+    assert case_files.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
-    sources = case_files(tmp_path, images="no")
-    (problem,) = sources.missing_image_problems("ab")
+    case_files = make_case_files(tmp_path, images="no")
+    (problem,) = case_files.missing_image_problems("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
-def test_without_images_none_is_missing(tmp_path):
-    assert case_files(tmp_path).missing_image_problems("ab") == []
+def test_without_an_image_folder_no_image_is_missing(tmp_path):
+    assert make_case_files(tmp_path).missing_image_problems("ab") == []
 
 
-def test_tiles_say_which_slice_and_whose_worst_it_is(monkeypatch):
+def test_slice_pictures_name_the_slice_and_the_predictions_with_the_most_errors(monkeypatch):
     monkeypatch.setattr(case_pictures, "draw_slice_picture", lambda case, index: f"drawn {index}")
     reference = ball().astype(np.int32)
     wrong, other = reference.copy(), reference.copy()
     wrong[3], other[8] = 1, 1
-    found = {tile.uri: tile for tile in draw_slices(picture(reference, wrong, other=other))}
+    found = {
+        picture_of_slice.uri: picture_of_slice
+        for picture_of_slice in draw_slices(picture(reference, wrong, other=other))
+    }
     assert (found["drawn 3"].caption, found["drawn 3"].most_errors_of) == ("slice 4 of 12", ("mine",))
     assert found["drawn 8"].most_errors_of == ("other",)
-    assert sum(bool(tile.most_errors_of) for tile in found.values()) == 2
+    assert sum(bool(picture_of_slice.most_errors_of) for picture_of_slice in found.values()) == 2
 
 
-def test_a_tile_has_the_proportions_of_the_case():
+def test_a_slice_picture_has_the_aspect_ratio_of_the_case():
     uri = draw_slice_picture(picture(*np.repeat(ball((6, 4, 8), 3, (12, 9, 40))[None].astype(np.int32), 2, axis=0)), 6)
     width, height = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size
     assert uri.startswith("data:image/webp;base64,")
@@ -250,7 +253,7 @@ def test_a_tile_has_the_proportions_of_the_case():
     assert height == pytest.approx(330 * 9 / 15, abs=2)
 
 
-def test_a_tile_is_the_slice_from_edge_to_edge_without_axes(monkeypatch):
+def test_a_slice_picture_is_filled_by_the_slice_without_axes(monkeypatch):
     monkeypatch.setattr(case_pictures, "figure_uri", lambda figure, dpi, **webp: (figure, dpi, webp))
     figure, dpi, webp = draw_slice_picture(picture(ball().astype(np.int32), ball().astype(np.int32)), 6)
     (axes,) = figure.axes
@@ -311,7 +314,7 @@ def files(tmp_path: Path) -> CaseFiles:
     return find_case_files(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i")
 
 
-def test_ignored_voxels_are_background_in_what_is_drawn(files):
+def test_ignored_voxels_are_background_in_the_pictures(files):
     found = read_case("x", files, case_reader(files))
     np.testing.assert_array_equal(found.reference, ball())
     assert (found.predictions["p"] == 0).sum() == 8
@@ -322,7 +325,7 @@ def test_a_drawn_case_has_the_spacing_of_its_header(files):
     assert read_case("x", files, case_reader(files)).spacing == (2.0, 1.0, 1.0)
 
 
-def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
+def test_a_given_spacing_replaces_the_header_in_the_pictures(files):
     options = EvaluationOptions(spacing_mm=(3, 4, 5))
     given = find_case_files(files.reference, files.predictions, None, options=options)
     found = read_case("x", given, case_reader(given))
@@ -331,16 +334,16 @@ def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
 
 
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
-    sources = case_files(tmp_path, images="i")
+    case_files = make_case_files(tmp_path, images="i")
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
-    commands = viewer_commands("x", sources)
+    commands = viewer_commands("x", case_files)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
     loads = f"loadVolume({image!r})", f"loadSegmentation({reference!r})", f"loadSegmentation({predicted!r})"
     assert shlex.split(commands["3D Slicer"])[2] == "; ".join(f"slicer.util.{load}" for load in loads)
 
 
 def test_viewers_open_the_reference_where_there_is_no_image(tmp_path):
-    command = viewer_commands("x", case_files(tmp_path))["ITK-SNAP 4"]
+    command = viewer_commands("x", make_case_files(tmp_path))["ITK-SNAP 4"]
     assert shlex.split(command)[2] == str(tmp_path / "r" / "x.nii.gz")
 
 

@@ -1,6 +1,6 @@
 """The host's U-Net, its encoder and decoder callable apart, behind one ``forward`` with a mode.
 
-DistributedDataParallel and torch.compile see only ``forward``, so every way through the network is a mode of it. The
+torch.compile sees only ``forward``, so every way through the network is a mode of it. The
 state dict is the host's, key for key. Limit: knows features and rows of a batch, no labels and no losses.
 Shapes: N rows, C channels, S spatial axes; features are lists of (N, C_l, S_l), bottleneck last.
 """

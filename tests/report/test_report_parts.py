@@ -73,7 +73,7 @@ def scheme(classes: dict[str, tuple[int, ...]] | None = None) -> LabelScheme:
     return LabelScheme(".nii.gz", classes or {"body": (1,)}, None, {"file_ending": ".nii.gz"})
 
 
-def case_files(
+def make_case_files(
     root: Path, predictions: str = "p", images: str | None = None, content: dict[str, str] | None = None
 ) -> CaseFiles:
     """Case x in the folders ``r`` (reference), one per letter of ``predictions``, and ``images``; no file exists."""
@@ -85,7 +85,7 @@ def case_files(
 
 def report_content(other: Scores | None = None) -> ReportContent:
     found = {"mine": scores(), **({"supervised": other} if other else {})}
-    return ReportContent("title", found, case_files(Path()), None, None)
+    return ReportContent("title", found, make_case_files(Path()), None, None)
 
 
 def picture(reference: np.ndarray, prediction: np.ndarray, **more: np.ndarray) -> CaseVolumes:
@@ -180,8 +180,8 @@ def test_curves_are_drawn_only_for_folds_with_curves(monkeypatch):
     [("Dataset007_X", {"name": "Y"}, "Dataset007_X"), ("x", {"name": "Y"}, "Y"), ("x", {}, "x")],
 )
 def test_the_title_is_the_name_of_the_data_set(tmp_path, folder, content, title):
-    assert dataset_title(case_files(tmp_path, content=content), tmp_path / folder / "dataset.json") == title
-    assert dataset_title(case_files(tmp_path / folder, content=content), None) == title
+    assert dataset_title(make_case_files(tmp_path, content=content), tmp_path / folder / "dataset.json") == title
+    assert dataset_title(make_case_files(tmp_path / folder, content=content), None) == title
 
 
 def test_the_first_conversion_record_counts(tmp_path):
@@ -213,22 +213,22 @@ def test_predictions_keep_their_order_and_folders(tmp_path):
 
 
 def test_files_of_a_case_are_the_reference_then_the_predictions():
-    sources = case_files(Path(), "pq", "i")
-    assert sources.reference_file("x") == Path("r/x.nii.gz")
-    assert list(sources.prediction_files("x").items()) == [("p", Path("p/x.nii.gz")), ("q", Path("q/x.nii.gz"))]
-    segmentations = shlex.split(viewer_commands("x", sources)["ITK-SNAP 4"])[4:]
+    case_files = make_case_files(Path(), "pq", "i")
+    assert case_files.reference_file("x") == Path("r/x.nii.gz")
+    assert list(case_files.prediction_files("x").items()) == [("p", Path("p/x.nii.gz")), ("q", Path("q/x.nii.gz"))]
+    segmentations = shlex.split(viewer_commands("x", case_files)["ITK-SNAP 4"])[4:]
     assert segmentations == [str(Path(file).resolve()) for file in ("r/x.nii.gz", "p/x.nii.gz", "q/x.nii.gz")]
-    assert sources.image("x") == Path("i/x_0000.nii.gz")
+    assert case_files.image("x") == Path("i/x_0000.nii.gz")
 
 
 def test_a_missing_folder_of_images_is_one_problem(tmp_path):
-    sources = case_files(tmp_path, images="no")
-    (problem,) = sources.missing_image_problems("ab")
+    case_files = make_case_files(tmp_path, images="no")
+    (problem,) = case_files.missing_image_problems("ab")
     assert (problem.what, problem.where, problem.fix) == ("folder missing", tmp_path / "no", "check -i")
 
 
-def test_without_images_none_is_missing(tmp_path):
-    assert case_files(tmp_path).missing_image_problems("ab") == []
+def test_without_an_image_folder_no_image_is_missing(tmp_path):
+    assert make_case_files(tmp_path).missing_image_problems("ab") == []
 
 
 def test_slice_pictures_name_the_slice_and_the_predictions_with_the_most_errors(monkeypatch):
@@ -314,7 +314,7 @@ def files(tmp_path: Path) -> CaseFiles:
     return find_case_files(tmp_path / "r", {"p": tmp_path / "p"}, tmp_path / "i")
 
 
-def test_ignored_voxels_are_background_in_what_is_drawn(files):
+def test_ignored_voxels_are_background_in_the_pictures(files):
     found = read_case("x", files, case_reader(files))
     np.testing.assert_array_equal(found.reference, ball())
     assert (found.predictions["p"] == 0).sum() == 8
@@ -325,7 +325,7 @@ def test_a_drawn_case_has_the_spacing_of_its_header(files):
     assert read_case("x", files, case_reader(files)).spacing == (2.0, 1.0, 1.0)
 
 
-def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
+def test_a_given_spacing_replaces_the_header_in_the_pictures(files):
     options = EvaluationOptions(spacing_mm=(3, 4, 5))
     given = find_case_files(files.reference, files.predictions, None, options=options)
     found = read_case("x", given, case_reader(given))
@@ -334,7 +334,7 @@ def test_a_given_spacing_replaces_the_header_in_what_is_drawn(files):
 
 
 def test_viewers_open_the_image_with_all_segmentations(tmp_path):
-    sources = case_files(tmp_path, images="i")
+    case_files = make_case_files(tmp_path, images="i")
     image, reference, predicted = (str(tmp_path / name) for name in ("i/x_0000.nii.gz", "r/x.nii.gz", "p/x.nii.gz"))
     commands = viewer_commands("x", case_files)
     assert shlex.split(commands["ITK-SNAP 4"]) == ["itksnap", "-g", image, "-s", reference, predicted]
@@ -343,7 +343,7 @@ def test_viewers_open_the_image_with_all_segmentations(tmp_path):
 
 
 def test_viewers_open_the_reference_where_there_is_no_image(tmp_path):
-    command = viewer_commands("x", case_files(tmp_path))["ITK-SNAP 4"]
+    command = viewer_commands("x", make_case_files(tmp_path))["ITK-SNAP 4"]
     assert shlex.split(command)[2] == str(tmp_path / "r" / "x.nii.gz")
 
 

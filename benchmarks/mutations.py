@@ -1,7 +1,7 @@
 """Mutation check: makes one mistake at a time in a copy of the repository; the tests named beside it must fail.
 
     python benchmarks/mutations.py                  # all of mutation_list.py, hours
-    python benchmarks/mutations.py --only CutMix    # those with this text in their name or file
+    python benchmarks/mutations.py --only CutMix    # those with this text (or one of several) in their name or file
 
 Prints each mistake with the first test that fails; exit code 1 if no test fails for one of them, or if its tests fail
 without it. The libraries are imported once: every run of the tests is a fork of this process. Limit: needs ``fork``.
@@ -215,9 +215,9 @@ def check(root: Path, mutations: Mapping[str, Mutation]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", metavar="TEXT", help="mistakes with TEXT in their name or file")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="mistakes with TEXT in name or file")
     only = parser.parse_args().only
-    chosen = {name: one for name, one in MUTATIONS.items() if only in name or only in one.file}
+    chosen = {name: one for text in only for name, one in MUTATIONS.items() if text in name or text in one.file}
     with copied_repository() as root:
         enter(root)
         foreign = in_fork(root.parent / "log", imported_from, root, {one.file for one in chosen.values()})

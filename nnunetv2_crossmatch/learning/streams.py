@@ -49,15 +49,19 @@ class StreamTable:
         streams: by name. A stream stands before its students: the sequential execution needs its labels first.
         rows: of the loss.
         parts: names of the logged losses; those of ``rows`` if not given.
+        labelers: streams whose labels a row needs, with or without gradient; those of ``rows`` if not given.
     """
 
     streams: Mapping[str, Stream]
     rows: tuple[LossRow, ...]
     parts: tuple[str, ...] = ()
+    labelers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parts:
             object.__setattr__(self, "parts", tuple(dict.fromkeys(row.part for row in self.rows)))
+        if not self.labelers:
+            object.__setattr__(self, "labelers", tuple(dict.fromkeys(row.teacher for row in self.rows)))
 
     @property
     def students(self) -> tuple[str, ...]:
@@ -79,6 +83,8 @@ class StreamTable:
 
     def drawn(self, count: int, rng: np.random.Generator) -> StreamTable:
         """The table of ``count`` students drawn from this one; the mean over all draws is this table.
+
+        ``parts`` and ``labelers`` stay those of the whole table, so that every step logs the same curves.
 
         A student is drawn with probability count / all, so its rows weigh all / count as much.
         """

@@ -71,14 +71,18 @@ class UnsupervisedLoss:
         return self._mixed[teacher, view]
 
     def values(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:
-        """The step's values to log, still on the device; a part without drawn students is 0."""
+        """The step's values to log, still on the device; a part without drawn students is 0.
+
+        ``agreement`` is among them where several streams label.
+        """
+        agreement = {"agreement": self.agreement()} if len(self.table.labelers) > 1 else {}
         return {
             "loss": supervised + weight * self.total,
             "loss_sup": supervised,
             **{f"loss_{part}": self.parts.get(part, supervised.new_zeros(())) for part in self.table.parts},
             "unsup_weight": weight,
             "confident_share": self.confident_share(),
-            "agreement": self.agreement(),
+            **agreement,
         }
 
     def confident_share(self) -> torch.Tensor:

@@ -66,6 +66,7 @@ def test_a_step_equals_the_slow_statement(method_class, dimensions, task, classe
     for part, value in parts.items():
         assert values[f"loss_{part}"].item() == pytest.approx(value.item(), rel=1e-12), part
     assert 0.05 < values["confident_share"] < 0.999
+    assert "agreement" not in values  # one stream labels
     assert (gradient(step.network) - gradient(slow)).norm() < 1e-10 * gradient(slow).norm()
 
 

@@ -308,7 +308,7 @@ def test_the_printed_command_predicts_with_the_exported_model(
     (tmp_path / "IMAGES").mkdir()
     image = sorted((tiny_copy.raw / "imagesTr").iterdir())[0]
     (tmp_path / "IMAGES" / image.name).symlink_to(image)
-    tiny_copy.run("bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {line} --disable_tta -npp 0 -nps 0")
+    tiny_copy.run("bash", "-c", f"cd {shlex.quote(str(tmp_path))} && {line} --disable_tta -npp 1 -nps 1")
     assert (tmp_path / "OUT" / image.name.replace("_0000", "")).is_file()
 
 
@@ -319,7 +319,7 @@ def test_an_unfinished_fold_is_exported_only_on_request(model: Path, tmp_path: P
     exported = export_model(model, tmp_path / "shared", unfinished=True)
     assert "checkpoint_best.pth" in predict_command(exported, "cpu")
     recorded = json.loads((exported / "crossmatch_origin.json").read_text())["checkpoints"]
-    assert recorded["fold_all/checkpoint_best.pth"]["epochs"] == 0
+    assert recorded["fold_all/checkpoint_best.pth"]["epochs"] == 1
 
 
 def test_folds_of_other_plans_are_not_exported(model: Path, tmp_path: Path) -> None:

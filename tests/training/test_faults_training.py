@@ -405,7 +405,7 @@ from nnunetv2_crossmatch.training import interruption
 interruption.GRACE_SECONDS = 0.2
 wish = interruption.StopSignals()
 wish.deferring = True
-with wish.caught():
+with wish.handled():
     os.kill(os.getpid(), signal.SIGTERM)
     for _ in range(3):
         wish.exit_after_grace_period()

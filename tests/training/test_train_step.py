@@ -13,7 +13,7 @@ import reference
 import torch
 from conftest import TinyDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from trainers import started
+from trainers import make_trainer, started
 
 EPOCHS, ITERATIONS = 4, 2
 NAME = f"nnUNetTrainerCrossMatch_{EPOCHS}epochs_iters{ITERATIONS}_valiters1"
@@ -277,7 +277,9 @@ def test_the_encoder_runs_as_often_as_the_execution_says(prepared_copy, token, c
 def test_ignored_voxels_never_enter_the_supervised_loss(prepared_copy, kind):
     """Of a whole step: what the logits of the labeled images get as gradient."""
     relabel(prepared_copy, kind, ignore=3)
-    trainer, gradients = started(prepared_copy, STACKED), []
+    trainer, gradients = make_trainer(prepared_copy, STACKED), []
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
     target = torch.randint(0, 2, (2, 3 if kind == "regions" else 1, 16, 16), dtype=torch.int16)
     target[:, -1, :8] = 1 if kind == "regions" else 3  # of regions the last channel marks the ignored voxels
     ignored = target[:, -1] == (1 if kind == "regions" else 3)

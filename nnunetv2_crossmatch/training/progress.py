@@ -21,6 +21,7 @@ from nnunetv2_crossmatch.folders import atomic_write
 CURVE_TITLES = {
     "loss_sup": "supervised loss",
     "loss_ip": "image perturbation loss",
+    "loss_fp": "feature perturbation loss",
     "loss_tkd": "teacher distillation loss",
     "loss_dkd": "decoder distillation loss",
     "unsup_weight": "weight of the unlabeled part",

@@ -13,7 +13,6 @@ import inspect
 import json
 import os
 import pydoc
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ NNUNET_PACKAGES = {
 """Entries that name something in a package of nnU-Net."""
 
 PATH_ENTRIES = ("dataset_name", "plans_name", "data_identifier")
-PLAIN_NAME = re.compile(r"[\w.+ -]+")
+PATH_CHARACTERS = frozenset("/\\\0")
 UNSAFE_FIX = f"use it only if you trust its author: export {TRUSTED_VARIABLE}=NAME, or --trust NAME of the export"
 
 
@@ -80,7 +79,7 @@ def check_plans(plans: Mapping[str, Any], file: Path | str, trusted: Sequence[st
     problems: list[Problem] = []
     try:
         for entries in (plans, *plans.get("configurations", {}).values()):
-            problems += [*_nnunet_problems(entries, file), *_path_problems(entries, file)]
+            problems += [*_nnunet_problems(entries, file, allowed), *_path_problems(entries, file)]
             problems += _architecture_problems(entries.get("architecture", {}), file, allowed)
     except (AttributeError, TypeError) as error:
         raise InputError(Problem("unusable plans", file, str(error), "restore the file")) from error
@@ -125,13 +124,13 @@ def _is_class(name: Any, packages: tuple[str, ...]) -> bool:
     return inspect.isclass(found) and issubclass(found, nn.Module) and f"{found.__module__}.".startswith(packages)
 
 
-def _nnunet_problems(entries: Mapping[str, Any], file: Path | str) -> Iterator[Problem]:
+def _nnunet_problems(entries: Mapping[str, Any], file: Path | str, allowed: Sequence[str] = ()) -> Iterator[Problem]:
     for entry, package in NNUNET_PACKAGES.items():
         value = entries.get(entry)
         for name in value if isinstance(value, list) else [value]:
-            if name is not None and not _is_in_nnunet(name, package):
+            if name is not None and name not in allowed and not _is_in_nnunet(name, package):
                 detail = f"{entry} is {name!r}, which nnunetv2.{package} does not define"
-                yield Problem("foreign name", file, detail, "restore the file, or use it only if you trust its author")
+                yield Problem("foreign name", file, detail, UNSAFE_FIX)
 
 
 def _is_in_nnunet(name: Any, package: str) -> bool:
@@ -146,5 +145,10 @@ def _is_in_nnunet(name: Any, package: str) -> bool:
 def _path_problems(entries: Mapping[str, Any], file: Path | str) -> Iterator[Problem]:
     for entry in PATH_ENTRIES:
         value = entries.get(entry)
-        if value is not None and (not isinstance(value, str) or not PLAIN_NAME.fullmatch(value) or ".." in value):
+        if value is not None and not _is_file_name(value):
             yield Problem("no plain name", file, f"{entry} is {value!r}", "restore the file")
+
+
+def _is_file_name(value: Any) -> bool:
+    """Whether ``value`` is a name without a path; nnU-Net allows blanks, brackets and letters of any language."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not PATH_CHARACTERS & set(value)

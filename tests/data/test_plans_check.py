@@ -89,12 +89,29 @@ def test_plans_of_nnunet_are_accepted() -> None:
         ("label_manager", "torch"),
         ("data_identifier", "../../elsewhere"),
         ("plans_name", "/tmp/elsewhere"),
+        ("dataset_name", ".."),
+        ("dataset_name", "a\\b"),
     ],
 )
 def test_a_foreign_name_is_refused_without_importing_it(foreign_module: Path, entry: str, value: object) -> None:
     with pytest.raises(InputError, match=entry):
         check_plans(changed_plans(entry, value), "plans.json")
     assert not foreign_module.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["Dataset701_Knee-MR v1.2", "Dataset702_Leber (CT)", "Dataset703_Aïe", "Dataset704_a..b"]
+)
+def test_every_name_of_a_data_set_that_is_no_path_is_accepted(name: str) -> None:
+    check_plans(changed_plans("dataset_name", name), "plans.json")
+
+
+@pytest.mark.parametrize("entry", ["preprocessor_name", "experiment_planner_used", "label_manager"])
+def test_an_own_part_of_nnunet_is_accepted_if_it_is_trusted(entry: str) -> None:
+    plans = changed_plans(entry, "MyOwnPart")
+    with pytest.raises(InputError, match=rf"{entry} is 'MyOwnPart'.*NNUNETV2_CROSSMATCH_TRUSTED_CLASSES"):
+        check_plans(plans, "plans.json")
+    check_plans(plans, "plans.json", ["MyOwnPart"])
 
 
 def test_an_own_class_is_accepted_if_it_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import command_server
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -69,7 +70,7 @@ class TinyDataset:
 
     def run(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a console command of nnU-Net or the package on this data set; show its output if it fails."""
-        environment = {**self.env, **variables}
+        environment = {**self.env, **command_server.variables(), **variables}
         completed = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
         assert not check or completed.returncode == 0, f"{' '.join(arguments)}\n{completed.stdout}\n{completed.stderr}"
         return completed

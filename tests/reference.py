@@ -8,19 +8,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from torch import nn
 
 
-def mixed(tensor: torch.Tensor, boxes: Sequence) -> torch.Tensor:
-    """(U, C, S) with each sample's box from its next neighbour."""
+def mixed(tensor: torch.Tensor, boxes: Sequence, labeled: torch.Tensor | None = None, donors=()) -> torch.Tensor:
+    """(U, C, S) with each sample's box from its next neighbour, or from the sample of ``labeled`` in ``donors``."""
     out = []
     for u in range(len(tensor)):
-        inside = torch.zeros(tensor.shape[2:], dtype=bool)
+        inside, source = torch.zeros(tensor.shape[2:], dtype=bool), tensor[(u + 1) % len(tensor)]
         if boxes[u] is not None:
             inside[boxes[u]] = True
-        out.append(torch.where(inside, tensor[(u + 1) % len(tensor)], tensor[u]))
+        if donors and donors[u] is not None:
+            source = labeled[donors[u]].to(tensor.dtype)
+        out.append(torch.where(inside, source, tensor[u]))
     return torch.stack(out)
+
+
+def turned(tensor: torch.Tensor, orientations: Sequence) -> torch.Tensor:
+    """(U, C, S) with each sample flipped, then turned, by numpy."""
+    samples = zip(tensor.numpy(), orientations, strict=True)
+    return torch.stack(
+        [
+            torch.tensor(np.rot90(np.flip(each, flipped), turns, plane).copy())
+            for each, (flipped, turns, plane) in samples
+        ]
+    )
+
+
+def mean_over_flips(network: nn.Module, image: torch.Tensor, flips: Sequence, regions: bool) -> torch.Tensor:
+    """Logits whose probabilities are the mean over the image and its flips; without gradient."""
+    means = 0
+    for flip in flips:
+        z = logits_of(network, torch.flip(image, flip)).detach().flip(flip)
+        p = 1 / (1 + torch.exp(-z)) if regions else torch.exp(z) / torch.exp(z).sum(1, keepdim=True)
+        means = means + p / len(flips)
+    return torch.log(means / (1 - means)) if regions else torch.log(means)
 
 
 def hard(logits: torch.Tensor, tau: float, regions: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,25 +145,64 @@ def weighted_mean(values: Sequence[torch.Tensor], beta: float) -> torch.Tensor:
 STUDENTS = {"s1": "strong1", "s2": "strong2", "ww": "weak", "ws": "weak", "sw": "strong2", "ss": "strong2"}
 
 
+def heads_of(network: nn.Module, image: torch.Tensor, drawn: Sequence | None):
+    """The host's own forward, with the features of each level perturbed."""
+    changed = []
+    features = network.encoder(image)
+    for level, p in zip(features, drawn or [None] * len(features), strict=True):
+        if p is not None:
+            level = level * p.scale + (0 if p.shift is None else p.shift)
+        changed.append(level)
+    return network.decoder(changed)
+
+
+def joint_loss(
+    network: nn.Module, images: dict, boxes: dict, drawn: dict, *, supervised, target, regions, students, orientations,
+    donors, references, teacher,
+) -> torch.Tensor:  # fmt: skip
+    """The host's loss of labeled and pseudo-labeled images as one batch, on two heads.
+
+    ``supervised``: of (heads, targets); ``target``: of the labeled images, at both scales; ``teacher``: logits by
+    teaching stream, or None for the network's own.
+    """
+    heads, targets = [network.decoder(network.encoder(images["labeled"]))], [list(target)]
+    of_weak = teacher or {}
+    for name in [name for name in STUDENTS if name in students]:
+        view, image = STUDENTS[name], images[STUDENTS[name]]
+        z = of_weak["wn"] if "wn" in of_weak else heads_of(network, images["weak"], None)[0]
+        y = hard(z, 0, regions)[0]
+        if view != "weak":
+            image = turned(image, orientations[view]) if orientations else image
+            image = mixed(image, boxes[view], images["labeled"], donors[view] if donors else ())
+            y = turned(y, orientations[view]) if orientations else y
+            y = mixed(y, boxes[view], references[0], donors[view] if donors else ())
+        heads.append(heads_of(network, image, drawn.get(name)))
+        label = y.to(target[0].dtype) if regions else y.int().argmax(1, keepdim=True).to(target[0].dtype)
+        targets.append([label, label[(..., *[slice(1, None, 2)] * (label.ndim - 2))]])
+    return supervised([torch.cat(each) for each in zip(*heads)], [torch.cat(each) for each in zip(*targets)])
+
+
 def step_loss(
     network: nn.Module, images: dict, boxes: dict, drawn: dict, *, supervised, u, eta, tau, classes, regions,
-    absent="count", temperature=1.0, with_ce=False, students=STUDENTS,
+    absent="count", temperature=1.0, with_ce=False, students=STUDENTS, orientations=None, donors=None, references=None,
+    teacher=None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
-    """L and its parts, with the host's own forward for every stream by itself, and what the labels are like."""
+    """L and its parts, with the host's own forward for every stream by itself, and what the labels are like.
+
+    ``references``: one-hot labels of the labeled images and where they count, for boxes that come from there;
+    ``teacher``: logits of the weak view that are not the network's own.
+    """
+
+    def strong(view: str, tensor: torch.Tensor, labeled: torch.Tensor | None) -> torch.Tensor:
+        tensor = turned(tensor, orientations[view]) if orientations else tensor
+        return mixed(tensor, boxes[view], labeled, donors[view] if donors else ())
+
     views = {"weak": images["weak"]}
     for name in ("strong1", "strong2"):
-        views[name] = mixed(images[name], boxes[name])
+        views[name] = strong(name, images[name], images["labeled"])
 
     def predict(view: str, stream: str) -> torch.Tensor:
-        features = network.encoder(views[view])
-        if stream in ("ww", "ws", "sw", "ss"):
-            changed = []
-            for level, p in zip(features, drawn[stream], strict=True):
-                if p is not None:
-                    level = level * p.scale + (0 if p.shift is None else p.shift)
-                changed.append(level)
-            features = changed
-        output = network.decoder(features)
+        output = heads_of(network, views[view], drawn.get(stream))
         return output[0] if isinstance(output, list) else output
 
     def h(name: str, teacher: torch.Tensor) -> torch.Tensor:
@@ -148,13 +211,14 @@ def step_loss(
         view, student = STUDENTS[name], predictions[name]
         y, valid = hard(teacher, tau, regions)
         if view != "weak":
-            y, valid = mixed(y, boxes[view]), mixed(valid, boxes[view])
+            true_y, true_valid = references or (None, None)
+            y, valid = strong(view, y, true_y), strong(view, valid, true_valid)
         loss = dice(student / temperature, y, valid, classes, absent, regions)
         if with_ce:
             loss = loss + cross_entropy(student / temperature, y, valid, regions)
         return loss * 6 / len(students)
 
-    p_wn = predict("weak", "wn").detach()
+    p_wn = predict("weak", "wn").detach() if teacher is None else teacher
     predictions = {name: predict(STUDENTS[name], name) for name in students}
     assistants = {name: predict("weak", {"sw": "ww", "ss": "ws"}[name]) for name in ("sw", "ss") if name in students}
     parts = {

@@ -52,20 +52,19 @@ TIMES = "step_times.json"
 RUNS = "runs.json"
 
 
-def prepared_stages(request: Request, folder: Path, lists: Mapping[str, list[str]]) -> Stages:
-    """Claim the folder, write the lists, and return stages that run in it.
+def prepared(request: Request, folder: Path, lists: Mapping[str, list[str]]) -> tuple[Protocol, Stages]:
+    """Claim the folder, write the lists, and return what is done in it and the stages that run there.
 
     Raises:
         InputError: there are no data, nothing to score in them, or the folder belongs to another protocol.
     """
     check_data(request, lists)
-    claim_folder(folder, request)
-    protocol, added = Protocol(request, folder), variables(folder, request)
+    protocol, added = Protocol(claim_folder(folder, request), folder), variables(folder, request)
     write_json(protocol.splits_file(False), lists)
     write_json(protocol.splits_file(True), all_labeled(lists))
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         Path(added[name]).mkdir(exist_ok=True)
-    return Stages(0, folder, environment(added))
+    return protocol, Stages(0, folder, environment(added))
 
 
 def do(stages: Stages, steps: Sequence[Step]) -> None:
@@ -77,25 +76,34 @@ def do(stages: Stages, steps: Sequence[Step]) -> None:
 def measured_times(protocol: Protocol, stages: Stages) -> Times:
     """Step times of all trainers of the plan, by short trainings, and of the prediction where a row needs it.
 
+    Those measured in the folder before count.
+
     Raises:
         InputError: the machine was busy.
     """
     request, file = protocol.request, protocol.folder / TIMES
     names = trainers_to_time(request.trainer, request.rows)
-    if not file.exists():
-        short = {name: Training(measuring(name, request.steps)) for name in names}
-        do(stages, [protocol.train(training) for training in short.values()])
-        measured = {name: step_seconds(protocol.fold(one), one.trainer) for name, one in short.items()}
-        refuse_busy(measured, {name: protocol.fold(one) for name, one in short.items()})
-        prediction = None
-        if needs_prediction(request):
-            step = protocol.measured_prediction(short[timed(control_of(request.trainer[0]))].trainer)
-            start = time.monotonic()
-            stages.total += 1
-            stages.run(*step.command)
-            prediction = time.monotonic() - start
+    known = read_times(file, request, [], predicted=False) if file.exists() else Times({})
+    short = {name: Training(measuring(name, request.steps)) for name in names if name not in known.step}
+    do(stages, [protocol.train(training) for training in short.values()])
+    measured = {name: step_seconds(protocol.fold(one), one.trainer) for name, one in short.items()}
+    refuse_busy(measured, {name: protocol.fold(one) for name, one in short.items()})
+    prediction = None
+    if needs_prediction(request) and not known.prediction:
+        prediction = measured_prediction(protocol, stages)
+    if measured or prediction:
         write_times(file, request, measured, prediction)
     return read_times(file, request, names, needs_prediction(request))
+
+
+def measured_prediction(protocol: Protocol, stages: Stages) -> float:
+    """Seconds of predicting the unlabeled cases with the network of the shortest training of the control."""
+    request = protocol.request
+    control = measuring(timed(control_of(request.trainer[0])), request.steps)
+    start = time.monotonic()
+    stages.total += 1
+    stages.run(*protocol.measured_prediction(control).command)
+    return time.monotonic() - start
 
 
 def needs_prediction(request: Request) -> bool:
@@ -116,10 +124,10 @@ def given_times(request: Request) -> Times | None:
     return Times(each, request.prediction_seconds or 0.0)
 
 
-def runs_of(request: Request, times: Times) -> list[Run]:
-    """All trainings of the request."""
+def runs_of(request: Request, times: Times, planned: Sequence[Run] = ()) -> list[Run]:
+    """All trainings of the request; those ``planned`` before stay as they are."""
     budget = Budget(request.steps, request.minutes)
-    return plan_runs(request.trainer, request.seeds, request.rows, budget, times, request.diagnose)
+    return plan_runs(request.trainer, request.seeds, request.rows, budget, times, request.diagnose, planned)
 
 
 def plan_text(runs: Sequence[Run], times: Times, steps: Sequence[Step]) -> str:
@@ -148,18 +156,16 @@ def run_protocol(request: Request, arguments: argparse.Namespace) -> str:
     folder, times = arguments.folder, given_times(request)
     if arguments.plan and times is not None:
         return plan_only(request, folder, times)
-    protocol, lists = Protocol(request, folder), split_lists(request)
-    stages = prepared_stages(request, folder, lists)
+    protocol, stages = prepared(request, folder, split_lists(request))
     with alone_in(folder):
         do(stages, protocol.data_steps())
-        planned = folder / RUNS
-        if arguments.plan or not planned.exists():
-            times = times or measured_times(protocol, stages)
-            runs = runs_of(request, times)
-            if arguments.plan:
-                return plan_text(runs, times, runs_with_controls(protocol, runs))
-            write_plan(protocol, runs, times)
-        return run_all(protocol, stages, read_runs(planned), arguments.copy_to)
+        planned = read_runs(folder / RUNS) if (folder / RUNS).exists() else []
+        times = times or measured_times(protocol, stages)
+        runs = runs_of(request, times, planned)
+        if arguments.plan:
+            return plan_text(runs, times, runs_with_controls(protocol, runs))
+        write_plan(protocol, [*planned, *(run for run in runs if run not in planned)], times)
+        return run_all(protocol, stages, runs, arguments.copy_to)
 
 
 def write_plan(protocol: Protocol, runs: Sequence[Run], times: Times) -> None:
@@ -177,7 +183,7 @@ def write_plan(protocol: Protocol, runs: Sequence[Run], times: Times) -> None:
 
 def run_all(protocol: Protocol, stages: Stages, runs: Sequence[Run], copy_to: Path | None) -> str:
     """Train, predict and score the runs; the results are written anew, and copied, after each."""
-    by_name = {run.name: run for run in runs}
+    by_name = {run.name: run for run in read_runs(protocol.folder / RUNS)}
     steps = {run.name: protocol.run_steps(run, by_name.get(run.control)) for run in runs}
     stages.total += sum(map(len, steps.values()))
     for name, each in steps.items():

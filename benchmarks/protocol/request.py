@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,13 @@ PLANNED = {"plain": "nnUNetPlans", "ResEncM": "nnUNetResEncUNetMPlans", "ResEncL
 HELD_OUT = 10
 ROOT = Path(__file__).parents[2]
 RECORD = "protocol.json"
+GROWING = ("trainer", "seeds", "rows")
+"""What later calls in the same folder may add to."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What decides the numbers of a protocol; a folder belongs to one request."""
+    """What decides the numbers of a protocol; a folder belongs to one request, whose :data:`GROWING` may grow."""
 
     dataset: str
     labeled: int
@@ -111,23 +113,30 @@ def request_of(arguments: argparse.Namespace, device: str) -> Request:
     return Request(**chosen, device=device)
 
 
-def claim_folder(folder: Path, request: Request) -> None:
-    """Record the request in ``folder``.
+def claim_folder(folder: Path, request: Request) -> Request:
+    """Record the request in ``folder``; returns it with the trainers, seeds and rows of earlier calls before its own.
 
     Raises:
         InputError: another request is recorded there; the differences are listed.
     """
-    record, wanted = folder / RECORD, json.loads(json.dumps(asdict(request)))
+    record = folder / RECORD
     if record.exists():
-        before = {**json.loads(json.dumps(DEFAULTS)), **json.loads(record.read_text())}
-        before["rows"] = ["semi_supervised" if row == "crossmatch" else row for row in before["rows"]]  # its old name
-        found = list(differences(before, wanted))
-        if found:
-            fix = "repeat the arguments, choose another --folder, or remove this one"
-            raise InputError(Problem("folder of another protocol", record, "; ".join(found), fix))
-        return
+        request = _joined(json.loads(record.read_text()), request, record)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, wanted)
+    write_json(record, asdict(request))
+    return request
+
+
+def _joined(recorded: Mapping[str, Any], request: Request, file: Path) -> Request:
+    before = {**json.loads(json.dumps(DEFAULTS)), **recorded}
+    before["rows"] = ["semi_supervised" if row == "crossmatch" else row for row in before["rows"]]  # its old name
+    joined = {name: tuple(dict.fromkeys([*before[name], *getattr(request, name)])) for name in GROWING}
+    request = replace(request, **joined)
+    found = list(differences({**before, **joined}, asdict(request)))
+    if found:
+        fix = "repeat the arguments, choose another --folder, or remove this one"
+        raise InputError(Problem("folder of another protocol", file, "; ".join(found), fix))
+    return request
 
 
 def split_lists(request: Request) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from benchmarks.protocol.trainers import (
     control_of,
     epochs_of,
     iterations_of,
+    labeled_only,
     method_of,
     shortly_validated,
     timed,
@@ -48,8 +49,9 @@ class Times:
     prediction: float = 0.0
 
     def step_of(self, trainer: str) -> float:
-        """Seconds of one step of a trainer of any length and seed."""
-        return self.step[timed(trainer)]
+        """Seconds of one step of a trainer of any length and seed, on the average of its run."""
+        alone, both = labeled_only(trainer), self.step[timed(trainer)]
+        return alone * self.step[timed(control_of(trainer))] + (1 - alone) * both if alone else both
 
 
 @dataclass(frozen=True)
@@ -128,8 +130,9 @@ def plan_runs(
     budget: Budget,
     times: Times,
     diagnose: bool = False,
+    planned: Sequence[Run] = (),
 ) -> list[Run]:
-    """All trainings, seed by seed, each once.
+    """All trainings, seed by seed, each once; one that was ``planned`` before keeps its length.
 
     Args:
         trainers: names; length and seed in them are replaced.
@@ -140,23 +143,24 @@ def plan_runs(
         InputError: the budget is too small for an epoch of a row.
     """
     wanted = set(rows)
-    planner = _Planner(budget, times, diagnose)
+    planner = _Planner(budget, times, diagnose, planned)
+    before = {run.name: run for run in planned}
     chosen: dict[str, Run] = {}
     for seed in seeds:
         for trainer in trainers:
             for run in planner.runs(shortly_validated(trainer), seed, [row for row in ROWS if row in wanted]):
-                chosen.setdefault(run.name, run)
+                chosen.setdefault(run.name, before.get(run.name, run))
     return list(chosen.values())
 
 
 class _Planner:
     """Lengths of runs within one budget; numbers the data sets with predicted labels in the order of their need."""
 
-    def __init__(self, budget: Budget, times: Times, diagnose: bool) -> None:
+    def __init__(self, budget: Budget, times: Times, diagnose: bool, planned: Sequence[Run]) -> None:
         self.times, self.diagnose = times, diagnose
         self.seconds, self.epochs = budget.seconds(times), budget.epochs(times)
         self.equal_steps = budget.default_steps(times)
-        self.predicted: dict[str, int] = {}
+        self.predicted = {run.teacher: run.predicted for run in planned if run.teacher}
 
     def runs(self, trainer: str, seed: int, rows: Sequence[str]) -> Iterator[Run]:
         """The runs of a trainer and its controls."""

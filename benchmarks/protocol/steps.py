@@ -102,10 +102,15 @@ class Protocol:
             *(self._convert(added) for added in sets),
             Step("plan", ("nnUNetv2_plan_and_preprocess", *plan)),
             Step("plans", (*PREPARE, "plans", *plans), last_plans),
-            Step("preprocess", ("nnUNetv2_preprocess", "-d", *ids, "-plans_name", PLANS, *chosen, "-np", processes())),
+            *(self._preprocess(added) for added in sets),
             Step("unlabeled", ("nnUNetv2_crossmatch_preprocess", "-d", ids[0], *chosen, "-p", PLANS)),
         ]
         return [*steps, self._labels(names)] if request.diagnose else steps
+
+    def _preprocess(self, added: int) -> Step:
+        which = ("-d", str(self.request.dataset_id(added)), "-plans_name", PLANS, "-c", self.request.configuration)
+        command = ("nnUNetv2_preprocess", *which, "-np", processes())
+        return Step(f"preprocess_{self.request.dataset_name(added)}", command)
 
     def _small(self) -> tuple[str, ...]:
         if not self.request.small:
@@ -177,17 +182,16 @@ class Protocol:
     def _self_training(self, run: Run) -> list[Step]:
         """Train the teacher, predict the unlabeled cases, make a data set of both kinds of labels, preprocess it."""
         added = PREDICTED + run.predicted
-        name, chosen = self.request.dataset_name(added), ("-c", self.request.configuration)
+        name = self.request.dataset_name(added)
         teacher = Training(run.teacher)
         predictions = self.folder / "predictions" / f"unlabeled_{run.predicted}"
         sets = ("--labeled", self.request.dataset_name(), "--target", name, "--predictions", str(predictions))
-        preprocess = ("-d", str(self.request.dataset_id(added)), "-plans_name", PLANS, *chosen, "-np", processes())
         splits = self.folder / "nnUNet_preprocessed" / name / "splits_final.json"
         return [
             self.train(teacher),
             Step(f"predict_unlabeled_{run.predicted}", self.predict(teacher, self._unlabeled(), predictions)),
             Step(f"predicted_labels_{run.predicted}", (*PREPARE, "predicted", *sets), splits),
-            Step(f"preprocess_{name}", ("nnUNetv2_preprocess", *preprocess)),
+            self._preprocess(added),
         ]
 
     def measured_prediction(self, trainer: str) -> Step:

@@ -66,16 +66,18 @@ def refuse_busy(measured: Mapping[str, Sequence[float]], folds: Mapping[str, Pat
 def write_times(
     file: Path, request: Request, measured: Mapping[str, Sequence[float]], prediction: float | None
 ) -> None:
-    """Keep what was measured, with the code's commit, the number of threads and the date."""
+    """Add what was measured to ``file``, with the code's commit, the number of threads and the date."""
+    before = json.loads(file.read_text()) if file.exists() else {}
     content = {
         "date": date.today().isoformat(),
         "commit": commit(),
         "threads": threads(request),
         "seconds_per_step": {name: statistics.median(each) for name, each in measured.items()},
         "spread": {name: spread(each) for name, each in measured.items()},
-        PREDICTION: prediction,
     }
-    write_json(file, content)
+    for name in ("seconds_per_step", "spread"):
+        content[name] = before.get(name, {}) | content[name]
+    write_json(file, {**before, **content, PREDICTION: prediction or before.get(PREDICTION)})
 
 
 def read_times(file: Path, request: Request, trainers: Iterable[str], predicted: bool) -> Times:

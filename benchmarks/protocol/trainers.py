@@ -38,11 +38,21 @@ def control_of(trainer: str) -> str:
     return changed(UNSUPERVISED, **kept)
 
 
-def timed(trainer: str) -> str:
-    """The name under which the step time counts: without length, seed and diagnosis."""
+def without_length(trainer: str) -> str:
+    """The name without length, seed and diagnosis."""
     default = settings_from_name(trainer.split("_")[0])
     lengths = {name: getattr(default, name) for name in ("epochs", "iterations", "validation_iterations")}
     return changed(trainer, seed=None, diagnose=0, **lengths)
+
+
+def timed(trainer: str) -> str:
+    """The name under which the time of a step on both kinds of images counts."""
+    return changed(without_length(trainer), labeled_only=0.0, warmup=0.4)
+
+
+def labeled_only(trainer: str) -> float:
+    """Part of the steps that are on labeled images alone, and take the time of the control's."""
+    return settings_from_name(trainer).labeled_only
 
 
 def method_of(trainer: str) -> str:
@@ -53,7 +63,7 @@ def method_of(trainer: str) -> str:
 
 def variant_of(trainer: str) -> str:
     """The tokens in which the trainer differs from its method's default, without those that the protocol sets."""
-    tokens = timed(trainer).split("_")[1:]
+    tokens = without_length(trainer).split("_")[1:]
     return "_".join(token for token in tokens if token != "unsup0")
 
 

@@ -38,6 +38,7 @@ class BatchLoader:
         first_index: index of the first batch.
         workers: number of copies.
         with_segmentation: add ``unlabeled_segmentation`` (U, 1, S), augmented like its views.
+        first_unlabeled: index of the first batch with unlabeled views.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class BatchLoader:
         first_index: int = 0,
         workers: int = 1,
         with_segmentation: bool = False,
+        first_unlabeled: int = 0,
     ) -> None:
-        self.labeled, self.unlabeled = labeled, unlabeled
+        self.labeled, self.unlabeled, self.first_unlabeled = labeled, unlabeled, first_unlabeled
         self.seed, self.index, self.workers, self.with_segmentation = seed, first_index, workers, with_segmentation
 
     def set_thread_id(self, worker: int) -> None:
@@ -60,9 +62,9 @@ class BatchLoader:
 
     def __next__(self) -> dict:
         seed_everything((*self.seed, self.index))
-        self.index += self.workers
+        index, self.index = self.index, self.index + self.workers
         batch = next(self.labeled)
-        if self.unlabeled is not None:
+        if self.unlabeled is not None and index >= self.first_unlabeled:
             views = next(self.unlabeled)
             batch["unlabeled"] = views["data"].unflatten(1, (-1, batch["data"].shape[1]))
             if self.with_segmentation:
@@ -107,9 +109,10 @@ def make_augmenter(
     workers: int,
     pin_memory: bool,
     with_segmentation: bool = False,
+    first_unlabeled: int = 0,
 ) -> DrainingAugmenter | SingleThreadedAugmenter:
     """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order."""
-    batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation)
+    batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation, first_unlabeled)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     workers_augmenter = DrainingAugmenter(

@@ -1,12 +1,13 @@
 """CutMix inside a batch: boxes are drawn first as plain values, pasting them is deterministic.
 
 Limit: knows arrays and boxes, not views or losses; which tensors share a box is the caller's choice.
-Shapes: U samples, C channels, S spatial axes (two or three).
+Shapes: B labeled samples, U unlabeled ones, C channels, S spatial axes (two or three).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -49,14 +50,29 @@ def draw_boxes(
     return [draw_box(rng, patch_size) if rng.random() < probability else None for _ in range(samples)]
 
 
-def paste(tensor: torch.Tensor, boxes: Sequence[Box | None]) -> torch.Tensor:
-    """Copy of ``tensor`` (U, ..., S) in which sample u has the box of sample (u + 1) mod U pasted in.
+def draw_donors(
+    rng: np.random.Generator, boxes: Sequence[Box | None], labeled: int, probability: float
+) -> list[int | None]:
+    """Where each box comes from: one of ``labeled`` samples, with ``probability``, or None, the next unlabeled one."""
+    chosen = [box is not None and rng.random() < probability for box in boxes]
+    return [int(rng.integers(labeled)) if each else None for each in chosen]
 
-    Every source is the tensor as it came in, so chains of pasted samples do not depend on their order.
+
+def paste(
+    tensor: torch.Tensor,
+    boxes: Sequence[Box | None],
+    labeled: torch.Tensor | None = None,
+    donors: Sequence[int | None] = (),
+) -> torch.Tensor:
+    """Copy of ``tensor`` (U, ..., S) with the box of each sample pasted in.
+
+    It comes from the ``labeled`` sample (B, ..., S) that ``donors`` names, or from sample (u + 1) mod U. Every source
+    is the tensor as it came in, so chains of pasted samples do not depend on their order.
     """
     mixed = tensor.clone()
-    for sample, box in enumerate(boxes):
+    for sample, (box, donor) in enumerate(zip_longest(boxes, donors)):
         if box is not None:
             inside: Any = (..., *box)
-            mixed[sample][inside] = tensor[(sample + 1) % len(tensor)][inside]
+            source = tensor[(sample + 1) % len(tensor)] if donor is None or labeled is None else labeled[donor]
+            mixed[sample][inside] = source[inside]
     return mixed

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
+from nnunetv2_crossmatch.learning.joint import joint_target
+from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 from nnunetv2_crossmatch.learning.perturbation import Perturbation
 from nnunetv2_crossmatch.learning.step import Step
 from nnunetv2_crossmatch.learning.streams import LABELED
@@ -33,16 +36,33 @@ def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tenso
     """
     table = loss.table
     images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
+    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
     with step.autocast():
-        output = step.network(
-            images, mode="stacked", drawn=drawn, views=table.views, teachers=table.teachers, students=table.students
-        )
+        output = step.network(images, mode="stacked", drawn=drawn, **roles)
         supervised = step.supervised(output.labeled)
         for stream, logits in output.streams.items():
             loss.add_pseudo_labels(stream, logits)
         unsupervised = torch.stack([loss.of_student(name, output.streams[name]) for name in table.students]).sum()
     step.backward(supervised + step.weight * unsupervised)
     return supervised.detach()
+
+
+def run_joint(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
+    """Backpropagate the host's loss of labeled and pseudo-labeled images as one batch, on all heads; returns it.
+
+    A student learns from its first teacher's labels; the weights of the rows are not used.
+    """
+    table = loss.table
+    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
+    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
+    with step.autocast():
+        output = step.network(images, mode="stacked", drawn=drawn, joint=True, **roles)
+        for stream, logits in output.streams.items():
+            loss.add_pseudo_labels(stream, logits)
+        labels = [loss.first_target(student) for student in table.students]
+        total = step.supervised_loss(output.labeled, joint_target(step.target, labels, step.task.channels))
+    step.backward(total)
+    return total.detach()
 
 
 def run_sequential(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
@@ -53,7 +73,7 @@ def run_sequential(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Te
     with step.autocast():
         supervised = step.supervised(step.network(step.images[LABELED]))
     step.backward(supervised)
-    for view in dict.fromkeys(loss.table.views.values()):
+    for view in loss.table.view_order:
         _run_view(step, view, drawn, loss)
     return supervised.detach()
 
@@ -82,10 +102,25 @@ def _run_stream(step: Step, name: str, leaves: list[torch.Tensor], drawn: Drawn,
 
 
 def with_boxes(
-    images: Mapping[str, torch.Tensor], boxes: Mapping[str, Sequence[Box | None]]
+    images: Mapping[str, torch.Tensor],
+    boxes: Mapping[str, Sequence[Box | None]],
+    donors: Mapping[str, Sequence[int | None]] = MappingProxyType({}),
 ) -> dict[str, torch.Tensor]:
-    """``images`` by view, with the boxes of a view pasted into it."""
-    return {view: paste(image, boxes[view]) if view in boxes else image for view, image in images.items()}
+    """``images`` by view, with the boxes of a view pasted into it, of labeled images where ``donors`` says so."""
+
+    def pasted(view: str) -> torch.Tensor:
+        return paste(images[view], boxes[view], images[LABELED], donors.get(view, ()))
+
+    return {view: pasted(view) if view in boxes else image for view, image in images.items()}
+
+
+def with_orientations(
+    images: Mapping[str, torch.Tensor], orientations: Mapping[str, Sequence[Orientation]]
+) -> dict[str, torch.Tensor]:
+    """``images`` by view, with the samples of a view in its orientations."""
+    return {
+        view: oriented(image, orientations[view]) if view in orientations else image for view, image in images.items()
+    }
 
 
 def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool:

@@ -95,6 +95,7 @@ class EncoderDecoder(nn.Module):
         views: Mapping[str, str],
         teachers: Sequence[str],
         students: Sequence[str],
+        joint: bool = False,
     ) -> StackedOutput:
         """One encoder call for all views, one decoder call for all that learn (III-F); teachers without gradient.
 
@@ -104,6 +105,7 @@ class EncoderDecoder(nn.Module):
             views: view of the unlabeled images by stream.
             teachers: streams without gradient.
             students: streams with gradient.
+            joint: all heads see the students' rows, too, and ``labeled`` holds them behind the labeled ones.
         """
         features = split_views(self.encode(torch.cat(list(images.values()))), images)
 
@@ -116,10 +118,10 @@ class EncoderDecoder(nn.Module):
         sizes = [len(part[0]) for part in parts]
         levels = [torch.cat(level) for level in zip(*parts, strict=True)]
         del parts
-        heads = self.decode(levels, labeled_rows=len(images[LABELED]))
+        heads = self.decode(levels, labeled_rows=sum(sizes) if joint else sizes[0])
         labeled, *rest = heads[0].split(sizes)
         logits |= dict(zip(students, rest, strict=True))
-        return StackedOutput(self.for_host([labeled, *heads[1:]]), logits)
+        return StackedOutput(self.for_host(heads if joint else [labeled, *heads[1:]]), logits)
 
     def for_host(self, heads: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Heads in the form in which the host's loss expects them."""

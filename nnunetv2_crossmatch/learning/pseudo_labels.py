@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
+from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 
 
 class PseudoLabel(NamedTuple):
@@ -21,22 +22,56 @@ class PseudoLabel(NamedTuple):
     confidence: torch.Tensor
     valid: torch.Tensor
 
-    def cutmixed(self, boxes: Sequence[Box | None]) -> PseudoLabel:
+    def cutmixed(
+        self, boxes: Sequence[Box | None], labeled: PseudoLabel | None = None, donors: Sequence[int | None] = ()
+    ) -> PseudoLabel:
         """The labels of the CutMixed image; confidence and ``valid`` move with the labels."""
-        return PseudoLabel(*(paste(field, boxes) for field in self))
+        if labeled is None:
+            return PseudoLabel(*(paste(field, boxes) for field in self))
+        return PseudoLabel(*(paste(own, boxes, other, donors) for own, other in zip(self, labeled, strict=True)))
+
+    def oriented(self, orientations: Sequence[Orientation]) -> PseudoLabel:
+        """The labels of the image in that orientation."""
+        return PseudoLabel(*(oriented(field, orientations) for field in self))
 
 
 def pseudo_label(logits: torch.Tensor, tau: float, regions: bool) -> PseudoLabel:
-    """Hard labels of ``logits`` (N, C, S), in float32 or better, without gradient.
+    """Hard labels of ``logits`` (N, C, S), in float32 or better, without gradient."""
+    return label_of(probabilities(logits.detach(), regions), tau, regions)
 
-    Softmax: argmax and max probability. Regions: sigmoid > 0.5 and max(p, 1 - p), for each region by itself.
-    """
-    logits = logits.detach()
+
+def probabilities(logits: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S); float32 or better."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
+    return torch.sigmoid(logits) if regions else torch.softmax(logits, dim=1)
+
+
+def label_of(probability: torch.Tensor, tau: float, regions: bool) -> PseudoLabel:
+    """Hard labels of ``probability`` (N, C, S).
+
+    Softmax: argmax and max probability. Regions: p > 0.5 and max(p, 1 - p), for each region by itself.
+    """
     if regions:
-        probability = torch.sigmoid(logits)
-        labels = probability > 0.5
-        confidence = torch.maximum(probability, 1 - probability)
+        labels, confidence = probability > 0.5, torch.maximum(probability, 1 - probability)
     else:
-        confidence, labels = torch.softmax(logits, dim=1).max(dim=1)
+        confidence, labels = probability.max(dim=1)
     return PseudoLabel(labels, confidence, confidence >= tau)
+
+
+def reference_label(target: torch.Tensor, channels: int, regions: bool) -> PseudoLabel:
+    """The labels of labeled images in the form of pseudo-labels: sure, and valid wherever they are not ignored.
+
+    Args:
+        target: as the host's loss takes it, (B, 1, S) with the value ``channels`` for ignored voxels, or
+            (B, ``channels``, S) regions, then a channel of ignored voxels if there are any.
+        channels: outputs of the network.
+        regions: whether they are regions.
+    """
+    if regions:
+        labels = target[:, :channels] > 0
+        valid = (target[:, channels:] == 0).all(1, keepdim=True).expand_as(labels)
+    else:
+        labels = target[:, 0].long()
+        valid = labels < channels
+        labels = labels * valid
+    return PseudoLabel(labels, torch.ones_like(labels, dtype=torch.float32), valid)

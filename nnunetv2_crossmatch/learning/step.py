@@ -30,12 +30,14 @@ class Task:
         regions: one sigmoid per channel (a region) instead of a softmax over classes.
         dimensions: spatial axes, 2 or 3.
         ignore: whether some voxels of labeled images carry the ignore label.
+        spacing: voxel size by axis in mm, as trained.
     """
 
     channels: int
     regions: bool = False
     dimensions: int = 3
     ignore: bool = False
+    spacing: tuple[float, ...] = ()
 
     @property
     def foreground(self) -> int:

@@ -50,12 +50,14 @@ class StreamTable:
         rows: of the loss.
         parts: names of the logged losses; those of ``rows`` if not given.
         labelers: streams whose labels a row needs, with or without gradient; those of ``rows`` if not given.
+        labeled_before: streams whose labels are made before the others are computed, in another way.
     """
 
     streams: Mapping[str, Stream]
     rows: tuple[LossRow, ...]
     parts: tuple[str, ...] = ()
     labelers: tuple[str, ...] = ()
+    labeled_before: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -76,10 +78,21 @@ class StreamTable:
         return tuple(name for name in self.streams if name in teaching)
 
     @property
+    def computed_teachers(self) -> tuple[str, ...]:
+        """Those of :attr:`teachers` whose labels are not made before."""
+        return tuple(name for name in self.teachers if name not in self.labeled_before)
+
+    @property
     def views(self) -> dict[str, str]:
         """View of each stream that is computed."""
-        used = {*self.students, *self.teachers}
+        used = {*self.students, *self.computed_teachers}
         return {name: stream.view for name, stream in self.streams.items() if name in used}
+
+    @property
+    def view_order(self) -> list[str]:
+        """Views that are computed, in the order of ``streams``, so that labels come before who learns from them."""
+        used = set(self.views.values())
+        return [view for view in dict.fromkeys(stream.view for stream in self.streams.values()) if view in used]
 
     def drawn(self, count: int, rng: np.random.Generator) -> StreamTable:
         """The table of ``count`` students drawn from this one; the mean over all draws is this table.

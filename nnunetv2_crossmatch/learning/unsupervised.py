@@ -13,6 +13,7 @@ import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box
 from nnunetv2_crossmatch.learning.losses import Criterion
+from nnunetv2_crossmatch.learning.orientation import Orientation
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, pseudo_label
 from nnunetv2_crossmatch.learning.streams import StreamTable
 
@@ -25,7 +26,10 @@ class UnsupervisedLoss:
         table: streams and rows.
         criterion: H of the rows.
         tau: confidence from which a pseudo-label counts.
-        boxes: CutMix boxes by strong view; a pseudo-label gets the boxes of its student's view.
+        boxes: CutMix boxes by strong view; a pseudo-label, of the weak view, gets the boxes of its student's view.
+        orientations: by strong view, of its samples before CutMix; empty: that of the weak view.
+        donors: by strong view, the labeled sample that each box comes from, or None: the next unlabeled one.
+        references: labels of the labeled samples; needed if any box comes from one.
         parts: losses by name, without gradient.
         total: their sum with the table's factors, without gradient.
         labels: pseudo-labels by teaching stream, before CutMix.
@@ -35,6 +39,9 @@ class UnsupervisedLoss:
     criterion: Criterion
     tau: float
     boxes: Mapping[str, Sequence[Box | None]] = field(default_factory=dict)
+    orientations: Mapping[str, Sequence[Orientation]] = field(default_factory=dict)
+    donors: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
+    references: PseudoLabel | None = None
     parts: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
     total: torch.Tensor | float = field(default=0.0, init=False)
     labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
@@ -61,13 +68,19 @@ class UnsupervisedLoss:
         self.total = self.total + total.detach()
         return total
 
+    def first_target(self, student: str) -> PseudoLabel:
+        """The labels of the first of the student's rows."""
+        return self._target(student, next(row.teacher for row in self.table.rows if row.student == student))
+
     def _target(self, student: str, teacher: str) -> PseudoLabel:
-        """The teacher's labels with the CutMix boxes of the student's view; students of one view share them."""
+        """The teacher's labels with orientation and CutMix boxes of the student's view, whose students share them."""
         view = self.table.streams[student].view
         if view not in self.boxes:
             return self.labels[teacher]
         if (teacher, view) not in self._mixed:
-            self._mixed[teacher, view] = self.labels[teacher].cutmixed(self.boxes[view])
+            label = self.labels[teacher]
+            label = label.oriented(self.orientations[view]) if view in self.orientations else label
+            self._mixed[teacher, view] = label.cutmixed(self.boxes[view], self.references, self.donors.get(view, ()))
         return self._mixed[teacher, view]
 
     def values(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:

@@ -5,6 +5,7 @@ Limit: plain values only; the modules that read them say what they do, ``tokens`
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -65,6 +66,14 @@ class CommonSettings:
     warmup: float = setting(
         0.4, "warmup", "fraction of the run over which u rises linearly from 0; 0 is the paper", OURS, low=0, high=1
     )
+    labeled_only: float = setting(
+        0.0,
+        "labeledonly",
+        "part of the run, at its beginning, that is the host's step on labeled images; the warm-up begins after it",
+        OURS,
+        low=0,
+        high=1,
+    )
     views: str = setting(
         "host",
         "views",
@@ -99,4 +108,10 @@ class CommonSettings:
 
     def unsupervised_at(self, progress: float) -> float:
         """Weight u at ``progress`` (0 to 1) of a run: rises linearly from 0 over the warm-up."""
-        return self.unsupervised * (min(1.0, progress / self.warmup) if self.warmup else 1.0)
+        since = progress - self.labeled_only
+        return self.unsupervised * (min(1.0, since / self.warmup) if self.warmup else 1.0)
+
+    @property
+    def first_unsupervised(self) -> int:
+        """Number of the first step that learns from unlabeled images, too."""
+        return math.ceil(self.labeled_only * self.epochs * self.iterations)

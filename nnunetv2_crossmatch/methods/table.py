@@ -5,21 +5,36 @@ Limit: one network for all streams; what the streams and rows are is in the modu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
+from torch import nn
 
-from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes
+from nnunetv2_crossmatch.errors import Problem
+from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes, draw_donors
 from nnunetv2_crossmatch.learning.exchange import any_process
-from nnunetv2_crossmatch.learning.execution import Drawn, fits_in_memory, run_sequential, run_stacked, with_boxes
+from nnunetv2_crossmatch.learning.execution import (
+    Drawn,
+    fits_in_memory,
+    run_joint,
+    run_sequential,
+    run_stacked,
+    with_boxes,
+    with_orientations,
+)
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
+from nnunetv2_crossmatch.learning.moving_average import draw_flip, mean_probability, update_average
+from nnunetv2_crossmatch.learning.orientation import Orientation, draw_orientations
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning.pseudo_labels import label_of, reference_label
 from nnunetv2_crossmatch.learning.step import Step, Task
-from nnunetv2_crossmatch.learning.streams import WEAK, StreamTable
+from nnunetv2_crossmatch.learning.streams import LABELED, WEAK, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.method import Method, Values
-from nnunetv2_crossmatch.methods.settings import OURS, RELEASED, CommonSettings, setting
+from nnunetv2_crossmatch.methods.settings import HOST, OURS, RELEASED, CommonSettings, setting, switch
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,35 @@ class TableSettings(CommonSettings):
         choices=("dice", "dicece"),
     )
     cutmix: float = setting(0.5, "cutmix", "probability that a strong view receives a box", RELEASED, low=0, high=1)
+    labeled_mix: float = setting(
+        0.0,
+        "labeledmix",
+        "probability that such a box comes from a labeled image, with its true label, instead of an unlabeled one",
+        "BCP (CVPR 2023); ours",
+        low=0,
+        high=1,
+    )
+    geometry: int = switch(
+        "geometry", "1: flips and quarter turns of its own for every strong view", "nnFilterMatch (arXiv 2509.19746)"
+    )
+    ema: float = setting(
+        0.0,
+        "ema",
+        "the weak view's labels are those of a moving average of the weights, of which this share stays in a step; 0: "
+        "of the network itself",
+        "Mean Teacher (NIPS 2017)",
+        low=0,
+        high=1,
+    )
+    mirror_teacher: int = switch(
+        "mirrorteacher", "1: the weak view's labels are the mean over the image and one random flip of it", HOST
+    )
+    joint: int = switch(
+        "joint",
+        "1: labeled and pseudo-labeled images are one batch under the host's loss, on all heads; tau, u, absent, "
+        "classes, criterion and temp have no part in it",
+        "nnFilterMatch (arXiv 2509.19746)",
+    )
     execution: str = setting(
         "auto",
         "exec",
@@ -82,6 +126,7 @@ class TableMethod(Method):
 
     Attributes:
         stacked: whether all streams run in one decoder call; None until the first step has tried.
+        average: moving average of the network that labels the weak view, or None.
     """
 
     Settings = TableSettings
@@ -90,6 +135,30 @@ class TableMethod(Method):
     def __init__(self, settings: TableSettings, task: Task) -> None:
         super().__init__(settings, task)
         self.stacked: bool | None = {"stacked": True, "sequential": False}.get(settings.execution)
+        self.average: nn.Module | None = None
+
+    @classmethod
+    def problems(cls, settings: Any, task: Task) -> list[Problem]:
+        """One batch cannot be learned stream by stream."""
+        if not settings.joint or settings.execution != "sequential":
+            return []
+        detail = "joint1 makes one batch of all images, execsequential takes them one after the other"
+        return [Problem("settings contradict each other", settings.trainer_name, detail, "leave one of them out")]
+
+    def build(self, network: nn.Module, another: Callable[[], nn.Module]) -> None:
+        """Add the moving average if the settings ask for one."""
+        if self.settings.ema:
+            self.average = another().requires_grad_(False)
+
+    def start(self, network: nn.Module) -> None:
+        """Begin the moving average with the network's weights."""
+        if self.average is not None:
+            self.average.load_state_dict(network.state_dict())
+
+    def after_step(self, step: Step) -> None:
+        """Move the average towards the network."""
+        if self.average is not None:
+            update_average(self.average, step.network, self.settings.ema)
 
     def table(self) -> StreamTable:
         """Streams and rows."""
@@ -106,18 +175,28 @@ class TableMethod(Method):
     def backward(self, step: Step) -> Values:
         """Draw, paste the boxes, run all streams; gradients of L_sup + weight * L_unsup."""
         loss = self.unsupervised_loss(step, self.table_of_step(step.shared_rng))
+        loss.orientations = self.draw_orientations(step)
         loss.boxes, drawn = self.draw(step, loss.table)
-        step.images = with_boxes(step.images, loss.boxes)
+        loss.donors = self.draw_donors(step, loss)
+        self.label_before(step, loss)
+        step.images = with_boxes(with_orientations(step.images, loss.orientations), loss.boxes, loss.donors)
+        values = self._run_joint(step, drawn, loss) if self.settings.joint else self._run(step, drawn, loss)
+        step.pseudo_labels = loss.teacher_labels
+        return values
+
+    def _run(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
         if self.stacked is None:
             self.stacked = self._stacked_fits(step, drawn, loss)
         run = run_stacked if self.stacked else run_sequential
-        supervised = run(step, drawn, loss)
-        step.pseudo_labels = loss.teacher_labels
-        return loss.values(supervised, step.weight)
+        return loss.values(run(step, drawn, loss), step.weight)
+
+    def _run_joint(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
+        total = run_joint(step, drawn, loss)
+        return {"loss": total, "agreement": loss.agreement()} if len(loss.table.labelers) > 1 else {"loss": total}
 
     def unsupervised_loss(self, step: Step, table: StreamTable) -> UnsupervisedLoss:
         """The loss of ``table``, nothing computed yet."""
-        tau = self.settings.tau_at(step.progress, self.task.foreground)
+        tau = 0.0 if self.settings.joint else self.settings.tau_at(step.progress, self.task.foreground)
         return UnsupervisedLoss(table, self.criterion(step.distributed), tau)
 
     def criterion(self, distributed: bool) -> Criterion:
@@ -132,12 +211,16 @@ class TableMethod(Method):
             distributed,
         )
 
+    @property
+    def strong_views(self) -> list[str]:
+        """Views with orientations and CutMix boxes of their own."""
+        return [view for view in self.unlabeled_views if view != WEAK]
+
     def draw(self, step: Step, table: StreamTable) -> tuple[dict[str, list[Box | None]], Drawn]:
         """CutMix boxes of the strong views and feature perturbations of the streams, as plain values."""
         images = step.images[WEAK]
         rows, _, *patch_size = images.shape
-        strong = (view for view in self.unlabeled_views if view != WEAK)
-        boxes = {view: draw_boxes(step.rng, rows, patch_size, self.settings.cutmix) for view in strong}
+        boxes = {view: draw_boxes(step.rng, rows, patch_size, self.settings.cutmix) for view in self.strong_views}
         shapes, dropouts = step.network.feature_shapes(rows, patch_size), self.perturbations()
         drawn = {
             name: dropouts[kind].draw(shapes, step.generator, images.device)
@@ -146,12 +229,45 @@ class TableMethod(Method):
         }
         return boxes, drawn
 
+    def draw_orientations(self, step: Step) -> dict[str, list[Orientation]]:
+        """Orientations of the samples of the strong views; none unless the settings ask for them."""
+        if not self.settings.geometry:
+            return {}
+        rows, _, *patch_size = step.images[WEAK].shape
+        draw = partial(draw_orientations, step.rng, rows, patch_size, self.task.spacing)
+        return {view: draw() for view in self.strong_views}
+
+    def draw_donors(self, step: Step, loss: UnsupervisedLoss) -> dict[str, list[int | None]]:
+        """The labeled image of each CutMix box, or None; its reference labels go with it."""
+        probability, labeled = self.settings.labeled_mix, len(step.images[LABELED])
+        if not probability:
+            return {}
+        target = step.target[0] if isinstance(step.target, list) else step.target
+        loss.references = reference_label(target, self.task.channels, self.task.regions)
+        return {view: draw_donors(step.rng, boxes, labeled, probability) for view, boxes in loss.boxes.items()}
+
+    def draw_flips(self, step: Step) -> list[tuple[int, ...]]:
+        """Axes that are flipped in each image of the weak view whose mean labels it."""
+        return [(), draw_flip(step.rng, self.task.dimensions)] if self.settings.mirror_teacher else [()]
+
+    def label_before(self, step: Step, loss: UnsupervisedLoss) -> None:
+        """Label the weak view by the moving average and the mean over a flip, where the settings ask for them."""
+        if self.average is None and not self.settings.mirror_teacher:
+            return
+        flips = self.draw_flips(step)
+        network = step.network if self.average is None else self.average
+        with step.autocast():
+            probability = mean_probability(network, step.images[WEAK], flips, self.task.regions)
+        teacher = loss.table.teachers[0]
+        loss.labels[teacher] = label_of(probability, loss.tau, self.task.regions)
+        loss.table = replace(loss.table, labeled_before=(teacher,))
+
     def _stacked_fits(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> bool:
         """Try one stacked step, without exchange between processes; whether the memory suffices in all of them."""
         trial = step.without_exchange()
         trial.weight = 1.0
-        trial_loss = self.unsupervised_loss(trial, loss.table)
-        trial_loss.boxes = loss.boxes
+        trial_loss = replace(loss, criterion=self.criterion(False))
+        trial_loss.labels = dict(loss.labels)
         fits = fits_in_memory(lambda: run_stacked(trial, drawn, trial_loss), step.network)
         stacked = not any_process(not fits, step.images[WEAK].device)
         if not stacked:

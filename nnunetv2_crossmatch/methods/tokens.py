@@ -15,7 +15,8 @@ import numpy as np
 
 ORDER = (
     "epochs iters valiters eta tau tauend weak strong drop levels temp absent classes criterion unsup warmup cutmix "
-    "views gpuviews batch ubatch exec students recompute opt lr seed verify diagnose"
+    "labeledonly labeledmix geometry ema mirrorteacher joint views gpuviews batch "
+    "ubatch exec students recompute opt lr seed verify diagnose"
 ).split()
 """Order of the tokens in a canonical name, which names results folders; tokens that are not listed come last."""
 

@@ -155,11 +155,16 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
     # One step
 
     def train_step(self, batch: dict) -> dict:
-        """The method's gradients, averaged over the processes, and the optimizers' steps; ``unsup0``: the host's."""
-        if not self.settings.unsupervised:
-            return self.step_done(super().train_step(batch))
+        """The method's gradients, averaged over the processes, and the optimizers' steps.
+
+        Without unlabeled images it is the host's step.
+        """
+        if "unlabeled" not in batch:
+            report = super().train_step(batch)
+            self.steps_done += 1
+            return self.step_done(report)
         step = self._step(batch)
-        if step.index == 0:
+        if step.index == self.settings.first_unsupervised:
             self.method.start(self.bare_network)
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -303,8 +308,9 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
 def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
     """The task that plans and ``dataset.json`` describe."""
     labels = plans_manager.get_label_manager(dataset_json)
-    dimensions = len(plans_manager.get_configuration(configuration).patch_size)
-    return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label)
+    planned = plans_manager.get_configuration(configuration)
+    dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
+    return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

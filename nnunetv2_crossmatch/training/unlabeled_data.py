@@ -108,7 +108,16 @@ class UnlabeledDataTrainer(ParallelTrainer):
         first = epoch * self.settings.iterations + len(self.steps)
         first_validation = epoch * self.num_val_iterations_per_epoch
         return (
-            make_augmenter(training.data_loader, unlabeled, (*seed, 0), first, workers, pin_memory, with_segmentation),
+            make_augmenter(
+                training.data_loader,
+                unlabeled,
+                (*seed, 0),
+                first,
+                workers,
+                pin_memory,
+                with_segmentation,
+                self.settings.first_unsupervised,
+            ),
             make_augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import command_server
 import fake_data
 import pytest
 import trained
@@ -79,6 +80,24 @@ def test_a_cheaper_trainer_has_more_steps_in_as_much_time():
     runs = planned(NAME, f"{NAME}_students2")
     assert runs["crossmatch_students2_seed0"].steps == 2 * runs["crossmatch_seed0"].steps
     assert len({runs[f"crossmatch{variant}_seed0"].seconds for variant in ("", "_students2")}) == 1
+
+
+def test_steps_on_labeled_images_alone_take_the_time_of_the_control():
+    """Half of 0.1 s and half of 0.6 s: 0.35 s on the average."""
+    runs = planned(NAME, f"{NAME}_labeledonly0p5_warmup0")
+    assert runs["crossmatch_labeledonly0p5_warmup0_seed0"].steps == pytest.approx(3000 * 0.6 / 0.35, abs=12)
+    assert trainers_to_time([f"{NAME}_labeledonly0p5"], ROWS) == [NAME, SUPERVISED]
+
+
+def test_what_was_planned_before_keeps_its_length_and_number():
+    before = planned(NAME, seeds=(1,))
+    seconds = {NAME: 0.6, SUPERVISED: 0.2}
+    again = plan_runs([NAME], [0, 1], ROWS, Budget(3000, None), Times(seconds, 60), planned=list(before.values()))
+    later = {run.name: run for run in again}
+    assert all(later[name] == run for name, run in before.items())
+    assert later["supervised_compute_seed0"].steps == 9000
+    assert {run.predicted for run in again if run.teacher} == {1, 2}
+    assert later["self_training_seed0"].predicted == 2
 
 
 def test_every_row_but_crossmatch_is_the_hosts_step():
@@ -199,6 +218,15 @@ def test_a_folder_belongs_to_one_request(tmp_path):
     requests.claim_folder(tmp_path, request(tmp_path))
     with pytest.raises(InputError, match=r"folder of another protocol.*small: null before, 16 now"):
         requests.claim_folder(tmp_path, request(tmp_path, "--small"))
+
+
+def test_trainers_seeds_and_rows_of_a_folder_grow_with_later_calls(tmp_path):
+    requests.claim_folder(tmp_path, request(tmp_path, "--rows", "semi_supervised"))
+    more = ["--rows", "upper_bound", "--seeds", "3", "--trainer", f"{NAME}_tau0p6"]
+    joined = requests.claim_folder(tmp_path, request(tmp_path, *more))
+    assert (joined.rows, joined.seeds) == (("semi_supervised", "upper_bound"), (0, 3))
+    assert joined.trainer == (NAME, f"{NAME}_tau0p6")
+    assert requests.claim_folder(tmp_path, request(tmp_path)).seeds == (0, 3)
 
 
 def test_missing_data_leave_no_trace(tmp_path):
@@ -372,7 +400,17 @@ def test_a_plan_that_was_made_is_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "do", lambda *_: None)
     monkeypatch.setattr(protocol, "run_all", lambda _, __, runs, ___: ran.extend(runs))
     protocol.run_protocol(asked, given)
-    assert ran == [old]
+    assert [run.row for run in ran] == ["supervised_steps", "supervised_compute", "crossmatch", "upper_bound"]
+    assert ran[2] == old
+    assert len(read_runs(given.folder / "runs.json")) == 4
+
+
+def test_step_times_are_added_to_those_measured_before(tmp_path):
+    file, asked = tmp_path / "step_times.json", request(tmp_path, "--threads", "1")
+    timing.write_times(file, asked, {NAME: [1.0, 1.1, 1.2]}, 30.0)
+    timing.write_times(file, asked, {SUPERVISED: [0.2, 0.2, 0.2]}, None)
+    times = timing.read_times(file, asked, [NAME, SUPERVISED], predicted=True)
+    assert (times.step, times.prediction) == ({NAME: 1.1, SUPERVISED: 0.2}, 30.0)
 
 
 def test_a_record_of_an_earlier_version_is_the_same_request(tmp_path):
@@ -504,15 +542,16 @@ def small_acdc(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path):
+def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monkeypatch):
     rows = ["self_training_weighted", "semi_supervised", "upper_bound"]
     seconds = ["--step-seconds", "1", "0.5", "--prediction-seconds", "0.1"]
     more = ["--small", "4", "--rows", *rows, *seconds, "--threads", "1", "--copy-to", str(tmp_path / "copy")]
     given = arguments(tmp_path, *more, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_def_n_proc": "1"}
-    command = [sys.executable, "-m", "benchmarks.protocol", *given]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    monkeypatch.setattr(
+        protocol, "environment", lambda added: {**requests.environment(added), **command_server.variables()}
+    )
+    protocol.run_protocol(*options.read_request(options.parser(), given))
     written = tmp_path / "out" / "results"
     content = json.loads((written / "results.json").read_text())
     rows, cases = content["rows"], content["cases"]

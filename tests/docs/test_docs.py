@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
+import subprocess
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
+import command_server
 import pytest
 
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
@@ -100,9 +104,10 @@ def test_benchmark_flags_in_documents_exist(document):
 
 @pytest.fixture(scope="module")
 def help_text():
-    import subprocess
-    import sys
-    from functools import cache
+    environment = {**os.environ, **command_server.variables()}
 
-    folder = Path(sys.executable).parent
-    return cache(lambda name: subprocess.run([folder / name, "-h"], capture_output=True, text=True, check=True).stdout)
+    @cache
+    def text(name: str) -> str:
+        return subprocess.run([name, "-h"], env=environment, capture_output=True, text=True, check=True).stdout
+
+    return text

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import command_server
 import fake_data
 import pytest
 import torch
@@ -18,10 +19,12 @@ from joined import join, joined_trainer, loaded_by
 
 from benchmarks.protocol import __main__ as protocol
 from benchmarks.protocol import options
+from nnunetv2_crossmatch.demo import run as demo
 from nnunetv2_crossmatch.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
+import learning  # noqa: E402
 import many_cases  # noqa: E402
 
 SHORT = "nnUNetTrainerCrossMatch_1epochs_iters2_valiters1"
@@ -53,10 +56,6 @@ BENCHMARKS = {
     "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
     "many_cases.py --dataset 998 --cases 200 2000": ("--cases 2 --processes 1", "2 cases  start, verify1"),
     "many_cases.py --dataset 998 --cases 100000 --copied": ("--cases 6 --processes 1", "6 cases  start, verify0"),
-    'learning.py --seeds 0 1 2 --settings "" warmup0 tau0p5 --folder learning --json docs/results/phantom.json': (
-        "--quick --seeds 3 --settings warmup0",
-        "mean Dice over 3 cases",
-    ),
 }
 # Benchmarks for GPUs; they also run on a CPU, there without torch.compile, which takes minutes.
 BENCHMARKS |= {
@@ -94,10 +93,9 @@ def documented_commands(document: Path, heading: str | None = None) -> str:
 
 
 def run_script(script: str, home: Path, dataset: str) -> str:
-    folder = Path(sys.executable).parent
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("nnUNet")},
-        "HOME": str(home), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "tests"),
+        **command_server.variables(), "HOME": str(home), "PYTHONPATH": str(ROOT / "tests"),
         "DATASET": dataset, "nnUNet_def_n_proc": "1", "nnUNet_n_proc_DA": "0", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     done = subprocess.run(["bash", "-c", SHELL + script], env=environment, cwd=home, capture_output=True, text=True)
@@ -214,10 +212,34 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
 
 
 def test_every_documented_benchmark_is_tested():
-    """Except ``protocol.py`` and ``confidence.py``, which have their own tests."""
+    """Except the protocol, ``confidence.py`` and ``learning.py``, which have their own tests."""
     text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!confidence)(.*)$", text, re.MULTILINE)
+    printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!confidence|learning)(.*)$", text, re.MULTILINE)
     assert sorted(printed) == sorted(BENCHMARKS)
+
+
+def test_the_comparison_on_generated_volumes_trains_every_setting_with_every_seed(tmp_path, monkeypatch, capsys):
+    """The line that is printed; the demo's test runs what it consists of."""
+    (line,) = re.findall(r"^    python benchmarks/learning.py (.*)$", (ROOT / "docs" / "results.md").read_text(), re.M)
+    trained = []
+
+    def train(stages, name, trainer, epochs, device):
+        trained.append(trainer)
+
+    def scores(folder, name):
+        return {"summary": {"blob": {measure: {"mean": len(trained) / 10} for measure in demo.COLUMNS}}}
+
+    monkeypatch.setattr(demo, "prepare_dataset", lambda *_: None)
+    monkeypatch.setattr(demo, "train_and_score", train)
+    monkeypatch.setattr(demo, "read_scores", scores)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs" / "results").mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["learning.py", *shlex.split(line)])
+    learning.main()
+    runs = json.loads((tmp_path / "docs" / "results" / "phantom.json").read_text())["runs"]
+    assert list(runs) == ["supervised", "CrossMatch", "CrossMatch warmup0", "CrossMatch tau0p5"]
+    assert [run["trainer"] for seed in "012" for run in (row[seed] for row in runs.values())] == trained
+    assert "CrossMatch tau0p5                0.8000   0.4000   0.4000 0.8000 1.2000" in capsys.readouterr().out
 
 
 @pytest.mark.slow

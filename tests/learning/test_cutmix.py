@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_crossmatch.learning.cutmix import draw_box, draw_boxes, paste
+from nnunetv2_crossmatch.learning.cutmix import draw_box, draw_boxes, draw_donors, paste
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 
 # Of UniMatch and the authors' released code.
@@ -87,3 +87,26 @@ def test_labels_confidence_and_valid_follow_their_image(regions):
     assert torch.equal(pasted.labels, (mixed * 7).long())
     assert torch.equal(pasted.confidence, mixed)
     assert torch.equal(pasted.valid, mixed > 0.5)
+
+
+def test_boxes_come_from_labeled_samples_with_the_stated_probability():
+    rng, boxes = np.random.default_rng(0), [(slice(0, 1),), None] * 2000
+    donors = draw_donors(rng, boxes, 3, 0.3)
+    assert not any(donor is not None for donor in donors[1::2])
+    counts = [donors[::2].count(donor) for donor in (None, 0, 1, 2)]
+    assert counts == [pytest.approx(1400, rel=0.1), *[pytest.approx(200, rel=0.25)] * 3]
+
+
+def test_a_box_of_a_labeled_sample_brings_its_image_and_its_label():
+    unlabeled, labeled = torch.zeros(2, 1, 4, 4), 1 + torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 4)
+    boxes, donors = [(slice(0, 2), slice(1, 3)), (slice(3, 4), slice(0, 4))], [2, None]
+    image = paste(unlabeled, boxes, labeled, donors)
+    assert image[0, 0].tolist() == [[0, 3, 3, 0], [0, 3, 3, 0], [0] * 4, [0] * 4]
+    assert not image[1].any()
+    valid = labeled[:, 0] != 3  # the third labeled image is ignored
+    reference = PseudoLabel(labeled[:, 0].long(), torch.ones(3, 4, 4), valid)
+    own = PseudoLabel(torch.zeros(2, 4, 4, dtype=torch.long), torch.full((2, 4, 4), 0.5), torch.ones(2, 4, 4) > 0)
+    mixed = own.cutmixed(boxes, reference, donors)
+    assert torch.equal(mixed.labels, image[:, 0].long())
+    assert torch.equal(mixed.confidence == 1, image[:, 0] == 3)
+    assert torch.equal(~mixed.valid, image[:, 0] == 3)

@@ -37,8 +37,7 @@ def trains(trainer) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
-@pytest.mark.parametrize("size", PLANNERS)
+@pytest.mark.parametrize(("size", "configuration"), [("M", "3d_fullres"), ("L", "2d"), ("XL", "2d")])
 def test_residual_encoder_presets_train_as_planned(prepared_copy: TinyDataset, monkeypatch, size, configuration):
     planner = PLANNERS[size](prepared_copy.id)
     plans = planned(planner, monkeypatch)[configuration]["architecture"]

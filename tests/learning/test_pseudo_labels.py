@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_crossmatch.learning.pseudo_labels import pseudo_label
+from nnunetv2_crossmatch.learning.pseudo_labels import pseudo_label, reference_label
 
 
 def test_softmax_labels_are_the_likeliest_class_and_its_probability():
@@ -36,3 +36,20 @@ def test_pseudo_labels_are_constant(regions):
 
 def test_half_precision_logits_are_judged_in_single_precision():
     assert pseudo_label(torch.randn(1, 2, 4).half(), 0.5, regions=False).confidence.dtype == torch.float32
+
+
+def test_labels_of_labeled_images_count_where_they_are_not_ignored():
+    target = torch.tensor([[[0, 1, 2, 3]]], dtype=torch.int16)  # of three classes, 3 is ignored
+    label = reference_label(target, 3, regions=False)
+    assert label.labels.tolist() == [[0, 1, 2, 0]]
+    assert label.labels.dtype == torch.int64
+    assert label.valid.tolist() == [[True, True, True, False]]
+    assert label.confidence.tolist() == [[1.0] * 4]
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+def test_regions_of_labeled_images_are_ignored_together(ignore):
+    target = torch.tensor([[[1, 1, 0], [0, 1, 0], [0, 0, 1]]], dtype=torch.int16)  # the last channel: ignored voxels
+    label = reference_label(target[:, : 2 + ignore], 2, regions=True)
+    assert label.labels.tolist() == [[[True, True, False], [False, True, False]]]
+    assert label.valid.tolist() == [[[True, True, not ignore]] * 2]

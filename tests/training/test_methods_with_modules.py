@@ -18,6 +18,8 @@ from nnunetv2_crossmatch.methods import names
 
 LENGTH = "2epochs_iters3_valiters1_seed1_warmup0"
 AVERAGE, TWO = f"nnUNetTrainerMovingAverage_{LENGTH}", f"nnUNetTrainerTwoNetworks_{LENGTH}"
+TEACHER = f"nnUNetTrainerFixMatch_{LENGTH}_ema0p9"
+LATER = f"nnUNetTrainerCrossMatch_{LENGTH}_labeledonly0p3_geometry1_labeledmix0p5_ema0p9_mirrorteacher1"  # from step 2
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +63,7 @@ def test_the_average_follows_the_network_as_a_loop_by_hand_says(prepared_copy):
     assert torch.allclose(flat(trainer.method.average).double(), by_hand, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [AVERAGE, TWO])
+@pytest.mark.parametrize("name", [AVERAGE, TWO, TEACHER, LATER])
 def test_a_continued_run_ends_with_the_weights_of_an_unbroken_one(prepared_copy, name):
     whole = started(prepared_copy, name)
     steps(whole, 1)
@@ -73,7 +75,7 @@ def test_a_continued_run_ends_with_the_weights_of_an_unbroken_one(prepared_copy,
     assert torch.equal(flat(whole.method), flat(again.method))
 
 
-@pytest.mark.parametrize("name", [AVERAGE, TWO])
+@pytest.mark.parametrize("name", [AVERAGE, TWO, TEACHER])
 def test_stock_loads_the_weights_and_finds_nothing_of_the_method_among_them(prepared_copy, name):
     trainer = started(prepared_copy, name)
     trainer.save_latest()
@@ -110,7 +112,7 @@ def test_a_checkpoint_with_an_average_that_is_not_finite_is_not_written(prepared
     assert not (trainer.folder / "checkpoint_latest.pth").exists()
 
 
-@pytest.mark.parametrize("name", [AVERAGE, TWO])
+@pytest.mark.parametrize("name", [AVERAGE, TWO, TEACHER])
 def test_a_step_that_the_scaler_skips_changes_nothing_of_the_method(prepared_copy, name):
     trainer = started(prepared_copy, name)
     steps(trainer, 1)
@@ -164,6 +166,12 @@ def test_a_method_that_cannot_train_says_so_before_anything_is_loaded(tiny_copy,
     monkeypatch.setattr(nnUNetTrainer, "__init__", lambda *_: pytest.fail("something is loaded"))
     with pytest.raises(UnsupportedError, match=r"regions not supported.*Fix: use CrossMatch"):
         make_trainer(tiny_copy, TWO)
+
+
+def test_one_batch_of_all_images_is_not_learned_stream_by_stream(tiny_copy):
+    name = f"nnUNetTrainerFixMatch_{LENGTH}_joint1_execsequential"
+    with pytest.raises(UnsupportedError, match=r"settings contradict each other.*Fix: leave one of them out"):
+        make_trainer(tiny_copy, name)
 
 
 def test_curves_of_a_method_are_logged_under_its_names(prepared_copy):

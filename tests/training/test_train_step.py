@@ -23,7 +23,7 @@ TOLERANCE = 1e-6  # relative; the drawn perturbations are float32, all else is f
 DEFAULTS = {
     "u": 0.5, "warmup": 0.0, "eta": 0.3, "tau": (0.85, 0.85), "classes": (1,), "absent": "count", "temperature": 1.0,
     "with_ce": False, "regions": False, "rates": (0.25, 0.75), "kind": "channel", "bottleneck_only": False,
-    "optimizer": "sgd", "lr": 0.01,
+    "optimizer": "sgd", "lr": 0.01, "ema": None, "joint": False,
 }  # fmt: skip
 
 
@@ -34,6 +34,7 @@ class Slow:
         self.settings = DEFAULTS | changed
         self.network, self.steps = copy.deepcopy(trainer.network), trainer.current_epoch * ITERATIONS
         self.supervised = nnUNetTrainer._build_loss(trainer)
+        self.average = None if self.settings["ema"] is None else copy.deepcopy(self.network)
         self.optimizer = {"sgd": reference.Sgd, "adamw": reference.AdamW}[self.settings["optimizer"]]()
         self.rate = self.settings["lr"] * (1 - trainer.current_epoch / EPOCHS) ** 0.9
 
@@ -46,9 +47,23 @@ class Slow:
         images = {"labeled": batch["data"]}
         for i, view in enumerate(("weak", "strong1", "strong2")):
             images[view] = batch["unlabeled"][:, i]
+        regions, teacher = self.settings["regions"], None
+        if self.average is not None or draw.flips:
+            labeler = self.average or self.network
+            teacher = reference.mean_over_flips(labeler, images["weak"], draw.flips or [()], regions)
+        channels = len(self.network.decoder.seg_layers[-1].bias)
+        if self.settings["joint"]:
+            total = reference.joint_loss(
+                self.network, images, draw.boxes, self.perturbations(draw), supervised=self.supervised,
+                target=batch["target"], regions=regions, students=draw.students, orientations=draw.orientations,
+                donors=draw.donors, references=true_labels(batch["target"][0], channels, regions),
+                teacher=None if teacher is None else {"wn": teacher},
+            )  # fmt: skip
+            return total, {"loss": total.detach()}
         total, parts = reference.step_loss(
             self.network, images, draw.boxes, self.perturbations(draw), u=u, tau=tau, students=draw.students,
-            supervised=lambda output: self.supervised(output, batch["target"]),
+            supervised=lambda output: self.supervised(output, batch["target"]), orientations=draw.orientations,
+            donors=draw.donors, references=true_labels(batch["target"][0], channels, regions), teacher=teacher,
             **{name: self.settings[name] for name in names},
         )  # fmt: skip
         of_part = {f"loss_{part}": parts.pop(part).detach() for part in ("sup", "ip", "tkd", "dkd")}
@@ -72,18 +87,33 @@ class Slow:
         gradients = torch.autograd.grad(total, parameters, allow_unused=True)
         self.gradients, self.norm = reference.clipped(gradients, 12), flat(gradients).norm().item()
         self.optimizer.step(parameters, self.gradients, self.rate)
+        if self.average is not None:
+            kept = self.settings["ema"]
+            for slow, w in zip(self.average.parameters(), parameters, strict=True):
+                slow.data = kept * slow.data + (1 - kept) * w.data
         self.steps += 1
         return self.report
+
+
+def true_labels(target: torch.Tensor, channels: int, regions: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """One-hot labels and voxels that are not ignored, both (B, C, S), of a target as the host's loss takes it."""
+    if regions:
+        ignored = target[:, channels:].sum(1, keepdim=True) > 0
+        return target[:, :channels] == 1, ~ignored.expand(-1, channels, *target.shape[2:])
+    one_hot = torch.stack([target[:, 0] == c for c in range(channels)], 1)
+    return one_hot, (target < channels).expand_as(one_hot)
 
 
 def in_double(trainer: Any, epoch: int = 0) -> Any:
     """``trainer`` in float64 before ``epoch``, sure of some labels and unsure of others, with the host's loss."""
     trainer.network.double()
+    trainer.method.double()
     with torch.no_grad():
         for name, p in trainer.network.named_parameters():
             if "seg_layers" in name:
                 p.mul_(8)
                 p[2:] = -10.0 if name.endswith("bias") else 0.0  # a third class is in no label
+    trainer.method.start(trainer.network)
     trainer.current_epoch = epoch
     trainer.on_train_epoch_start()
     return trainer
@@ -105,6 +135,8 @@ def assert_alike(trainer: Any, slow: Slow, steps: int = 2) -> list[drawn.Draw]:
         batch = batch_of(trainer)
         report = trainer.train_step(copy.deepcopy(batch))
         expected = slow.step(batch, draws[-1])
+        if slow.settings["joint"]:
+            report.pop("agreement")  # of no loss
         assert {name: float(value) for name, value in report.items()} == {
             name: pytest.approx(float(value), rel=TOLERANCE, abs=1e-12, nan_ok=True) for name, value in expected.items()
         }
@@ -162,12 +194,22 @@ TOKENS = {
     "students5": {},
     "cutmix0": {},
     "recompute1": {},
+    "geometry1": {},
+    "labeledmix1": {},
+    "labeledmix0p5_geometry1": {},
+    "ema0p6": {"ema": 0.6},
+    "mirrorteacher1": {},
+    "joint1": {"joint": True},
+    "joint1_geometry1_labeledmix0p5_ema0p6": {"joint": True, "ema": 0.6},
+    "ema0p6_mirrorteacher1_execsequential": {"ema": 0.6},
+    "geometry1_labeledmix0p5_execsequential": {},
 }
 
 
 @pytest.mark.parametrize("token", TOKENS)
 def test_every_setting_is_seen_in_the_step(prepared_copy, token):
-    trainer = in_double(started(prepared_copy, f"{STACKED}_{token}"), epoch=2)
+    name = PAPER if "exec" in token else STACKED
+    trainer = in_double(started(prepared_copy, f"{name}_{token}"), epoch=2)
     for draw in assert_alike(trainer, Slow(trainer, **TOKENS[token])):
         assert len(draw.students) == (int(token[8]) if "students" in token else 6)
         if token == "cutmix0":
@@ -184,6 +226,10 @@ SEVERAL = {
     "classes_absentskip": {"classes": (0, 1, 2), "tau": (0.5, 0.5), "absent": "skip"},
     "regions_criteriondicece": {"classes": (0, 1), "tau": (0.5, 0.5), "regions": True, "with_ce": True},
     "regions_tau0p9": {"classes": (0, 1), "tau": (0.9, 0.9), "regions": True},
+    "classes_geometry1_labeledmix0p5_mirrorteacher1": {"classes": (0, 1, 2), "tau": (0.5, 0.5)},
+    "classes_joint1_labeledmix0p5": {"joint": True},
+    "regions_joint1_geometry1": {"joint": True, "regions": True},
+    "regions_geometry1_labeledmix0p5_mirrorteacher1": {"classes": (0, 1), "tau": (0.5, 0.5), "regions": True},
 }
 
 
@@ -217,6 +263,29 @@ def test_the_unsupervised_losses_weigh_what_the_warm_up_says(prepared_copy, toke
     slow = Slow(trainer, **settings)
     assert_alike(trainer, slow, steps=1)
     assert slow.report["unsup_weight"] == pytest.approx(weight)
+
+
+def test_the_first_part_of_a_run_is_the_hosts_step_on_labeled_images(prepared_copy):
+    """Weights of the supervised control to the bit; then the weight rises from 0, and an average starts there."""
+    name = f"{NAME}_seed1_execstacked"
+    mixed = started(prepared_copy, f"{name}_labeledonly0p4_warmup0p25_ema0p9")
+    control = started(prepared_copy, f"{name}_unsup0")
+    reports = []
+    for step in range(6):
+        for trainer in (mixed, control):
+            trainer.current_epoch = step // ITERATIONS
+            trainer.on_train_epoch_start()
+        before = flat(mixed.network.parameters())
+        assert torch.equal(before, flat(control.network.parameters())) == (step <= 4)
+        batch = next(mixed.dataloader_train)
+        assert ("unlabeled" in batch) == (step >= 4)
+        reports.append(mixed.train_step(batch))
+        control.train_step(next(control.dataloader_train))
+        if step == 4:
+            average = 0.9 * before + 0.1 * flat(mixed.network.parameters())
+            assert torch.allclose(flat(mixed.method.average.parameters()), average)
+    weights = [report.get("unsup_weight") for report in reports]
+    assert weights == [None] * 4 + [pytest.approx(0.5 * 0.1 / 0.25), pytest.approx(0.5 * 0.225 / 0.25)]
 
 
 @pytest.mark.parametrize("norm", [6, 24])

@@ -73,15 +73,15 @@ def do(stages: Stages, steps: Sequence[Step]) -> None:
     run_steps(stages, steps)
 
 
-def measured_times(protocol: Protocol, stages: Stages) -> Times:
-    """Step times of all trainers of the plan, by short trainings, and of the prediction where a row needs it.
+def measured_times(protocol: Protocol, stages: Stages, request: Request) -> Times:
+    """Step times of all trainers of ``request``, by short trainings, and of the prediction where a row needs it.
 
     Those measured in the folder before count.
 
     Raises:
         InputError: the machine was busy.
     """
-    request, file = protocol.request, protocol.folder / TIMES
+    file = protocol.folder / TIMES
     names = trainers_to_time(request.trainer, request.rows)
     known = read_times(file, request, [], predicted=False) if file.exists() else Times({})
     short = {name: Training(measuring(name, request.steps)) for name in names if name not in known.step}
@@ -160,7 +160,7 @@ def run_protocol(request: Request, arguments: argparse.Namespace) -> str:
     with alone_in(folder):
         do(stages, protocol.data_steps())
         planned = read_runs(folder / RUNS) if (folder / RUNS).exists() else []
-        times = times or measured_times(protocol, stages)
+        times = times or measured_times(protocol, stages, request)
         runs = runs_of(request, times, planned)
         if arguments.plan:
             return plan_text(runs, times, runs_with_controls(protocol, runs))

@@ -17,11 +17,12 @@ from typing import Any
 
 from benchmarks.protocol.request import ROOT, Request, write_json
 from benchmarks.protocol.rows import Times
-from benchmarks.protocol.trainers import changed, iterations_of
+from benchmarks.protocol.trainers import changed, draws_students, iterations_of
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
 MEASURED_STEPS = 20
+DRAWN_STEPS = 4  # times as many where the cost of a step depends on what it draws
 MEASURED_EPOCHS = 4  # the first one starts workers, tunes kernels and tries the memory; the others count
 LARGEST_SPREAD = 0.2
 PREDICTION = "prediction"
@@ -29,7 +30,8 @@ PREDICTION = "prediction"
 
 def measuring(trainer: str, steps: int | None) -> str:
     """The short training that measures ``trainer``; of no more steps per epoch than the run itself has."""
-    short = {"epochs": MEASURED_EPOCHS, "iterations": min(MEASURED_STEPS, steps or MEASURED_STEPS)}
+    most = MEASURED_STEPS * (DRAWN_STEPS if draws_students(trainer) else 1)
+    short = {"epochs": MEASURED_EPOCHS, "iterations": min(most, steps or most)}
     return changed(trainer, **short, validation_iterations=1, seed=0, diagnose=0)
 
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.methods.names import settings_from_name
 
 DEFAULT = "nnUNetTrainerCrossMatch"
@@ -53,6 +54,12 @@ def timed(trainer: str) -> str:
 def labeled_only(trainer: str) -> float:
     """Part of the steps that are on labeled images alone, and take the time of the control's."""
     return settings_from_name(trainer).labeled_only
+
+
+def draws_students(trainer: str) -> bool:
+    """Whether a step computes some of the method's students only, drawn anew."""
+    settings = settings_from_name(trainer)
+    return isinstance(settings, CrossMatchSettings) and settings.students < CrossMatchSettings().students
 
 
 def method_of(trainer: str) -> str:

@@ -179,7 +179,8 @@ def joint_loss(
         heads.append(heads_of(network, image, drawn.get(name)))
         label = y.to(target[0].dtype) if regions else y.int().argmax(1, keepdim=True).to(target[0].dtype)
         targets.append([label, label[(..., *[slice(1, None, 2)] * (label.ndim - 2))]])
-    return supervised([torch.cat(each) for each in zip(*heads)], [torch.cat(each) for each in zip(*targets)])
+    joined = [[torch.cat(each) for each in zip(*scales, strict=True)] for scales in (heads, targets)]
+    return supervised(*joined)
 
 
 def step_loss(

@@ -146,9 +146,11 @@ def escape_formula(cell: str) -> str:
 
 
 def score_notes(scores: Scores) -> list[str]:
-    """Remarks to print with the numbers: convention, empty masks, cases that were not scored."""
+    """Remarks to print with the numbers: convention, amounts, empty masks, cases that were not scored."""
     lines = [LITERATURE_NOTE] if scores.literature else []
     lines += scores.notes
+    amounts = ", ".join(f"{name} {format_measure(one, 'amount')}" for name, one in scores.amounts().items())
+    lines.append(f"Amount, voxels predicted per voxel of the reference over all cases: {amounts}.")
     for name, counts in scores.empty_mask_counts().items():
         found = [f"{count} x {kind}" for kind, count in counts.items() if count]
         if found:
@@ -268,6 +270,7 @@ def scores_as_json(
         "notes": list(scores.notes),
         "missing_predictions": list(scores.missing),
         "extra_predictions": list(scores.extra),
+        "amounts": {name: json_number(one) for name, one in scores.amounts().items()},
         "empty_masks": scores.empty_mask_counts(),
         "summary": statistics_as_json(scores.summary()),
         "cases": cases,

@@ -98,6 +98,11 @@ class Scores:
         empty = {name: [self.empty_mask(case, index) for case in cases] for index, name in enumerate(self.classes)}
         return {name: {kind: found.count(kind) for kind in kinds} for name, found in empty.items()}
 
+    def amounts(self) -> dict[str, float]:
+        """Voxels predicted per voxel of the reference, summed over the cases, by class; NaN without reference."""
+        sums = zip(self.classes, self.voxels.sum(axis=0).tolist(), strict=True)
+        return {name: predicted / reference if reference else NAN for name, (predicted, reference) in sums}
+
     def summary(self) -> dict[str, dict[str, Summary]]:
         """Statistics over the cases: ``[group][measure]``."""
         return {group: {name: summarize(self.per_case(group, name)) for name in self.measures} for group in self.groups}

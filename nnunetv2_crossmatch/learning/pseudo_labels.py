@@ -22,6 +22,12 @@ class PseudoLabel(NamedTuple):
     confidence: torch.Tensor
     valid: torch.Tensor
 
+    def foreground_shares(self, channels: int) -> list[torch.Tensor]:
+        """Share of the voxels that have each region, or each class but the background, of ``channels`` outputs."""
+        if self.labels.dtype == torch.bool:
+            return [self.labels[:, region].float().mean() for region in range(channels)]
+        return [(self.labels == value).float().mean() for value in range(1, channels)]
+
     def cutmixed(
         self, boxes: Sequence[Box | None], labeled: PseudoLabel | None = None, donors: Sequence[int | None] = ()
     ) -> PseudoLabel:

@@ -28,6 +28,7 @@ from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_f
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
+from nnunetv2_crossmatch.training.amount import amounts, warnings
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.distributed import from_first_process, mean_over_processes
 from nnunetv2_crossmatch.training.progress import draw_curves
@@ -175,7 +176,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         if self.main_stepped:
             self.method.after_step(step)
         self.steps_done += 1
-        return self.step_done(values | self._diagnosis(batch, step), gradient_norm)
+        return self.step_done(values | self._facts_of_labels(batch, step), gradient_norm)
 
     def _step(self, batch: dict) -> Step:
         images, target = self._on_device(batch)
@@ -238,11 +239,16 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         # A gradient scaler does not report a skipped step; the optimizer's own hook does, without waiting.
         self.main_stepped = True
 
-    def _diagnosis(self, batch: dict, step: Step) -> dict[str, torch.Tensor]:
-        if not self.settings.diagnose or step.pseudo_labels is None:
+    def _facts_of_labels(self, batch: dict, step: Step) -> dict[str, torch.Tensor]:
+        """Amounts of the pseudo-labels, and in diagnosis their true Dice."""
+        labels = step.pseudo_labels
+        if labels is None:
             return {}
+        found = amounts(labels, self.method.task.channels, self.class_shares)
+        if not self.settings.diagnose:
+            return found
         truth = batch["unlabeled_segmentation"].to(self.device, non_blocking=True)
-        return {"pseudo_dice": mean_dice(step.pseudo_labels.labels, truth, self.label_manager)}
+        return found | {"pseudo_dice": mean_dice(labels.labels, truth, self.label_manager)}
 
     # Curves, checkpoints
 
@@ -266,6 +272,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             means = {name: mean_over_processes(values) for name, values in curve_values(steps).items()}
             steps = [{"loss": means.pop("loss")}]
             self._log_curves(means)
+            for line in warnings(self.curves, self.current_epoch, self.settings.unsupervised):
+                self.print_to_log_file(line)
         super().on_train_epoch_end(steps)
 
     def _log_curves(self, means: Mapping[str, float]) -> None:

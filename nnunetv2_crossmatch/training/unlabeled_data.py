@@ -18,6 +18,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUN
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.data.diagnosis import DatasetWithReferenceLabels, preprocess_reference_labels, reference_folder
 from nnunetv2_crossmatch.data.loader import make_augmenter, nnunet_loaders_without_workers, seed_everything
 from nnunetv2_crossmatch.data.npz_dataset import writable_dataset_class
@@ -41,12 +42,14 @@ class UnlabeledDataTrainer(ParallelTrainer):
         unlabeled_views: names of the views that the loader makes of each unlabeled crop.
         unlabeled_cases: names of the preprocessed unlabeled cases.
         steps_done: number of the next step in the run.
+        class_shares: share of each class or region in the labeled volumes; empty if they are annotated in parts.
     """
 
     settings: ClassVar[CommonSettings] = CommonSettings()
     unlabeled_views: tuple[str, ...]
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
+    class_shares: dict[str, float]
     dataset_class: type[nnUNetBaseDataset]
 
     def initialize(self) -> None:
@@ -102,6 +105,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         """Loaders of nnU-Net, the training one joined with the unlabeled views."""
         with nnunet_loaders_without_workers() as workers:
             training, validation = super().get_dataloaders()
+        self.class_shares = class_shares(training.data_loader._data, self.label_manager)
         unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
         with_segmentation = bool(self.settings.diagnose or self.settings.gpu_views)

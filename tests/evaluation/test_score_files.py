@@ -20,6 +20,7 @@ from nnunetv2_crossmatch.evaluation.score_files import (
     make_difference_table,
     make_summary_table,
     score_notes,
+    scores_as_json,
     scores_as_markdown,
     write_scores,
 )
@@ -82,14 +83,17 @@ def test_a_difference_contains_pairs_mean_interval_and_p_value(p_value: float, t
     assert table.title == "Difference: these predictions minus other"
 
 
-def test_scores_without_remarks_have_no_notes() -> None:
-    full = Scores(("a",), ("RV",), ("dice",), np.ones((1, 1, 1)), np.ones((1, 1, 2), int))
-    assert score_notes(full) == []
+def test_scores_without_remarks_tell_the_amount_of_each_class() -> None:
+    voxels = np.array([[[3, 2], [0, 0]], [[3, 6], [5, 0]]])
+    full = Scores(("a", "b"), ("RV", "LV"), ("dice",), np.ones((2, 2, 1)), voxels)
+    assert full.amounts()["RV"] == 0.75
+    assert score_notes(full)[0] == "Amount, voxels predicted per voxel of the reference over all cases: RV 0.75, LV -."
+    assert scores_as_json(full, ORIGIN)["amounts"] == {"RV": 0.75, "LV": None}
 
 
 def test_remarks_come_in_order() -> None:
     found = score_notes(example(literature=True, notes=("a note",), missing=("m", "n"), extra=("x",)))
-    assert [line.split()[0] for line in found] == ["Published", "a", "Empty", "Not", "Not"]
+    assert [line.split()[0] for line in found] == ["Published", "a", "Amount,", "Empty", "Not", "Not"]
 
 
 def test_the_markdown_names_the_origin_and_ends_with_every_case() -> None:

@@ -24,8 +24,9 @@ MAY_IMPORT = {
     "training": "methods learning data errors folders",
     "evaluation": "training methods learning data errors folders",
     "report": "evaluation training methods learning data errors folders",
+    "prediction": "training methods learning data ext_trainers errors folders",
     "demo": "report evaluation training methods learning data ext_trainers errors folders",
-    "cli": "demo report evaluation training methods learning data ext_trainers errors folders",
+    "cli": "demo prediction report evaluation training methods learning data ext_trainers errors folders",
     "ext_trainers": "training errors",
 }
 """What the modules of a package may import, beside their own package and the package's version."""

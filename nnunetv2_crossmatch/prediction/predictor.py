@@ -1,0 +1,108 @@
+"""A trained model that predicts one case after the other, with nnU-Net's own predictor.
+
+Limit: in one process; for the speed of many workers there is ``nnUNetv2_predict``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from numpy.typing import NDArray
+
+from nnunetv2_crossmatch import ext_trainers
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
+from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
+
+COMPARED = ("channel_names", "labels", "regions_class_order")
+"""What a model and a data set must have in common."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Labels (z, y, x) of one case in its own grid, probabilities (C, z, y, x), and what the reader said of it."""
+
+    labels: NDArray[Any]
+    probabilities: NDArray[np.float32]
+    properties: dict[str, Any]
+
+    def confidence(self, regions: bool) -> float:
+        """Mean probability, 0 to 1, of the labels of all foreground voxels; of all voxels where there are none.
+
+        Regions: the mean over the regions of max(p, 1 - p).
+        """
+        p = self.probabilities
+        per_voxel = np.maximum(p, 1 - p).mean(axis=0) if regions else p.max(axis=0)
+        foreground = self.labels > 0
+        return float(per_voxel[foreground if foreground.any() else ...].mean())
+
+
+class CasePredictor:
+    """The model in ``folder`` (``<trainer>__<plans>__<configuration>``), mirroring as nnU-Net does.
+
+    Args:
+        folds: numbers or ``all``; None for all that are there.
+        checkpoint: name of the file in each fold.
+        device: where it runs.
+        trusted: own classes that the plans may name.
+
+    Raises:
+        InputError: no such model, or one whose files name or run foreign code.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        folds: Sequence[str] | None,
+        checkpoint: str,
+        device: torch.device,
+        trusted: Sequence[str] = (),
+    ) -> None:
+        check_plans_file(folder / "plans.json", trusted)
+        check_dataset_file(folder / "dataset.json")
+        found = [file for file in sorted(folder.glob(f"fold_*/{checkpoint}")) if folds is None or _fold(file) in folds]
+        missing = sorted(set(folds or ()) - {_fold(file) for file in found})
+        if missing or not found:
+            detail = f"{checkpoint} of {', '.join(missing) or 'any fold'} is missing"
+            raise InputError(Problem("no model", folder, detail, "finish the training, or give other folds (-f)"))
+        self.files = [file for file in found if load_checkpoint(file)]  # nnU-Net would run whatever code a file holds
+        os.environ.setdefault("nnUNet_extTrainer", next(iter(ext_trainers.__path__)))
+        self.predictor = nnUNetPredictor(device=device, allow_tqdm=False)
+        self.predictor.initialize_from_trained_model_folder(str(folder), tuple(map(_fold, found)), checkpoint)
+        self.reader = self.predictor.plans_manager.image_reader_writer_class()
+
+    @property
+    def regions(self) -> bool:
+        """Whether the outputs are regions."""
+        return bool(self.predictor.label_manager.has_regions)
+
+    def check_dataset(self, file: Path) -> dict[str, Any]:
+        """The content of the data set's ``dataset.json``.
+
+        Raises:
+            InputError: its channels or labels are not those of the model.
+        """
+        description: dict[str, Any] = json.loads(file.read_text())
+        other = [name for name in COMPARED if description.get(name) != self.predictor.dataset_json.get(name)]
+        if other:
+            detail = f"{', '.join(other)} differ from those that the model was trained with"
+            raise InputError(Problem("model of another data set", file, detail, "give a model of this data set"))
+        return description
+
+    def predict(self, images: Sequence[Path]) -> Prediction:
+        """Predict one case given by its channel files."""
+        array, properties = self.reader.read_images([str(file) for file in images])
+        labels, probabilities = self.predictor.predict_single_npy_array(array, properties, None, None, True)
+        return Prediction(labels, probabilities, properties)
+
+
+def _fold(checkpoint: Path) -> str:
+    return checkpoint.parent.name.removeprefix("fold_")

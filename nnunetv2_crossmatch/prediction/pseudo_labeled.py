@@ -1,0 +1,155 @@
+"""A data set of labeled cases and of unlabeled ones with predicted labels, for a second training: self-training.
+
+Source: Lee, Pseudo-Label, ICML workshop 2013. Limit: makes the raw data set; planning and training are nnU-Net's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from nnunetv2_crossmatch import folders
+from nnunetv2_crossmatch.data.manifest import file_info
+from nnunetv2_crossmatch.data.raw_cases import group_by_case
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.prediction.predictor import CasePredictor
+
+LIST = "pseudo_labels.json"
+"""Which labels of the data set are predicted, with what, and how sure the model was."""
+DONE = "predicted.json"
+"""Of an unfinished run: the model, and the confidence of each case that is predicted."""
+
+
+def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name: str, keep: float = 1.0) -> Path:
+    """Predict ``imagesUn`` of ``dataset`` and write ``Dataset<target_id>_<name>`` with both kinds of labels.
+
+    A run that was stopped goes on where it was. Images are hard links where the file system allows them, labels are
+    copies. The original is not changed, and nothing is overwritten.
+
+    Args:
+        model: of this data set.
+        dataset: ``DatasetXXX_Name``.
+        target_id: 1 to 999, of no other data set.
+        name: the second part of the new one's name.
+        keep: share of the unlabeled cases that are used, the surest ones; more than 0, at most 1.
+
+    Returns:
+        The new raw data set.
+
+    Raises:
+        InputError: there are no unlabeled images, the model is of another data set, or the id is taken.
+    """
+    source = folders.raw_folder() / dataset
+    description = model.check_dataset(source / "dataset.json")
+    ending = description["file_ending"]
+    unlabeled = _unlabeled_images(source, ending)
+    target = folders.raw_folder() / _new_name(target_id, name)
+    work = target.with_name(f".{target.name}.predictions")
+    facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
+    done = _begun(work, facts)
+    for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
+        done[case] = _predict(model, unlabeled[case], work / f"{case}{ending}")
+        _write(work / DONE, {**facts, "confidence": done})
+    used = surest(done, keep)
+    with folders.atomic_folder(target) as folder:
+        _assemble(folder, source, {case: unlabeled[case] for case in used}, work, ending)
+        count = len(group_by_case(source / "imagesTr", ending)[0]) + len(used)
+        _write(folder / "dataset.json", {**description, "numTraining": count})
+        cases = {case: {"confidence": done[case], "used": case in used} for case in sorted(done)}
+        _write(folder / LIST, {**facts, "dataset": dataset, "keep": keep, "cases": cases})
+    shutil.rmtree(work)
+    return target
+
+
+def surest(confidence: Mapping[str, float], keep: float) -> list[str]:
+    """The share ``keep`` of the cases, at least one, whose confidence is highest; sorted by name."""
+    count = max(1, round(keep * len(confidence)))
+    return sorted(sorted(confidence, key=lambda case: (-confidence[case], case))[:count])
+
+
+def _unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
+    """Images of the unlabeled cases; none of them has the name of a labeled one."""
+    images = source / "imagesUn"
+    cases = group_by_case(images, ending)[0] if images.is_dir() else {}
+    if not cases:
+        raise InputError(Problem("no unlabeled images", images, f"no <case>_0000{ending} there", "put them there"))
+    labeled = group_by_case(source / "imagesTr", ending)[0]
+    fix = "remove the image, or rename it"
+    raise_if_any(
+        [Problem("labeled case among the unlabeled", images, case, fix) for case in sorted(cases & labeled.keys())]
+    )
+    return cases
+
+
+def _new_name(target_id: int, name: str) -> str:
+    roots = [folders.raw_folder(), folders.preprocessed_folder()]
+    with suppress(InputError):
+        roots.append(folders.results_folder())
+    taken = [root / one for root in roots for one in folders.datasets_with_id(root, target_id)]
+    if taken:
+        raise InputError(Problem("data set id taken", taken[0], f"it has the id {target_id:03d}", "choose another -o"))
+    return f"Dataset{target_id:03d}_{name}"
+
+
+def _checkpoints(model: CasePredictor) -> dict[str, int]:
+    """CRC32 of each checkpoint."""
+    return {f"{file.parent.name}/{file.name}": file_info(file).crc32 for file in model.files}
+
+
+def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:
+    """Note what predicts; confidence of the cases that an earlier run of the same model has predicted."""
+    work.mkdir(exist_ok=True)
+    if not (work / DONE).exists():
+        _write(work / DONE, {**facts, "confidence": {}})
+    before = json.loads((work / DONE).read_text())
+    done: dict[str, float] = before.pop("confidence")
+    if before != json.loads(json.dumps(facts)):
+        detail = "it holds predictions of another model"
+        raise InputError(Problem("unfinished run", work, detail, "remove the folder, or give that model"))
+    return done
+
+
+def _predict(model: CasePredictor, images: Sequence[Path], file: Path) -> float:
+    """Write the labels of a case; returns its confidence."""
+    prediction = model.predict(images)
+    model.reader.write_seg(prediction.labels, str(file), prediction.properties)
+    return prediction.confidence(model.regions)
+
+
+def _assemble(
+    folder: Path, source: Path, unlabeled: Mapping[str, Sequence[Path]], predictions: Path, ending: str
+) -> None:
+    """Images and labels of the labeled cases, then those of the unlabeled ones, with what stands beside them."""
+    images, labels = folder / "imagesTr", folder / "labelsTr"
+    shutil.copytree(source / "imagesTr", images, copy_function=link_or_copy)
+    shutil.copytree(source / "labelsTr", labels)
+    for case, files in unlabeled.items():
+        for file in [*files, *_beside(files[0].parent, [f.name.removesuffix(ending) for f in files] + [case])]:
+            link_or_copy(str(file), str(images / file.name))
+        for file in [predictions / f"{case}{ending}", *_beside(predictions, [case])]:
+            shutil.copyfile(file, labels / file.name)
+
+
+def _beside(folder: Path, stems: Sequence[str]) -> list[Path]:
+    """Files of a spacing (``<stem>.json``), which nnU-Net's reader of .tif wants."""
+    return [file for stem in stems if (file := folder / f"{stem}.json").is_file()]
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Make a hard link, or a copy where that is not possible."""
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write(file: Path, content: Any) -> None:
+    with folders.atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ from nnunetv2_crossmatch.training.distributed import wait_for_first_process
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
 from nnunetv2_crossmatch.training.requirements import check_folds, check_samples_per_process
+from nnunetv2_crossmatch.training.start_from import origin_of
 
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
 
@@ -126,7 +127,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         )
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
-        """Settings, plans, labels and cases."""
+        """Settings, plans, labels and cases, and the model that the run began with, if any."""
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
         labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
         return {
@@ -135,6 +136,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
             "dataset.json": {name: self.dataset_json.get(name) for name in DESCRIBES_DATA},
             "training": checksums(labels, training, self.dataset_json["file_ending"]),
             "validation": sorted(validation),
+            "started_from": origin_of(self.folder),
             "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
         }
 

@@ -164,8 +164,9 @@ def run_protocol(request: Request, arguments: argparse.Namespace) -> str:
         runs = runs_of(request, times, planned)
         if arguments.plan:
             return plan_text(runs, times, runs_with_controls(protocol, runs))
-        write_plan(protocol, [*planned, *(run for run in runs if run not in planned)], times)
-        return run_all(protocol, stages, runs, arguments.copy_to)
+        every = [*planned, *(run for run in runs if run not in planned)]
+        write_plan(protocol, every, times)
+        return run_all(protocol, stages, runs, arguments.copy_to, every)
 
 
 def write_plan(protocol: Protocol, runs: Sequence[Run], times: Times) -> None:
@@ -181,9 +182,14 @@ def write_plan(protocol: Protocol, runs: Sequence[Run], times: Times) -> None:
     write_json(folder / RUNS, [asdict(run) for run in runs])
 
 
-def run_all(protocol: Protocol, stages: Stages, runs: Sequence[Run], copy_to: Path | None) -> str:
-    """Train, predict and score the runs; the results are written anew, and copied, after each."""
-    by_name = {run.name: run for run in read_runs(protocol.folder / RUNS)}
+def run_all(
+    protocol: Protocol, stages: Stages, runs: Sequence[Run], copy_to: Path | None, planned: Sequence[Run]
+) -> str:
+    """Train, predict and score the runs; the results are written anew, and copied, after each.
+
+    ``planned``: all that the folder has, the controls among them that the runs are compared with.
+    """
+    by_name = {run.name: run for run in planned}
     steps = {run.name: protocol.run_steps(run, by_name.get(run.control)) for run in runs}
     stages.total += sum(map(len, steps.values()))
     for name, each in steps.items():

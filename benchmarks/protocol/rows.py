@@ -24,7 +24,8 @@ from benchmarks.protocol.trainers import (
 from nnunetv2_crossmatch.errors import InputError, Problem
 
 SEMI_SUPERVISED = "semi_supervised"
-SELF_TRAINING = {"self_training": 0, "self_training_weighted": 1}
+CONTINUED = "self_training_continued"
+SELF_TRAINING = {"self_training": 0, "self_training_weighted": 1, CONTINUED: 1}
 """Rows of two trainings, with the fold of the second one: every case once, or labeled ones half of the time."""
 ROWS = ("supervised_steps", "supervised_compute", *SELF_TRAINING, SEMI_SUPERVISED, "upper_bound")
 USUAL_ROWS = ("supervised_steps", "supervised_compute", SEMI_SUPERVISED, "upper_bound")
@@ -33,12 +34,15 @@ TITLES = {
     "supervised_compute": "supervised, equal time",
     "self_training": "self-training",
     "self_training_weighted": "self-training, labeled cases half of the time",
+    CONTINUED: "the same, the second training from the first one's weights",
     "crossmatch": "CrossMatch",
     "upper_bound": "supervised, all training cases labeled",
 }
 EPOCH_STEPS = 250
 STUDENT_SEED = 1000
 """Added to the seed of a row for the second training of self-training."""
+CONTINUED_RATE = 0.003
+"""Initial learning rate of a second training that begins with the first one's weights."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,8 @@ class _Planner:
         half = self.seconds / 2
         teacher = self._length(row, control, seed, self._steps(control, half))
         left = self._steps(control, half - self.times.prediction)
-        student = self._length(row, control, seed + STUDENT_SEED, left)
+        learner = changed(control, learning_rate=CONTINUED_RATE) if row == CONTINUED else control
+        student = self._length(row, learner, seed + STUDENT_SEED, left)
         taken = sum(epochs_of(one) * iterations_of(one) for one in (teacher, student))
         seconds = taken * self.times.step_of(control) + self.times.prediction
         number = self.predicted.setdefault(teacher, len(self.predicted) + 1)

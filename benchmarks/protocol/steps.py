@@ -23,7 +23,7 @@ from benchmarks.protocol.request import (
     Request,
     processes,
 )
-from benchmarks.protocol.rows import Run
+from benchmarks.protocol.rows import CONTINUED, Run
 from benchmarks.protocol.score import UNMIRRORED
 from benchmarks.protocol.trainers import epochs_of
 from nnunetv2_crossmatch.demo.stages import Stages
@@ -176,6 +176,8 @@ class Protocol:
         """Train, predict with the final weights, score each way, report; ``control`` is compared with."""
         before = self._self_training(run) if run.teacher else []
         last = trainings_of(run)[-1]
+        if run.row == CONTINUED:
+            before.append(self._start_from(run, last))
         predictions = [self._predict(run, last, mirrored) for mirrored in (True, False)]
         return [*before, self.train(last), *predictions, self._score(run), self._report(run, control)]
 
@@ -193,6 +195,13 @@ class Protocol:
             Step(f"predicted_labels_{run.predicted}", (*PREPARE, "predicted", *sets), splits),
             self._preprocess(added),
         ]
+
+    def _start_from(self, run: Run, last: Training) -> Step:
+        """Let the second training begin with the weights of the first one."""
+        which = (str(self.request.dataset_id(last.added)), self.request.configuration, last.fold)
+        model = self.fold(Training(run.teacher)) / "checkpoint_final.pth"
+        command = ("nnUNetv2_crossmatch_start_from", *which, "-tr", last.trainer, "-p", PLANS, "-m", str(model))
+        return Step(f"start_{run.name}", command)
 
     def measured_prediction(self, trainer: str) -> Step:
         """The prediction of all unlabeled cases, whose time counts for self-training."""

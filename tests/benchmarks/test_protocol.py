@@ -65,7 +65,7 @@ def test_every_row_takes_the_time_of_the_default_or_its_steps():
     halves = 9000 + 8400  # the prediction takes as long as 600 supervised steps
     assert steps == {
         "supervised_steps": 3000, "supervised_compute": 18000, "self_training": halves,
-        "self_training_weighted": halves, "crossmatch": 3000, "upper_bound": 18000,
+        "self_training_weighted": halves, "self_training_continued": halves, "crossmatch": 3000, "upper_bound": 18000,
     }  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def test_a_cheaper_trainer_has_more_steps_in_as_much_time():
 def test_steps_on_labeled_images_alone_take_the_time_of_the_control():
     """Half of 0.1 s and half of 0.6 s: 0.35 s on the average."""
     runs = planned(NAME, f"{NAME}_labeledonly0p5_warmup0")
-    assert runs["crossmatch_labeledonly0p5_warmup0_seed0"].steps == pytest.approx(3000 * 0.6 / 0.35, abs=12)
+    assert runs["crossmatch_warmup0_labeledonly0p5_seed0"].steps == pytest.approx(3000 * 0.6 / 0.35, abs=12)
     assert trainers_to_time([f"{NAME}_labeledonly0p5"], ROWS) == [NAME, SUPERVISED]
 
 
@@ -154,7 +154,7 @@ def test_another_optimizer_has_controls_of_its_own():
 
 def test_every_training_is_of_one_run():
     runs = planned(NAME, f"{NAME}_tau0p85", f"{NAME}_LA", seeds=(0, 1, 2)).values()
-    assert len({(run.trainer, run.labeled_all, run.fold, run.predicted) for run in runs}) == len(runs) == 3 * 13
+    assert len({(run.trainer, run.labeled_all, run.fold, run.predicted) for run in runs}) == len(runs) == 3 * 15
 
 
 def test_diagnosis_is_for_semi_supervised_rows():
@@ -398,7 +398,7 @@ def test_a_plan_that_was_made_is_gone_on_with(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(protocol, "check_data", lambda *_: None)
     monkeypatch.setattr(protocol, "do", lambda *_: None)
-    monkeypatch.setattr(protocol, "run_all", lambda _, __, runs, ___: ran.extend(runs))
+    monkeypatch.setattr(protocol, "run_all", lambda _, __, runs, *___: ran.extend(runs))
     protocol.run_protocol(asked, given)
     assert [run.row for run in ran] == ["supervised_steps", "supervised_compute", "crossmatch", "upper_bound"]
     assert ran[2] == old
@@ -463,7 +463,7 @@ def test_results_are_copied_after_each_run_without_figures(tmp_path, monkeypatch
     monkeypatch.setattr(protocol, "run_steps", lambda *_: None)
     monkeypatch.setattr(protocol, "write_results", write)
     monkeypatch.setattr(protocol, "publish", lambda *given: (results.publish(*given), copied.append(files(given[1]))))
-    protocol.run_all(asked, Stages(0, tmp_path, {}), runs, tmp_path / "copy")
+    protocol.run_all(asked, Stages(0, tmp_path, {}), runs, tmp_path / "copy", runs)
     first = {f"{runs[0].name}/scores.json", f"{runs[0].name}/unmirrored/scores.json"}
     assert json.loads((tmp_path / "copy" / runs[0].name / "scores.json").read_text()) == {
         "reference": "labelsVal", "n": [1],

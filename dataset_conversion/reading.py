@@ -21,7 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SPACING_TOLERANCE_MM = 1e-3
@@ -148,6 +148,8 @@ def _check_is_data(file: Path) -> None:
 
 
 def _damaged_file_error(file: Path, error: Exception) -> InputError:
+    if reason := unread_reason(error):
+        return InputError(file_not_read(file, reason))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return InputError(Problem("damaged file", file, lines[-1] if lines else repr(error), "download it again"))
 
@@ -198,7 +200,7 @@ def _load_nrrd(file: Path) -> SimpleITK.Image:
     _check_is_data(file)
     try:
         image = SimpleITK.ReadImage(file, imageIO="NrrdImageIO")
-    except RuntimeError as error:
+    except READ_ERRORS as error:
         raise _damaged_file_error(file, error) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         detail = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} values per voxel"

@@ -22,6 +22,7 @@ from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
     atomic_checkpoint,
     check_finite,
+    check_not_all_corrupt,
     disk_full_reported,
     entries_added,
     keep_previous_checkpoints,
@@ -94,6 +95,8 @@ class DurableTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         """Start as nnU-Net does, with the folder locked."""
         self.lock_folder()
+        if self.selecting_checkpoint and self.local_rank == 0:
+            check_not_all_corrupt(self.folder)
         self.selecting_checkpoint = False
         super().on_train_start()
         self.steps_per_epoch = self.num_iterations_per_epoch

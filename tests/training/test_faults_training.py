@@ -732,6 +732,10 @@ def test_36_without_any_readable_checkpoint_nothing_starts_anew_in_silence(
     for name in ("final", "latest", "best"):
         damaged(finished.folder, name, 100)
     assert "Fix: train anew without --c" in error_of(lambda: continued(prepared_copy, NAME))
+    again = continued(prepared_copy, NAME)  # of a script that repeats --c: the host finds no checkpoint and says so
+    told = error_of(again.on_train_start)
+    assert "only checkpoint_best.pth.corrupt, checkpoint_final.pth.corrupt" in told
+    make_trainer(prepared_copy, NAME).on_train_start()
 
 
 @pytest.mark.parametrize("name", ["final", "best"])

@@ -28,7 +28,7 @@ from nnunetv2_crossmatch.dataset_conversion.writing import (
     write_splits,
 )
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
+from nnunetv2_crossmatch.folders import atomic_folder, exclusive, raw_folder
 
 RECORD_FILE = "conversion.json"
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
@@ -66,6 +66,12 @@ def convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
     Raises:
         InputError: contains all problems; the target folder is not created then.
     """
+    id_of_all_names = raw_folder() / f"Dataset{options.dataset_id:03d}"
+    with disk_errors_reported(needed=0), exclusive(id_of_all_names):
+        return _convert(dataset, options)
+
+
+def _convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
     target = raw_folder() / new_dataset_name(options.dataset_id, dataset.name)
     found = _find_cases(dataset, options.folder, options.layout)
     lists = read_splits(options.splits, options.labeled, dataset.patient_of)

@@ -21,8 +21,17 @@ from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, read_h5, rea
 from nnunetv2_crossmatch.errors import InputError, unread_reason
 from nnunetv2_crossmatch.evaluation.segmentations import read_segmentation
 
-SHORTAGES = [MemoryError(), OSError(errno.EIO, os.strerror(errno.EIO)), OSError(errno.EMFILE, os.strerror(errno.EMFILE))]
-ABOUT_BYTES = [gzip.BadGzipFile("no gzip"), OSError(errno.EINVAL, "Invalid argument"), ValueError("negative seek"), EOFError()]
+SHORTAGES = [
+    MemoryError(),
+    OSError(errno.EIO, os.strerror(errno.EIO)),
+    OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+]
+ABOUT_BYTES = [
+    gzip.BadGzipFile("no gzip"),
+    OSError(errno.EINVAL, "Invalid argument"),
+    ValueError("negative seek"),
+    EOFError(),
+]
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=repr)

@@ -1,13 +1,16 @@
-"""Writing: whole or not at all, and on the disk before it gets its name."""
+"""Writing: whole or not at all, on the disk before it gets its name, and whatever others do there."""
 
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.evaluation.score_files import files_written_together
 from nnunetv2_crossmatch.folders import atomic_folder, atomic_write, flush_and_rename
 
 
@@ -52,3 +55,65 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
         raise RuntimeError
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "before"
+
+
+def test_a_planted_link_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    for name in (".report.html.partial", ".scores.csv.partial", ".scores.csv.backup", "report.html"):
+        (tmp_path / name).symlink_to(victim)
+    (tmp_path / "scores.csv").write_text("before")
+    with atomic_write(tmp_path / "report.html") as temporary:
+        temporary.write_text("page")
+    with files_written_together([tmp_path / "scores.csv"]) as (temporary,):
+        temporary.write_text("scores")
+    assert victim.read_text() == "mine"
+    assert [(tmp_path / name).read_text() for name in ("report.html", "scores.csv")] == ["page", "scores"]
+
+
+def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
+    with atomic_write(tmp_path / "file") as first, first.open("w") as stream:
+        stream.write("A" * 10)
+        with atomic_write(tmp_path / "file") as second:
+            second.write_text("B" * 5)
+        assert (tmp_path / "file").read_text() == "B" * 5
+    assert (tmp_path / "file").read_text() == "A" * 10
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_of_two_writers_of_one_folder_the_second_is_refused(tmp_path):
+    with atomic_folder(tmp_path / "folder") as first:
+        (first / "one").touch()
+        with (
+            pytest.raises(InputError, match=r"another process writes here in .*folder"),
+            atomic_folder(tmp_path / "folder"),
+        ):
+            pytest.fail("it would take away what the first one has written")
+        (first / "two").touch()
+    assert sorted(os.listdir(tmp_path / "folder")) == ["one", "two"]
+    with pytest.raises(InputError, match="already there"), atomic_folder(tmp_path / "folder"):
+        pytest.fail("there is one")
+
+
+def test_what_a_killed_run_left_is_removed_unless_it_is_another_machines(tmp_path):
+    """The other machine may still write: some file systems do not pass locks on."""
+    for owner in (".", f".{socket.gethostname()}.abcdefgh.", ".elsewhere.abcdefgh."):
+        (tmp_path / f".folder{owner}partial").mkdir()
+    with atomic_folder(tmp_path / "folder"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == [".folder.elsewhere.abcdefgh.partial", "folder"]
+
+
+def test_others_may_read_what_they_could_read_before(tmp_path):
+    """The temporary folder is private, what was in it is not."""
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "file") as temporary:
+        temporary.touch()
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "file").touch()
+    (tmp_path / "plain folder").mkdir()
+    modes = {
+        path: (tmp_path / path).stat().st_mode for path in ("plain", "file", "folder/file", "folder", "plain folder")
+    }
+    assert modes["plain"] == modes["file"] == modes["folder/file"]
+    assert modes["folder"] == modes["plain folder"]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
-from nnunetv2_crossmatch.folders import atomic_write, partial_path
+from nnunetv2_crossmatch.folders import atomic_write, remove_left_overs
 
 LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
@@ -130,7 +130,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
 def remove_partial_checkpoints(folder: Path) -> None:
     """Remove partial checkpoints of a killed process from ``folder``."""
     for name in CANDIDATES:
-        partial_path(folder / name).unlink(missing_ok=True)
+        remove_left_overs(folder / name)
 
 
 class DamagedCheckpointError(InputError):

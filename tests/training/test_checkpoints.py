@@ -22,7 +22,7 @@ from trainers import make_trainer, weights_of
 
 from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.folders import partial_path
+from nnunetv2_crossmatch.folders import exclusive
 from nnunetv2_crossmatch.training.checkpoints import (
     DamagedCheckpointError,
     atomic_checkpoint,
@@ -416,8 +416,15 @@ def test_a_damaged_model_is_not_exported_and_leaves_nothing(model: Path, tmp_pat
     with pytest.raises(InputError, match="checkpoint damaged"):
         export_model(model, tmp_path / "shared")
     target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
-    assert not target.exists()
-    assert not partial_path(target).exists()
+    assert not list(target.parent.iterdir())
+
+
+def test_of_two_exports_into_one_folder_the_second_is_refused(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
+    target.parent.mkdir(parents=True)
+    with exclusive(target), pytest.raises(InputError, match=r"another process writes here in .*nnUNetTrainer__"):
+        export_model(model, tmp_path / "shared")
+    assert export_model(model, tmp_path / "shared") == target
 
 
 def test_a_fold_without_checkpoint_is_named(model: Path, tmp_path: Path) -> None:

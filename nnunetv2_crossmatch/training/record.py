@@ -24,11 +24,15 @@ SHOWN, SHORT = 8, 60
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The seed of all draws, installed versions by package, and nested plain values that must not change."""
+    """The seed of all draws, installed versions by package, and nested plain values that must not change.
+
+    ``processes`` is the number of those that share a batch; None in records of earlier versions.
+    """
 
     seed: int
     versions: dict[str, str]
     inputs: dict[str, Any]
+    processes: int | None = None
 
 
 def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
@@ -39,7 +43,12 @@ def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of the run in ``folder``, whole or not at all."""
     with atomic_write(folder / FILE) as temporary:
-        content = {"seed": record.seed, "versions": record.versions, INPUTS: record.inputs}
+        content = {
+            "seed": record.seed,
+            "versions": record.versions,
+            "processes": record.processes,
+            INPUTS: record.inputs,
+        }
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -52,9 +61,9 @@ def read_record(folder: Path) -> RunRecord | None:
     try:
         content = json.loads((folder / FILE).read_bytes())
         record = RunRecord(content.pop("seed"), content.pop("versions"), content.pop(INPUTS), **content)
-        well_formed = [type(record.seed) is int, isinstance(record.versions, dict), isinstance(record.inputs, dict)]
-        if not all(well_formed):
-            raise TypeError("number, versions and contents expected")
+        plain = [type(record.seed) is int, record.processes is None or type(record.processes) is int]
+        if not all([*plain, isinstance(record.versions, dict), isinstance(record.inputs, dict)]):
+            raise TypeError("numbers, versions and contents expected")
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

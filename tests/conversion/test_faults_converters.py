@@ -473,6 +473,33 @@ def test_fault_16_kill_then_rerun(tmp_path: Path) -> None:
     assert content(killed) == content(straight)
 
 
+@pytest.mark.parametrize("layout", ["h5", "challenge"])
+def test_a_case_found_twice_is_refused_with_both_paths(roots: Roots, tmp_path: Path, acdc_lists, layout: str) -> None:
+    source = tmp_path / "twice"
+    write, below = (write_acdc_h5, "data") if layout == "h5" else (write_acdc_challenge, "training")
+    (source / below).mkdir(parents=True)
+    write(source, PATIENTS)
+    write(source / below, PATIENTS[:1])
+    message = roots.expect_error("ACDC", source, *acdc_lists)
+    name = "patient003_frame01"
+    (line,) = (line for line in message.splitlines() if f"{name} is also" in line)
+    assert line.startswith("error: case found twice in ")
+    assert line.count(f"{source / below}{os.sep}") == 1
+    assert line.count(f"{source}{os.sep}") == 2
+    assert message.count("case found twice") == 2
+
+
+def test_a_data_set_with_models_of_an_earlier_one_is_refused(roots: Roots, la_folder: Path, la_lists) -> None:
+    """Their folds would join the new ensemble, perhaps trained on what are test cases now."""
+    roots.monkeypatch.setenv("nnUNet_results", str(roots.root / "results"))
+    model = roots.root / "results" / "Dataset501_LA" / "nnUNetTrainer__nnUNetPlans__2d"
+    (model / "fold_0").mkdir(parents=True)
+    message = roots.expect_error("LA", la_folder, *la_lists)
+    assert f"old results in {model}" in message
+    (model / "fold_0").rmdir()
+    roots.convert("LA", la_folder, *la_lists)
+
+
 def test_of_two_converters_into_one_id_the_second_is_refused(roots: Roots, la_folder: Path, la_lists) -> None:
     """While the first one works; also with another name, since nnU-Net finds data sets by their number."""
     with exclusive(roots.raw / "Dataset501"):

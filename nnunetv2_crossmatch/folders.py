@@ -11,30 +11,48 @@ import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem, variable_not_set
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
 
+def check_names(paths: Iterable[Path]) -> None:
+    """Do nothing if the names of all ``paths`` are UTF-8; SimpleITK ends the whole process with any other.
+
+    Raises:
+        InputError: all others are named, with ``\\x`` and the number of each byte that is no UTF-8.
+    """
+    names = {path: os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths}
+    fix = "rename it, for example with: convmv -f CP850 -t UTF-8 --notest"
+    raise_if_any(
+        [
+            Problem("file name not UTF-8", name, "it comes from another system", fix)
+            for path, name in names.items()
+            if name != str(path)
+        ]
+    )
+
+
 def root_folder(variable: str) -> Path:
     """Folder that the environment variable ``variable`` (``nnUNet_raw``, ...) names.
 
     Raises:
-        InputError: the variable is not set, or does not name a folder.
+        InputError: the variable is not set, or does not name a folder, or one whose name is not UTF-8.
     """
     value = os.environ.get(variable)
     if not value:
         raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
         raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
+    check_names([Path(value)])
     return Path(value)
 
 
@@ -149,7 +167,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds it, or it cannot be taken (no permission; a link in its place is not followed).
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
@@ -158,6 +176,9 @@ def exclusive(path: Path) -> Iterator[None]:
     except Timeout:
         remedy = "wait until it has ended, or write somewhere else"
         raise InputError(Problem("another process writes here", path, f"it holds {file.name}", remedy)) from None
+    except OSError as error:
+        remedy = "make its folder writable, or remove it if it is a link"
+        raise InputError(Problem("cannot lock", file, error.strerror or str(error), remedy)) from error
     try:
         yield
     finally:

@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_crossmatch.data.raw_cases import group_by_case
+from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA
+from nnunetv2_crossmatch.dataset_conversion.conversion import _find_cases
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.evaluation.evaluate import segmentation_files
 from nnunetv2_crossmatch.evaluation.score_files import files_written_together
-from nnunetv2_crossmatch.folders import atomic_folder, atomic_write, flush_and_rename
+from nnunetv2_crossmatch.folders import atomic_folder, atomic_write, flush_and_rename, raw_folder
 
 
 @pytest.fixture
@@ -71,6 +75,14 @@ def test_a_planted_link_is_not_followed(tmp_path):
     assert [(tmp_path / name).read_text() for name in ("report.html", "scores.csv")] == ["page", "scores"]
 
 
+def test_a_link_in_the_place_of_a_lock_is_refused(tmp_path):
+    (tmp_path / "victim").write_text("mine")
+    (tmp_path / ".folder.lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(InputError, match="cannot lock"), atomic_folder(tmp_path / "folder"):
+        pytest.fail("somebody else has it in his hands")
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
 def test_two_writers_of_one_file_do_not_mix_their_bytes(tmp_path):
     with atomic_write(tmp_path / "file") as first, first.open("w") as stream:
         stream.write("A" * 10)
@@ -117,3 +129,37 @@ def test_others_may_read_what_they_could_read_before(tmp_path):
     }
     assert modes["plain"] == modes["file"] == modes["folder/file"]
     assert modes["folder"] == modes["plain folder"]
+
+
+FOREIGN = os.fsdecode(b"caf\xe9")  # "café" as Windows writes it
+
+
+def image_named(folder: Path, name: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(b"no matter what: nothing is read")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        lambda folder: group_by_case(image_named(folder, f"{FOREIGN}_0000.nii.gz"), ".nii.gz"),
+        lambda folder: segmentation_files(image_named(folder, f"{FOREIGN}.nii.gz"), ".nii.gz"),
+        lambda folder: _find_cases(Dataset501_LA.DATASET, image_named(folder / FOREIGN, "lgemri.nrrd").parent, None),
+        lambda folder: _find_cases(
+            Dataset501_LA.DATASET, image_named(folder / FOREIGN / "a", "mri_norm2.h5").parent, None
+        ),
+    ],
+    ids=["images", "predictions", "converter", "folder"],
+)
+def test_a_name_that_is_not_utf8_is_told_before_anything_is_read(tmp_path: Path, command) -> None:
+    """ITK would end the process with exit code 134 and no word of ours."""
+    with pytest.raises(InputError, match=r"file name not UTF-8 in .*caf\\xe9.*Fix: rename it"):
+        command(tmp_path)
+
+
+def test_a_root_folder_whose_name_is_not_utf8_is_told(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / FOREIGN).mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / FOREIGN))
+    with pytest.raises(InputError, match="file name not UTF-8"):
+        raw_folder()

@@ -47,6 +47,10 @@ class InputError(Exception):
         self.problems = problems
 
 
+class NotReadError(InputError):
+    """Raised where the bytes of a file could not be read: nothing is known about them, and nothing may be replaced."""
+
+
 class UnsupportedError(InputError, NotImplementedError):
     """Raised for a feature of nnU-Net that this package does not support."""
 

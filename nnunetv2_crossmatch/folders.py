@@ -167,7 +167,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
 
     Raises:
-        InputError: another process holds it, or it cannot be taken (no permission; a link in its place is not followed).
+        InputError: another process holds it, or it cannot be taken: no permission, or a link in its place.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
 from nnunetv2_crossmatch.folders import atomic_write
 
 FORMAT = 1
@@ -112,7 +112,11 @@ def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
 
 
 def case_damage(folder: Path, identifier: str, record: CaseRecord) -> list[tuple[Path, str]]:
-    """Files of a case that are missing or differ from its record, each with the reason."""
+    """Files of a case that are missing or differ from its record, each with the reason.
+
+    Raises:
+        NotReadError: a file could not be read.
+    """
     return [
         (folder / (identifier + ending), problem)
         for ending, known in record.files.items()
@@ -126,8 +130,10 @@ def _file_damage(file: Path, known: FileInfo) -> str:
         if size != known.size:
             return f"{size} bytes instead of {known.size}"
         return "" if file_crc32(file) == known.crc32 else "content changed since it was written (CRC32 differs)"
+    except FileNotFoundError:
+        return "file missing"
     except OSError as error:
-        return "file missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
 
 
 def find_damaged_cases(folder: Path, manifest: Manifest) -> dict[str, list[tuple[Path, str]]]:
@@ -168,12 +174,15 @@ def read_manifest(file: Path, remedy: str) -> Manifest:
 
     Raises:
         InputError: ``file`` is missing, is no JSON, or has another format; ``remedy`` is the command to run.
+        NotReadError: it could not be read.
     """
     try:
         content = json.loads(file.read_bytes())
         return _manifest_from_json(content)
     except FileNotFoundError:
         raise InputError(Problem("unlabeled data not preprocessed", file, "the manifest is missing", remedy)) from None
+    except OSError as error:
+        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(Problem("manifest unreadable", file, f"{type(error).__name__}: {error}", remedy)) from error
 

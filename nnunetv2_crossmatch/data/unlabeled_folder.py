@@ -30,7 +30,7 @@ from nnunetv2_crossmatch.data.manifest import (
     updated_file_info,
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
 
 READER = ".reader."  # in the names of the marks
 VOXEL_INDEPENDENT_ENTRIES = frozenset(
@@ -114,6 +114,8 @@ def up_to_date_cases(unlabeled: UnlabeledFolder, raw: Mapping[str, RawCase]) -> 
         return up_to_date
     try:
         recorded = read_manifest(unlabeled.manifest_file, unlabeled.command)
+    except NotReadError:
+        raise
     except InputError as error:
         print(f"Preprocessing everything again: {error.problems[0].what} in {unlabeled.manifest_file}")
         return up_to_date

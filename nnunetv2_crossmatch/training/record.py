@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
 from nnunetv2_crossmatch.folders import atomic_write
 
 FILE = "crossmatch_run.json"
@@ -56,7 +56,7 @@ def read_record(folder: Path) -> RunRecord | None:
     """The record of the run in ``folder``, or None if it has none.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or could not be read.
     """
     try:
         content = json.loads((folder / FILE).read_bytes())
@@ -66,6 +66,8 @@ def read_record(folder: Path) -> RunRecord | None:
             raise TypeError("numbers, versions and contents expected")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise NotReadError(file_not_read(folder / FILE, error.strerror or str(error))) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         remedy = "remove it; the run continues with newly drawn random numbers"
         raise InputError(Problem("record of the run damaged", folder / FILE, str(error), remedy)) from error

@@ -6,6 +6,7 @@ Limit: reads no image and does not import nnU-Net.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -167,7 +168,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
 
     Raises:
-        InputError: another process holds it, or it cannot be taken: no permission, or a link in its place.
+        InputError: another process holds it, or a link is in its place.
     """
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
@@ -177,8 +178,9 @@ def exclusive(path: Path) -> Iterator[None]:
         remedy = "wait until it has ended, or write somewhere else"
         raise InputError(Problem("another process writes here", path, f"it holds {file.name}", remedy)) from None
     except OSError as error:
-        remedy = "make its folder writable, or remove it if it is a link"
-        raise InputError(Problem("cannot lock", file, error.strerror or str(error), remedy)) from error
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(Problem("cannot lock", file, "a link is in the place of the lock", "remove it")) from error
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_crossmatch.dataset_conversion.cases import ConversionJob, FoundCases, SourceDataset
+from nnunetv2_crossmatch.dataset_conversion.cases import Case, ConversionJob, FoundCases, SourceDataset
 from nnunetv2_crossmatch.dataset_conversion.checks import NO_FOREGROUND
 from nnunetv2_crossmatch.dataset_conversion.splits import ROLES, SPLITS_FORMAT, assign_roles, read_splits
 from nnunetv2_crossmatch.dataset_conversion.workers import convert_cases
@@ -27,8 +27,8 @@ from nnunetv2_crossmatch.dataset_conversion.writing import (
     write_json,
     write_splits,
 )
-from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import atomic_folder, check_names, exclusive, raw_folder
 
 RECORD_FILE = "conversion.json"
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)
@@ -66,6 +66,12 @@ def convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
     Raises:
         InputError: contains all problems; the target folder is not created then.
     """
+    id_of_all_names = raw_folder() / f"Dataset{options.dataset_id:03d}"
+    with disk_errors_reported(needed=0), exclusive(id_of_all_names):
+        return _convert(dataset, options)
+
+
+def _convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
     target = raw_folder() / new_dataset_name(options.dataset_id, dataset.name)
     found = _find_cases(dataset, options.folder, options.layout)
     lists = read_splits(options.splits, options.labeled, dataset.patient_of)
@@ -106,7 +112,23 @@ def _find_cases(dataset: SourceDataset, folder: Path, layout: str | None) -> Fou
         incomplete = ", ".join(name for content in found.values() for name in content.incomplete)
         detail = f"expected {dataset.expected_files}" + (f"; missing: {incomplete}" if incomplete else "")
         raise InputError(Problem("no case", folder, detail, "give the folder that holds the cases"))
-    return next(iter(nonempty.values()))
+    (content,) = nonempty.values()
+    check_names(file for case in content.cases for file in (case.image, case.label) if file)
+    raise_if_any(_doubled_problems(content.cases))
+    return content
+
+
+def _doubled_problems(cases: Sequence[Case]) -> list[Problem]:
+    """Cases of one name in two places: both would be written to one file."""
+    places: dict[str, list[Case]] = {}
+    for case in cases:
+        places.setdefault(case.identifier, []).append(case)
+    fix = "move one of them out of the folder"
+    return [
+        Problem("case found twice", found[0].image, f"{name} is also {found[1].image}", fix)
+        for name, found in places.items()
+        if len(found) > 1
+    ]
 
 
 def _write_metadata(dataset: SourceDataset, folder: Path, record: Record) -> int:

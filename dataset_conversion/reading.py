@@ -21,10 +21,12 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.dataset_conversion.alignment import SPACING_TOLERANCE_MM, align_label, spacing_notes
+from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-SPACING_TOLERANCE_MM = 1e-3
+RIGHT_ANGLE_TOLERANCE = 1e-3
+NRRD_SPACE = "NRRD_space"
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
 NIFTI_READ_ERRORS = (*READ_ERRORS, HeaderDataError, ImageFileError, WrapStructError)
 NOMINAL_NOTE = "voxel size unknown: a nominal one is recorded, lengths in mm mean nothing (--spacing)"
@@ -76,11 +78,13 @@ def read_h5(file: Path, axes: str, spacing: Spacing, with_label: bool) -> Volume
 
 
 def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
-    """Volume from ``.nii.gz`` files. Geometry: the image's pixdim and qform; sform and the label's header are ignored.
+    """Volume from ``.nii.gz`` files. Geometry: the image's pixdim, and its qform, or its sform where it has no qform.
+
+    A label with other axes is brought to those of the image; one whose header gives no position is taken as it lies.
 
     Raises:
-        InputError: damaged (the checksum of the gzip stream is verified), no NIfTI, shapes differ, or an impossible
-            voxel size.
+        InputError: damaged (the checksum of the gzip stream is verified), no NIfTI, shapes differ, an impossible voxel
+            size or position, or the label lies elsewhere than the image.
     """
     image, header = _load_nifti(image_file)
     check_shapes(image, None, image_file)
@@ -89,30 +93,42 @@ def read_nifti(image_file: Path, label_file: Path | None) -> Volume:
     sform = header.get_sform(coded=True)[0]
     if sform is not None and _differ(nibabel.affines.voxel_sizes(sform), spacing.xyz_mm):
         notes.append("sform and pixdim give different voxel sizes: pixdim is used")
-    label = None
+    affine, label = _nifti_affine(header, image_file), None
     if label_file is not None:
         label, label_header = _load_nifti(label_file)
+        check_shapes(label, None, label_file)
+        positions = _has_position(header) and _has_position(label_header)
+        label, more = _on_image(label, _nifti_affine(label_header, label_file), affine, positions, label_file)
+        notes += more
         check_shapes(image, label, label_file)
-        if _differ(label_header.get_zooms()[:3], spacing.xyz_mm):
-            notes.append("image and label give different voxel sizes: the image's is used")
-    return Volume(image, label, _qform_affine(header, image_file), spacing, tuple(notes))
+    return Volume(image, label, affine, spacing, tuple(notes))
 
 
 def read_nrrd(image_file: Path, label_file: Path | None) -> Volume:
     """Volume from NRRD files; geometry from the image's header.
 
+    A label with other axes is brought to those of the image; one whose header names no space is taken as it lies.
+
     Raises:
-        InputError: damaged, no NRRD, or shapes differ.
+        InputError: damaged, no NRRD, shapes differ, or the label lies elsewhere than the image.
     """
     itk_image = _load_nrrd(image_file)
-    image = _xyz_array(itk_image)
-    label = None if label_file is None else _xyz_array(_load_nrrd(label_file))
-    check_shapes(image, label, label_file or image_file)
-    spacing = itk_image.GetSpacing()
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(itk_image.GetDirection()).reshape(3, 3) * spacing
-    affine[:3, 3] = itk_image.GetOrigin()
-    return Volume(image, label, LPS_TO_RAS @ affine, Spacing(spacing, "header"))
+    image, affine, label = _xyz_array(itk_image), _nrrd_affine(itk_image), None
+    notes: tuple[str, ...] = ()
+    check_shapes(image, None, image_file)
+    if label_file is not None:
+        itk_label = _load_nrrd(label_file)
+        positions = itk_image.HasMetaDataKey(NRRD_SPACE) and itk_label.HasMetaDataKey(NRRD_SPACE)
+        label, notes = _on_image(_xyz_array(itk_label), _nrrd_affine(itk_label), affine, positions, label_file)
+        check_shapes(image, label, label_file)
+    return Volume(image, label, affine, Spacing(itk_image.GetSpacing(), "header"), notes)
+
+
+def _on_image(
+    label: np.ndarray, label_affine: np.ndarray, affine: np.ndarray, positions: bool, file: Path
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label of ``file`` with the axes of its image, if the headers give ``positions``; and notes."""
+    return align_label(label, label_affine, affine, file) if positions else (label, spacing_notes(label_affine, affine))
 
 
 def check_shapes(image: np.ndarray, label: np.ndarray | None, where: Path) -> None:
@@ -148,6 +164,8 @@ def _check_is_data(file: Path) -> None:
 
 
 def _damaged_file_error(file: Path, error: Exception) -> InputError:
+    if reason := unread_reason(error):
+        return InputError(file_not_read(file, reason))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return InputError(Problem("damaged file", file, lines[-1] if lines else repr(error), "download it again"))
 
@@ -184,13 +202,26 @@ def _voxel_size(header: nibabel.Nifti1Header, file: Path) -> tuple[float, float,
     return x, y, z
 
 
-def _qform_affine(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
+def _has_position(header: nibabel.Nifti1Header) -> bool:
+    return bool(header["qform_code"] > 0 or header["sform_code"] > 0)
+
+
+def _nifti_affine(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
+    """The qform; where it is not coded and the sform is, the sform with the voxel size in pixdim."""
+    from_sform = header["qform_code"] <= 0 < header["sform_code"]
     try:
-        affine = header.get_qform()
+        affine = header.get_sform() if from_sform else header.get_qform()
     except NIFTI_READ_ERRORS as error:
         raise _damaged_file_error(file, error) from error
-    if not np.isfinite(affine).all():
-        raise InputError(Problem("impossible position", file, "the qform is not finite", "download it again"))
+    sizes = nibabel.affines.voxel_sizes(affine)
+    if not np.isfinite(affine).all() or not sizes.all():
+        raise InputError(Problem("impossible position", file, "qform or sform is not finite", "download it again"))
+    if from_sform:
+        directions = affine[:3, :3] / sizes
+        if not np.allclose(directions.T @ directions, np.eye(3), rtol=0, atol=RIGHT_ANGLE_TOLERANCE):
+            detail, fix = "the axes of its sform are not at right angles", "resample it onto a grid with right angles"
+            raise InputError(Problem("impossible position", file, detail, fix))
+        affine[:3, :3] = directions * _voxel_size(header, file)
     return affine
 
 
@@ -198,12 +229,19 @@ def _load_nrrd(file: Path) -> SimpleITK.Image:
     _check_is_data(file)
     try:
         image = SimpleITK.ReadImage(file, imageIO="NrrdImageIO")
-    except RuntimeError as error:
+    except READ_ERRORS as error:
         raise _damaged_file_error(file, error) from error
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         detail = f"{image.GetDimension()} axes, {image.GetNumberOfComponentsPerPixel()} values per voxel"
         raise InputError(Problem("not a 3-D image", file, detail, "download it again"))
     return image
+
+
+def _nrrd_affine(itk_image: SimpleITK.Image) -> np.ndarray:
+    affine, spacing = np.eye(4), itk_image.GetSpacing()
+    affine[:3, :3] = np.array(itk_image.GetDirection()).reshape(3, 3) * spacing
+    affine[:3, 3] = itk_image.GetOrigin()
+    return LPS_TO_RAS @ affine
 
 
 def _xyz_array(image: SimpleITK.Image) -> np.ndarray:

@@ -46,7 +46,8 @@ def new_dataset_name(dataset_id: int, kind: str) -> str:
     A preprocessed folder of this name that contains only the splits, as after a killed run, is allowed.
 
     Raises:
-        InputError: the id is outside 1 to 999, or a data set of any name has it.
+        InputError: the id is outside 1 to 999, a data set of any name has it, or there are models of one of this name:
+            they would join those of the new one, trained on what may be its test cases.
     """
     if not 0 < dataset_id < 1000:
         raise InputError(Problem("impossible data set id", "", f"-d {dataset_id}", "choose one from 1 to 999"))
@@ -57,8 +58,18 @@ def new_dataset_name(dataset_id: int, kind: str) -> str:
         taken += [folder for folder in _folders_with_id(results_folder(), dataset_id) if folder.name != name]
     taken = [folder for folder in taken if folder != preprocessed / name or not _contains_splits_only(folder)]
     fix = "choose another id with -d, or remove the folder"
-    raise_if_any([Problem("data set id taken", folder, f"it carries the id {dataset_id:03d}", fix) for folder in taken])
+    problems = [Problem("data set id taken", folder, f"it carries the id {dataset_id:03d}", fix) for folder in taken]
+    raise_if_any(problems + _old_model_problems(name))
     return name
+
+
+def _old_model_problems(name: str) -> list[Problem]:
+    """Models in ``nnUNet_results`` of an earlier data set of this ``name``."""
+    results = results_folder() / name if os.environ.get("nnUNet_results") else None
+    models = sorted({fold.parent for fold in results.glob("*/fold_*")}) if results else []
+    detail = "trained on an earlier data set of this name; its folds would join the new ones"
+    fix = "move it away, or choose another id with -d"
+    return [Problem("old results", model, detail, fix) for model in models]
 
 
 def check_disk_space(source_bytes: int) -> int:

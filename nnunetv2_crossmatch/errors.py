@@ -5,6 +5,7 @@ Limit: bugs of this package stay ordinary exceptions with a traceback (exit code
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
@@ -18,6 +19,10 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
+ABOUT_CONTENT = (None, errno.EINVAL)
+"""``errno`` of an ``OSError`` that altered bytes cause: readers raise it themselves, or seek to impossible places."""
+SHORTAGES = ("bad_alloc", "allocate memory", "enough memory", "out of memory", os.strerror(errno.EMFILE).lower())
+"""What libraries write that have no class of errors for a shortage."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class InputError(Exception):
     def __init__(self, *problems: Problem) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
         self.problems = problems
+
+
+class NotReadError(InputError):
+    """Raised where the bytes of a file could not be read: nothing is known about them, and nothing may be replaced."""
 
 
 class UnsupportedError(InputError, NotImplementedError):
@@ -102,6 +111,24 @@ def install_excepthook() -> None:
 
     hook.is_crossmatch_hook = True  # type: ignore[attr-defined]
     sys.excepthook = hook
+
+
+def unread_reason(error: BaseException) -> str | None:
+    """Why a file could not be read, if ``error`` says nothing about its bytes; None if it may be about them.
+
+    No permission, a fault of the device, too many open files or too little memory is no sign of a damaged file.
+    """
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.errno not in ABOUT_CONTENT:
+        return error.strerror or str(error)
+    lines = str(error).splitlines()
+    return next((line.strip() for line in lines if any(text in line.lower() for text in SHORTAGES)), None)
+
+
+def file_not_read(file: Path, reason: str) -> Problem:
+    """Problem: the bytes of ``file`` could not be read, and nothing is known about them."""
+    return Problem("file not read", file, f"{reason}; this says nothing about its content", "mend that, then run again")
 
 
 def variable_not_set(variable: str) -> Problem:

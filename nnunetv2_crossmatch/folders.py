@@ -1,35 +1,59 @@
-"""Paths of nnU-Net's root folders, ``imagesUn`` and the preprocessed unlabeled cases; atomic writing of files.
+"""Paths of nnU-Net's root folders, ``imagesUn`` and the preprocessed unlabeled cases; files and folders
+that appear whole or not at all, whoever else writes there.
 
 Limit: reads no image and does not import nnU-Net.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import socket
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_crossmatch.errors import InputError, Problem, variable_not_set
+from filelock import FileLock, Timeout
+
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
 
+def check_names(paths: Iterable[Path]) -> None:
+    """Do nothing if the names of all ``paths`` are UTF-8; SimpleITK ends the whole process with any other.
+
+    Raises:
+        InputError: all others are named, with ``\\x`` and the number of each byte that is no UTF-8.
+    """
+    names = {path: os.fsencode(path).decode("utf-8", "backslashreplace") for path in paths}
+    fix = "rename it, for example with: convmv -f CP850 -t UTF-8 --notest"
+    raise_if_any(
+        [
+            Problem("file name not UTF-8", name, "it comes from another system", fix)
+            for path, name in names.items()
+            if name != str(path)
+        ]
+    )
+
+
 def root_folder(variable: str) -> Path:
     """Folder that the environment variable ``variable`` (``nnUNet_raw``, ...) names.
 
     Raises:
-        InputError: the variable is not set, or does not name a folder.
+        InputError: the variable is not set, or does not name a folder, or one whose name is not UTF-8.
     """
     value = os.environ.get(variable)
     if not value:
         raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
         raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
+    check_names([Path(value)])
     return Path(value)
 
 
@@ -91,22 +115,41 @@ def manifest_file(unlabeled: Path) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """Temporary name of ``path`` while it is written: ``.<name>.partial`` in the same folder."""
+    """Name of a folder for work on ``path`` under a lock: ``.<name>.partial`` beside it."""
     return path.with_name(f".{path.name}.partial")
+
+
+@contextmanager
+def private_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside ``path`` that this user alone may enter; it is removed in the end.
+
+    Its name is unique: another writer of ``path``, or a link that somebody planted, cannot be in the way.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{socket.gethostname()}.", suffix=".partial", dir=path.parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove what killed writers of ``path`` on this machine left; for those who hold a lock of ``path``."""
+    owner = re.escape(socket.gethostname())
+    form = re.compile(rf"\.{re.escape(path.name)}(\.{owner}\.\w{{8}})?\.partial")
+    for entry in [path.with_name(name) for name in os.listdir(path.parent) if form.fullmatch(name)]:
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to; flush the file to disk and rename it to ``path`` when the block succeeds.
 
-    On an exception an existing file at ``path`` stays unchanged, and the temporary file is removed.
+    On an exception an existing file at ``path`` stays unchanged, and the temporary file is removed. Of several writers
+    at once the last one wins.
     """
-    temporary = partial_path(path)
-    try:
-        yield temporary
-        flush_and_rename(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with private_folder(path) as folder:
+        yield folder / path.name
+        flush_and_rename(folder / path.name, path)
 
 
 def flush_and_rename(source: Path, target: Path) -> None:
@@ -121,20 +164,55 @@ def _fsync(file: Path) -> None:
 
 
 @contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
+
+    Raises:
+        InputError: another process holds it, or a link is in its place.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        remedy = "wait until it has ended, or write somewhere else"
+        raise InputError(Problem("another process writes here", path, f"it holds {file.name}", remedy)) from None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise InputError(Problem("cannot lock", file, "a link is in the place of the lock", "remove it")) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # before the release: a lock of a file without a name is not granted
+        lock.release()
+
+
+@contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder; rename it to ``path`` when the block succeeds, remove it otherwise.
 
-    The temporary folder of a killed run is removed first. All files are flushed to disk before the rename. ``path``
-    must not exist.
+    What a killed run of this machine left is removed first. All files are flushed to disk before the rename.
+
+    Raises:
+        InputError: ``path`` exists, or another process writes it.
     """
-    temporary = partial_path(path)
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                _fsync(file)
-        temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(path):
+        _check_free(path)
+        remove_left_overs(path)
+        with private_folder(path) as private:
+            folder = private / path.name
+            folder.mkdir()
+            yield folder
+            for file in folder.rglob("*"):
+                if file.is_file():
+                    _fsync(file)
+            _check_free(path)
+            folder.replace(path)
+
+
+def _check_free(path: Path) -> None:
+    if os.path.lexists(path):
+        detail, remedy = "nothing is overwritten", "remove it, or write somewhere else"
+        raise InputError(Problem("already there", path, detail, remedy))

@@ -20,7 +20,7 @@ from nnunetv2_crossmatch import __version__
 from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder
+from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -59,6 +59,7 @@ def export_model(
             trained with other plans, the plans name foreign classes, or the export exists already.
     """
     model_folder = model_folder.resolve()
+    check_names([model_folder, output_folder.resolve()])
     target = _exported_folder(model_folder, output_folder)
     check_plans_file(model_folder / "plans.json", trusted)
     check_dataset_file(model_folder / "dataset.json")

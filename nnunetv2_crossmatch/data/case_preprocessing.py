@@ -28,7 +28,7 @@ from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
 from nnunetv2_crossmatch.data.manifest import ENDINGS, CaseRecord, file_info
 from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.workers import exit_with_parent
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def preprocess_case(job: Job) -> CaseRecord | Problem:
     except InputError as error:
         return error.problems[0]
     except OSError as error:
-        return Problem("image unreadable", error.filename, str(error.strerror), "replace or remove it")
+        return file_not_read(Path(error.filename or case.images[0]), str(error.strerror))
     preprocessor = nnunet.configuration_manager.preprocessor_class(verbose=False)
     data, seg, properties = preprocessor.run_case_npy(
         data, None, properties, nnunet.plans_manager, nnunet.configuration_manager, nnunet.dataset_json
@@ -160,6 +160,8 @@ def read_and_check(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, di
                 [str(f) for f in case.images]
             )
     except Exception as error:  # readers raise errors of any type
+        if reason := unread_reason(error):
+            raise InputError(file_not_read(case.images[0], reason)) from error
         reasons = [line.strip() for line in (str(error) or printed.getvalue()).splitlines() if line.strip()]
         detail = reasons[-1] if str(error) and reasons else (reasons or [type(error).__name__])[0]
         raise InputError(Problem("image unreadable", case.images[0], detail, "replace or remove it")) from error

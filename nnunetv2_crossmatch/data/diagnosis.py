@@ -6,7 +6,8 @@ like any label and get the geometric augmentation of their image. Limit: for log
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,11 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
+from nnunetv2_crossmatch.data.manifest import file_crc32
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_write, unlabeled_folder, unlabeled_images_folder
+
+SOURCES_FILE = "sources.json"
 
 
 def reference_folder(unlabeled: Path) -> Path:
@@ -30,7 +34,7 @@ def reference_folder(unlabeled: Path) -> Path:
 def preprocess_reference_labels(
     plans_manager: PlansManager, configuration: ConfigurationManager, cases: Sequence[str]
 ) -> Path:
-    """Preprocess ``labelsUn`` of those ``cases`` whose result is missing or older than the label or the case.
+    """Preprocess ``labelsUn`` of those ``cases`` whose result is missing or was made of another label or case.
 
     Returns:
         Folder of the results.
@@ -47,8 +51,10 @@ def preprocess_reference_labels(
     fix = "put the reference label there, or train without diagnose1"
     missing = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
     raise_if_any([Problem("reference label missing", labels / f"{case}{ending}", "diagnose1", fix) for case in missing])
-    sources = {case: (labels / f"{case}{ending}", unlabeled / f"{case}.pkl") for case in cases}
-    outdated = [case for case, sources in sources.items() if not is_up_to_date(folder / f"{case}.npy", sources)]
+    made_of = {
+        case: [file_crc32(file) for file in (labels / f"{case}{ending}", unlabeled / f"{case}.pkl")] for case in cases
+    }
+    outdated = _forget_outdated(folder, made_of)
     for case in tqdm(outdated, desc="Preprocessing reference labels for diagnosis", unit="case", disable=not outdated):
         files = sorted(str(file) for file in images.glob(f"{case}_????{ending}"))
         preprocessor = configuration.preprocessor_class(verbose=False)
@@ -56,12 +62,33 @@ def preprocess_reference_labels(
         segmentation = preprocessor.run_case(files, label, plans_manager, configuration, dataset_json)[1]
         with atomic_write(folder / f"{case}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, segmentation.astype(np.int16))
+    write_sources(folder, made_of)
     return folder
 
 
-def is_up_to_date(file: Path, sources: Iterable[Path]) -> bool:
-    """Whether ``file`` exists and is not older than any of ``sources``."""
-    return file.is_file() and file.stat().st_mtime_ns >= max(source.stat().st_mtime_ns for source in sources)
+def _forget_outdated(folder: Path, made_of: Mapping[str, list[int]]) -> list[str]:
+    """Cases whose result is missing or was not made of this; they are forgotten first, since the run may end early."""
+    before = read_sources(folder)
+    outdated = [
+        case for case, crcs in made_of.items() if before.get(case) != crcs or not (folder / f"{case}.npy").is_file()
+    ]
+    write_sources(folder, {case: crcs for case, crcs in made_of.items() if case not in outdated})
+    return outdated
+
+
+def read_sources(folder: Path) -> dict[str, Any]:
+    """CRC32 of label and case that each result in ``folder`` was made of; empty if that is not known."""
+    try:
+        content = json.loads((folder / SOURCES_FILE).read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_sources(folder: Path, made_of: Mapping[str, list[int]]) -> None:
+    """Write what :func:`read_sources` reads."""
+    with atomic_write(folder / SOURCES_FILE) as temporary:
+        temporary.write_text(json.dumps(made_of), encoding="utf-8")
 
 
 class DatasetWithReferenceLabels:

@@ -10,16 +10,19 @@ import os
 import time
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from importlib.metadata import version
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
 from nnunetv2_crossmatch.folders import atomic_write
 
 FORMAT = 1
+PREPROCESSING = 1
+"""To be raised by each change of this package after which the voxels of preprocessed cases differ."""
 CHUNK_BYTES = 1 << 20
 ENDINGS = (".pkl", "_seg.b2nd", ".b2nd")
 """Endings of the files of a case, in the order in which they are written: nnU-Net lists cases by the last one."""
@@ -27,11 +30,17 @@ ENDINGS = (".pkl", "_seg.b2nd", ".b2nd")
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """Size in bytes, CRC32 of the content, and, for a source file, modification time (ns)."""
+    """Size in bytes, CRC32 of the content, and, for a source file, what tells whether it is still the same file.
+
+    The modification time (ns) alone does not: copies and archives set it. The time of the last change of the inode (ns)
+    and its number cannot be set. 0: not recorded, as by earlier versions.
+    """
 
     size: int
     crc32: int
     modified_ns: int = 0
+    changed_ns: int = 0
+    inode: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,29 @@ class CaseRecord:
 
 @dataclass
 class Manifest:
-    """Preprocessed cases by identifier, and the hash of the plans that they were preprocessed with."""
+    """Preprocessed cases by identifier, and the hash of the plans that they were preprocessed with.
+
+    Attributes:
+        asked_for: identifiers of the cases that the last run was to preprocess or to keep; empty if not recorded.
+        ended: whether that run came to its end, whatever it found in the images.
+        made_with: what :func:`preprocessing_version` was; empty if not recorded.
+    """
 
     plans_hash: str
     package_version: str
     cases: dict[str, CaseRecord] = field(default_factory=dict)
+    asked_for: tuple[str, ...] = ()
+    ended: bool = True
+    made_with: str = ""
+
+    def missing(self) -> list[str]:
+        """Cases that the last run was asked for and did not preprocess, sorted."""
+        return sorted(set(self.asked_for) - self.cases.keys())
+
+
+def preprocessing_version() -> str:
+    """The versions on which preprocessed voxels depend: nnU-Net's minor version, and our own preprocessing."""
+    return f"nnU-Net {'.'.join(version('nnunetv2').split('.')[:2])}, preprocessing {PREPROCESSING}"
 
 
 def file_crc32(file: Path) -> int:
@@ -61,16 +88,16 @@ def file_crc32(file: Path) -> int:
 
 
 def file_info(file: Path) -> FileInfo:
-    """Present size, CRC32 and modification time of ``file``."""
+    """Present size, CRC32, times and inode of ``file``."""
     status = file.stat()
-    return FileInfo(status.st_size, file_crc32(file), status.st_mtime_ns)
+    return FileInfo(status.st_size, file_crc32(file), status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def updated_file_info(file: Path, known: FileInfo | None) -> FileInfo:
-    """As :func:`file_info`, but ``known`` without reading the file if size and modification time are equal."""
+    """As :func:`file_info`, but ``known`` without reading the file if size, times and inode are equal."""
     status = file.stat()
-    same = known is not None and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns)
-    return known if known is not None and same else file_info(file)
+    now = FileInfo(status.st_size, known.crc32 if known else 0, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    return known if known == now else file_info(file)
 
 
 def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
@@ -85,7 +112,11 @@ def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
 
 
 def case_damage(folder: Path, identifier: str, record: CaseRecord) -> list[tuple[Path, str]]:
-    """Files of a case that are missing or differ from its record, each with the reason."""
+    """Files of a case that are missing or differ from its record, each with the reason.
+
+    Raises:
+        NotReadError: a file could not be read.
+    """
     return [
         (folder / (identifier + ending), problem)
         for ending, known in record.files.items()
@@ -99,8 +130,10 @@ def _file_damage(file: Path, known: FileInfo) -> str:
         if size != known.size:
             return f"{size} bytes instead of {known.size}"
         return "" if file_crc32(file) == known.crc32 else "content changed since it was written (CRC32 differs)"
+    except FileNotFoundError:
+        return "file missing"
     except OSError as error:
-        return "file missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
 
 
 def find_damaged_cases(folder: Path, manifest: Manifest) -> dict[str, list[tuple[Path, str]]]:
@@ -121,6 +154,9 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
         "format": FORMAT,
         "package_version": manifest.package_version,
         "plans_hash": manifest.plans_hash,
+        "made_with": manifest.made_with,
+        "ended": manifest.ended,
+        "asked_for": sorted(manifest.asked_for),
         "cases": {identifier: _case_to_json(record) for identifier, record in sorted(manifest.cases.items())},
     }
     with atomic_write(file) as temporary:
@@ -129,7 +165,7 @@ def write_manifest(file: Path, manifest: Manifest) -> None:
 
 def _case_to_json(record: CaseRecord) -> dict[str, dict[str, list[int]]]:
     files = {ending: [known.size, known.crc32] for ending, known in record.files.items()}
-    sources = {name: [known.size, known.crc32, known.modified_ns] for name, known in record.sources.items()}
+    sources = {name: list(astuple(known)) for name, known in record.sources.items()}
     return {"files": files, "sources": sources}
 
 
@@ -138,12 +174,15 @@ def read_manifest(file: Path, remedy: str) -> Manifest:
 
     Raises:
         InputError: ``file`` is missing, is no JSON, or has another format; ``remedy`` is the command to run.
+        NotReadError: it could not be read.
     """
     try:
         content = json.loads(file.read_bytes())
         return _manifest_from_json(content)
     except FileNotFoundError:
         raise InputError(Problem("unlabeled data not preprocessed", file, "the manifest is missing", remedy)) from None
+    except OSError as error:
+        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(Problem("manifest unreadable", file, f"{type(error).__name__}: {error}", remedy)) from error
 
@@ -152,7 +191,17 @@ def _manifest_from_json(content: dict) -> Manifest:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
     cases = {identifier: _case_from_json(identifier, case) for identifier, case in content["cases"].items()}
-    return Manifest(_string(content["plans_hash"]), _string(content["package_version"]), cases)
+    asked_for, ended = content.get("asked_for", []), content.get("ended", True)  # earlier versions had neither
+    if not isinstance(asked_for, list) or type(ended) is not bool:
+        raise ValueError("asked_for is a list of cases, ended is true or false")
+    return Manifest(
+        _string(content["plans_hash"]),
+        _string(content["package_version"]),
+        cases,
+        tuple(map(_string, asked_for)),
+        ended,
+        _string(content.get("made_with", "")),
+    )
 
 
 def _case_from_json(identifier: str, case: dict) -> CaseRecord:

@@ -5,10 +5,12 @@ Limit: one machine; a second run on the same folder waits for the first.
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -23,6 +25,7 @@ from nnunetv2_crossmatch.data.manifest import (
     ManifestWriter,
     file_crc32,
     find_damaged_cases,
+    preprocessing_version,
     read_manifest,
     sources_changed,
     updated_file_info,
@@ -37,6 +40,7 @@ from nnunetv2_crossmatch.data.raw_cases import (
 )
 from nnunetv2_crossmatch.data.unlabeled_folder import (
     UnlabeledFolder,
+    check_not_read,
     disk_errors_reported,
     folder_lock,
     remove_other_cases,
@@ -73,14 +77,18 @@ def trainable_cases(plans_manager: PlansManager, configuration: str, verify: boo
             manifest, the plans, and names and sizes of the raw images are compared.
 
     Raises:
-        InputError: no case was preprocessed; a file is damaged; plans or raw images have changed since; or a labeled
-            or held-out image is among them. All problems are listed, each with the command that fixes it.
+        InputError: no case was preprocessed, or fewer than asked for; a file is damaged; plans, versions or raw images
+            have changed since; or a labeled or held-out image is among them. All problems are listed, each with the
+            command that fixes it.
     """
     unlabeled = unlabeled_folder_of(plans_manager, configuration, plans_manager.plans_name)
     manifest = read_manifest(unlabeled.manifest_file, unlabeled.command)
     if manifest.plans_hash != unlabeled.plans_hash:
         detail = "the plans have changed since the unlabeled cases were preprocessed"
         raise InputError(Problem("plans differ", unlabeled.manifest_file, detail, unlabeled.command))
+    if manifest.made_with not in ("", preprocessing_version()):
+        detail = f"{manifest.made_with} before, {preprocessing_version()} now"
+        raise InputError(Problem("preprocessed by other versions", unlabeled.manifest_file, detail, unlabeled.command))
     if not manifest.cases:
         raise InputError(Problem("no unlabeled cases", unlabeled.folder, "the folder is empty", unlabeled.command))
     problems = _raw_image_problems(plans_manager.dataset_name, manifest, unlabeled)
@@ -100,6 +108,15 @@ def raw_checksums(plans_manager: PlansManager, configuration: str) -> dict[str, 
     return {name: [record.sources[file].crc32 for file in sorted(record.sources)] for name, record in cases.items()}
 
 
+def labeled_checksums(dataset: str, dataset_json: dict, cases: Iterable[str]) -> dict[str, list[int]]:
+    """CRC32 of the raw images of each labeled case in ``cases``; empty if the raw data set is not on this machine."""
+    if not _has_raw_folder(dataset):
+        return {}
+    images = _labeled_images(dataset, dataset_json)
+    with ThreadPool(min(8, os.cpu_count() or 1)) as pool:
+        return {case: pool.map(file_crc32, images[case]) for case in sorted(cases) if case in images}
+
+
 def _labeled_case_problems(manifest: Manifest, unlabeled: UnlabeledFolder) -> list[Problem]:
     """Cases that are also among the preprocessed labeled cases; needs no raw images."""
     labeled = unlabeled.folder.with_name(unlabeled.folder.name.removesuffix("_unlabeled"))
@@ -111,10 +128,10 @@ def _labeled_case_problems(manifest: Manifest, unlabeled: UnlabeledFolder) -> li
 
 
 def _raw_image_problems(dataset: str, manifest: Manifest, unlabeled: UnlabeledFolder) -> list[Problem]:
-    """Differences between raw images and manifest, and data leakage; none if the raw images are absent."""
+    """Differences between raw images and manifest, and data leakage; without raw images, what the last run left out."""
     raw, dataset_json = _raw_cases(dataset, required=False)
     if not raw:
-        return []
+        return _left_out_problems(manifest, unlabeled)
     new, gone = sorted(raw.keys() - manifest.cases.keys()), sorted(manifest.cases.keys() - raw.keys())
     changed = [
         name
@@ -126,6 +143,16 @@ def _raw_image_problems(dataset: str, manifest: Manifest, unlabeled: UnlabeledFo
     where = folders.unlabeled_images_folder(dataset)
     outdated = [Problem("raw images differ from preprocessed ones", where, "; ".join(details), unlabeled.command)]
     return (outdated if details else []) + _leak_problems(dataset, dataset_json, raw, manifest)
+
+
+def _left_out_problems(manifest: Manifest, unlabeled: UnlabeledFolder) -> list[Problem]:
+    """Problem of cases that the last run was asked for and that are not there."""
+    if not (missing := manifest.missing()):
+        return []
+    why = "the images could not be used" if manifest.ended else "the run was interrupted"
+    detail = f"{len(missing)} of {len(manifest.asked_for)} cases are missing ({_shortened(missing)}): {why}"
+    remedy = f"where the raw images are, mend them or remove them from imagesUn, then {unlabeled.command}"
+    return [Problem("preprocessing incomplete", unlabeled.folder, detail, remedy)]
 
 
 def _shortened(names: Sequence[str]) -> str:
@@ -150,10 +177,22 @@ def _images_per_case(dataset: str, dataset_json: dict) -> set[int]:
 
     Without labeled images: up to one file per channel. The number of channels is checked when the files are read.
     """
-    raw_folder, names = folders.raw_folder() / dataset, dataset_json.get("channel_names") or dataset_json["modality"]
-    from_dataset_json = _images_in_dataset_json(dataset, dataset_json)
-    labeled = from_dataset_json or images_by_case(raw_folder / "imagesTr", dataset_json["file_ending"])
+    names = dataset_json.get("channel_names") or dataset_json["modality"]
+    labeled = _labeled_images(dataset, dataset_json)
     return {len(files) for files in labeled.values()} or set(range(1, len(names) + 1))
+
+
+def _labeled_images(dataset: str, dataset_json: dict) -> dict[str, list[Path]]:
+    """Labeled images by identifier, from dataset.json or from imagesTr."""
+    images = folders.raw_folder() / dataset / "imagesTr"
+    return _images_in_dataset_json(dataset, dataset_json) or images_by_case(images, dataset_json["file_ending"])
+
+
+def _has_raw_folder(dataset: str) -> bool:
+    try:
+        return (folders.raw_folder() / dataset).is_dir()
+    except InputError:  # a training machine may have the preprocessed data only
+        return False
 
 
 def _images_in_dataset_json(dataset: str, dataset_json: dict) -> dict[str, list[Path]]:
@@ -256,6 +295,7 @@ def _locked_jobs(
     """Lock the folder of a configuration, remove its outdated files, yield its jobs, and write its manifest."""
     with disk_errors_reported(unlabeled), folder_lock(unlabeled):
         manifest_writer = ManifestWriter(unlabeled.manifest_file, up_to_date_cases(unlabeled, raw))
+        check_not_read(unlabeled, keep=manifest_writer.manifest.cases)
         remove_other_cases(unlabeled.folder, keep=raw)
         scratch = folders.partial_path(unlabeled.folder)
         shutil.rmtree(scratch, ignore_errors=True)
@@ -264,8 +304,10 @@ def _locked_jobs(
         todo = [case for name, case in raw.items() if name not in manifest_writer.manifest.cases]
         summary = f"{len(todo)} of {len(raw)} unlabeled cases to preprocess"
         print(f"{target.dataset} {target.configuration}: {summary}", flush=True)
+        manifest_writer.write()
         try:
             yield ConfigurationJobs(manifest_writer, [Job(target, case, scratch, unlabeled.folder) for case in todo])
+            manifest_writer.manifest.ended = True
         finally:
             manifest_writer.write()
             shutil.rmtree(scratch, ignore_errors=True)

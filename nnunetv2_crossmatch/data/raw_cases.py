@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import check_names
 
 LABELED_AND_TEST_FOLDERS = ("imagesTr", "imagesVal", "imagesTs")
 
@@ -36,11 +37,16 @@ def group_by_case(folder: Path, file_ending: str) -> tuple[dict[str, list[Path]]
     """Images ``<identifier>_<4 digits><file_ending>`` by identifier, sorted; and all other files that are not hidden.
 
     Linear in the number of files; nnU-Net's function compares every identifier with every file.
+
+    Raises:
+        InputError: a name is not UTF-8.
     """
     pattern = re.compile(r"(.+)_\d{4}" + re.escape(file_ending))
     cases: dict[str, list[Path]] = {}
     other_files: list[Path] = []
-    for name in sorted(name for name in os.listdir(folder) if not name.startswith(".")):
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    check_names(folder / name for name in names)
+    for name in names:
         match = pattern.fullmatch(name)
         (cases.setdefault(match.group(1), []) if match else other_files).append(folder / name)
     return cases, other_files

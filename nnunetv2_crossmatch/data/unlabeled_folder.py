@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
 from collections.abc import Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,13 +24,15 @@ from nnunetv2_crossmatch.data.manifest import (
     CaseRecord,
     Manifest,
     find_damaged_cases,
+    preprocessing_version,
     read_manifest,
     sources_changed,
     updated_file_info,
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
 
+READER = ".reader."  # in the names of the marks
 VOXEL_INDEPENDENT_ENTRIES = frozenset(
     "data_identifier inherits_from batch_size patch_size median_image_size_in_voxels architecture batch_dice "
     "next_stage previous_stage resampling_fn_probabilities resampling_fn_probabilities_kwargs".split()
@@ -98,17 +102,28 @@ def disk_errors_reported(unlabeled: UnlabeledFolder) -> Iterator[None]:
 
 
 def up_to_date_cases(unlabeled: UnlabeledFolder, raw: Mapping[str, RawCase]) -> Manifest:
-    """Manifest of the cases that need no preprocessing: equal plans, equal raw files, undamaged."""
-    up_to_date = Manifest(unlabeled.plans_hash, __version__)
+    """Manifest of a run that begins now, with the cases that need no preprocessing.
+
+    These have equal plans, versions and raw files, and are undamaged.
+    """
+    made_with = preprocessing_version()
+    up_to_date = Manifest(
+        unlabeled.plans_hash, __version__, asked_for=tuple(sorted(raw)), ended=False, made_with=made_with
+    )
     if not unlabeled.manifest_file.exists():
         return up_to_date
     try:
         recorded = read_manifest(unlabeled.manifest_file, unlabeled.command)
+    except NotReadError:
+        raise
     except InputError as error:
         print(f"Preprocessing everything again: {error.problems[0].what} in {unlabeled.manifest_file}")
         return up_to_date
     if recorded.plans_hash != unlabeled.plans_hash:
         print("Preprocessing everything again: the plans have changed")
+        return up_to_date
+    if recorded.made_with not in ("", made_with):
+        print(f"Preprocessing everything again: {recorded.made_with} before, {made_with} now")
         return up_to_date
     unchanged = {
         name: record
@@ -129,9 +144,58 @@ def _with_current_times(record: CaseRecord, case: RawCase) -> CaseRecord:
     )
 
 
+class Reading:
+    """Mark of a process that reads the cases in ``folder``, until it is released or the process ends.
+
+    Without permission to write beside the folder there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder.with_name(f".{folder.name}{READER}{socket.gethostname()}.{os.getpid()}.lock")
+        self._lock = FileLock(self._file, is_singleton=True)
+        with suppress(OSError):
+            self._lock.acquire(timeout=0)
+
+    def release(self) -> None:
+        """Remove the mark."""
+        if self._lock.is_locked:
+            self._file.unlink(missing_ok=True)
+            self._lock.release()
+
+
+def check_not_read(unlabeled: UnlabeledFolder, keep: Container[str]) -> None:
+    """Raise :class:`InputError` if a training reads the folder and holds cases that are not in ``keep``."""
+    changed = {case for _, case in _files_with_case(unlabeled.folder) if case not in keep}
+    if changed and (reader := _reader(unlabeled.folder)):
+        detail = f"{reader}; {len(changed)} cases would be removed or made anew"
+        remedy = f"wait until it has ended, then {unlabeled.command}"
+        raise InputError(Problem("a training reads these cases", unlabeled.folder, detail, remedy))
+
+
+def _reader(folder: Path) -> str | None:
+    """Host and number of a process that reads ``folder``; marks of killed ones are removed."""
+    start = f".{folder.name}{READER}"
+    for file in [file for file in folder.parent.iterdir() if file.name.startswith(start)]:
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            host, _, process = file.name.removeprefix(start).removesuffix(".lock").rpartition(".")
+            return f"process {process} on {host}"
+        file.unlink(missing_ok=True)
+        lock.release()
+    return None
+
+
 def remove_other_cases(folder: Path, keep: Container[str]) -> None:
     """Remove the files of all cases that are not in ``keep``."""
-    for file in folder.iterdir() if folder.is_dir() else ():
-        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
-        if ending and file.name.removesuffix(ending) not in keep:
+    for file, case in _files_with_case(folder):
+        if case not in keep:
             file.unlink()
+
+
+def _files_with_case(folder: Path) -> list[tuple[Path, str]]:
+    """Files of preprocessed cases, each with its case."""
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    endings = ((file, next((ending for ending in ENDINGS if file.name.endswith(ending)), None)) for file in files)
+    return [(file, file.name.removesuffix(ending)) for file, ending in endings if ending]

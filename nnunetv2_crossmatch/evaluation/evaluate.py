@@ -35,7 +35,7 @@ from nnunetv2_crossmatch.evaluation.metrics import (
 )
 from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, PredictionLabels, find_reader, read_pair
-from nnunetv2_crossmatch.folders import DATASET_NAME
+from nnunetv2_crossmatch.folders import DATASET_NAME, check_names
 
 CONVERSION_RECORD = "conversion.json"
 NAME_SUFFIX = re.compile(r"[_.-](?:[A-Za-z]+|0000)$")
@@ -199,6 +199,7 @@ def segmentation_files(folder: Path, file_ending: str, suffixes: Sequence[str] =
     if not folder.is_dir():
         return Problem("folder missing", folder, "no such folder", "check -r, -p and --compare")
     files = sorted(file for file in folder.iterdir() if file.name.endswith(file_ending) and file.name[0] != ".")
+    check_names(files)
     if not files:
         detail = f"it holds no file that ends with {file_ending}"
         return Problem("empty folder", folder, detail, "check -r, -p and --compare, and file_ending in dataset.json")

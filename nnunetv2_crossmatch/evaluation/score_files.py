@@ -27,7 +27,7 @@ from nnunetv2_crossmatch.evaluation.scores import (
     case_class_rows,
     compare_scores,
 )
-from nnunetv2_crossmatch.folders import flush_and_rename, partial_path
+from nnunetv2_crossmatch.folders import flush_and_rename, private_folder
 
 MEASURE_HEADINGS = {
     "dice": "Dice",
@@ -206,27 +206,25 @@ def write_scores(
 
 @contextmanager
 def files_written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield temporary paths, one for each of ``paths``; all are renamed when the block succeeds.
+    """Yield temporary paths, one for each of ``paths`` in one folder; all are renamed when the block succeeds.
 
     On an exception, in the block or while renaming, all ``paths`` are as they were before.
     """
-    temporary = [partial_path(path) for path in paths]
-    backups = {path: path.with_name(f".{path.name}.backup") for path in paths if path.exists()}
-    moved: list[Path] = []
-    try:
-        yield temporary
-        for path, backup in backups.items():
-            shutil.copyfile(path, backup)
-        for source, path in zip(temporary, paths, strict=True):
-            flush_and_rename(source, path)
-            moved.append(path)
-    except BaseException:
-        for path in moved:
-            backups[path].replace(path) if path in backups else path.unlink()
-        raise
-    finally:
-        for file in (*temporary, *backups.values()):
-            file.unlink(missing_ok=True)
+    with private_folder(paths[0]) as private:
+        temporary = [private / path.name for path in paths]
+        backups = {path: private / f"{path.name}.before" for path in paths if path.exists()}
+        moved: list[Path] = []
+        try:
+            yield temporary
+            for path, backup in backups.items():
+                shutil.copyfile(path, backup)
+            for source, path in zip(temporary, paths, strict=True):
+                flush_and_rename(source, path)
+                moved.append(path)
+        except BaseException:
+            for path in moved:
+                backups[path].replace(path) if path in backups else path.unlink()
+            raise
 
 
 def write_csv(scores: Scores, path: Path) -> None:

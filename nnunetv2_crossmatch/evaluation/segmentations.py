@@ -20,7 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, raise_if_any, unread_reason
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
 from nnunetv2_crossmatch.folders import NOMINAL_SPACING_MARK
 
@@ -211,12 +211,14 @@ def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
     """Read one file.
 
     Raises:
-        InputError: the file is damaged, cannot be read, or has several channels.
+        InputError: the file is damaged, cannot be read now, or has several channels.
     """
     check_file_integrity(file)
     try:
         volume, header = reader.read_seg(str(file))
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, MemoryError) as error:
+        if reason := unread_reason(error):
+            raise InputError(file_not_read(file, reason)) from error
         raise damaged_file_error(file, error) from error
     if len(volume) != 1:
         detail = f"{len(volume)} channels"

@@ -6,6 +6,7 @@ Limit: files of ``torch.save`` (zip archives) with the entries of nnU-Net's trai
 from __future__ import annotations
 
 import errno
+import itertools
 import pickle
 import shutil
 import struct
@@ -21,8 +22,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import atomic_write, partial_path
+from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.folders import atomic_write, remove_left_overs
 
 LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
@@ -129,7 +130,7 @@ def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
 def remove_partial_checkpoints(folder: Path) -> None:
     """Remove partial checkpoints of a killed process from ``folder``."""
     for name in CANDIDATES:
-        partial_path(folder / name).unlink(missing_ok=True)
+        remove_left_overs(folder / name)
 
 
 class DamagedCheckpointError(InputError):
@@ -141,35 +142,43 @@ def load_checkpoint(file: Path, map_location: str | torch.device = "cpu") -> dic
 
     Raises:
         DamagedCheckpointError: it is cut off, altered, or lacks what a training checkpoint has.
-        InputError: it holds objects other than tensors, numbers, text and arrays.
+        InputError: it holds objects other than tensors, numbers, text and arrays; or it could not be read.
     """
     _verify_archive(file)
     return _load(file, map_location)
 
 
+@contextmanager
+def _faults_told_apart(file: Path) -> Iterator[None]:
+    """Turn errors of the readers of ``file`` into those of a damaged file, or of one that could not be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if reason := unread_reason(error):
+            raise InputError(file_not_read(file, reason)) from error
+        raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
 def _verify_archive(file: Path) -> None:
     """Compare the checksums; ``torch.load`` does not, and reads altered weights."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            bad = archive.testzip()
-    except UNREADABLE as error:
-        raise _damaged(file, str(error)) from error
+    with _faults_told_apart(file), zipfile.ZipFile(file) as archive:
+        bad = archive.testzip()
     if bad:
         raise _damaged(file, f"checksum of {bad} differs")
 
 
 def _load(file: Path, map_location: str | torch.device = "cpu", mmap: bool = False) -> dict[str, Any]:
-    try:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("missing, cut off, or not written by torch.save")
-        with torch.serialization.safe_globals(_allowed()):
-            checkpoint = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError as error:
-        detail = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
-        fix = "load it only with stock tools and only if you trust its author"
-        raise InputError(Problem("checkpoint holds foreign code", file, detail.strip(), fix)) from error
-    except UNREADABLE as error:
-        raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+    with _faults_told_apart(file):
+        with file.open("rb") as stream:  # is_zipfile by name would take a file that cannot be opened for another format
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("cut off, or not written by torch.save")
+        try:
+            with torch.serialization.safe_globals(_allowed()):
+                checkpoint = torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            detail = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
+            fix = "load it only with stock tools and only if you trust its author"
+            raise InputError(Problem("checkpoint holds foreign code", file, detail.strip(), fix)) from error
     missing = [name for name in NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
     if missing:
         raise _damaged(file, f"no training checkpoint: {', '.join(missing)} missing")
@@ -206,12 +215,13 @@ def newest_checkpoint(folder: Path, log: Callable[[str], None] = print) -> Resum
         log: takes one line at a time.
 
     Raises:
-        InputError: a checkpoint holds foreign code.
+        InputError: a checkpoint holds foreign code, or could not be read for a reason other than its bytes; it is left
+            as it is.
     """
     epochs = {}
     for file in (folder / name for name in CANDIDATES):
         try:
-            if file.exists():
+            if _exists(file):
                 epochs[file] = int(_load(file, mmap=True)["current_epoch"])
         except DamagedCheckpointError as error:
             _rename_corrupt(file, error, log)
@@ -226,12 +236,45 @@ def newest_checkpoint(folder: Path, log: Callable[[str], None] = print) -> Resum
 
 
 def keep_previous_checkpoints(folder: Path, log: Callable[[str], None] = print) -> None:
-    """Rename checkpoints of an earlier run in ``folder`` to ``*.previous``, so that ``--c`` does not resume them."""
-    for file in (folder / name for name in CANDIDATES):
-        if file.exists():
-            previous = file.with_name(f"{file.name}.previous")
-            file.replace(previous)
-            log(f"{file.name} is of an earlier run; kept as {previous.name}")
+    """Rename checkpoints of an earlier run in ``folder`` to ``*.previous``, so that ``--c`` does not resume them.
+
+    Those of a run that went further are never overwritten: the names then end in ``.previous2``, ``.previous3``, ...
+    """
+    present = [file for file in (folder / name for name in CANDIDATES) if file.exists()]
+    suffix = _free_suffix(folder, max(map(_epoch_of, present), default=0))
+    for file in present:
+        file.replace(file.with_name(file.name + suffix))
+        log(f"{file.name} is of an earlier run; kept as {file.name}{suffix}")
+
+
+def _free_suffix(folder: Path, epoch: int) -> str:
+    """The first suffix under which no checkpoint is kept that has more epochs than ``epoch``, or cannot be read."""
+    for number in itertools.count(1):
+        suffix = ".previous" + (str(number) if number > 1 else "")
+        kept = [file for file in (folder / (name + suffix) for name in CANDIDATES) if file.exists()]
+        if all(0 <= _epoch_of(file) <= epoch for file in kept):
+            return suffix
+    raise AssertionError("counting has no end")
+
+
+def _epoch_of(file: Path) -> int:
+    """Epochs that the checkpoint ``file`` has behind it; -1 if it cannot be read."""
+    try:
+        return int(_load(file, mmap=True)["current_epoch"])
+    except InputError:
+        return -1
+
+
+def check_not_all_corrupt(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder`` holds ``*.corrupt`` files, for a run that found nothing to continue."""
+    if corrupt := sorted(file.name for file in folder.glob("*.corrupt")):
+        detail = f"only {', '.join(corrupt)}, which an earlier --c could not use"
+        raise InputError(Problem("no checkpoint", folder, detail, "train anew without --c, or restore a checkpoint"))
+
+
+def _exists(file: Path) -> bool:
+    with _faults_told_apart(file):
+        return file.exists()
 
 
 def _rename_corrupt(file: Path, error: InputError, log: Callable[[str], None]) -> None:

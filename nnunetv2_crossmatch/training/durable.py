@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
-from filelock import BaseFileLock
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch.errors import InputError, Problem
@@ -22,6 +21,7 @@ from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
     atomic_checkpoint,
     check_finite,
+    check_not_all_corrupt,
     disk_full_reported,
     entries_added,
     keep_previous_checkpoints,
@@ -34,7 +34,7 @@ from nnunetv2_crossmatch.training.checkpoints import (
 from nnunetv2_crossmatch.training.distributed import from_first_process
 from nnunetv2_crossmatch.training.finite import MAX_IN_A_ROW, NonFiniteCounter
 from nnunetv2_crossmatch.training.interruption import StopSignals
-from nnunetv2_crossmatch.training.lock import lock_folder
+from nnunetv2_crossmatch.training.lock import RunLock, lock_folder
 from nnunetv2_crossmatch.training.record import RunRecord, check_same_inputs, new_record, read_record, write_record
 from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
 
@@ -67,7 +67,7 @@ class DurableTrainer(nnUNetTrainer):
         self.folder = Path(self.output_folder)
         self.record = read_record(self.folder) if self.selecting_checkpoint and self.local_rank == 0 else None
         self.resumed = False
-        self.lock: BaseFileLock | None = None
+        self.lock: RunLock | None = None
         self.interruption = StopSignals()
         self.finite = NonFiniteCounter(self.print_to_log_file, expect_overflow=self.grad_scaler is not None)
         self.steps = StepLog()
@@ -94,6 +94,8 @@ class DurableTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         """Start as nnU-Net does, with the folder locked."""
         self.lock_folder()
+        if self.selecting_checkpoint and self.local_rank == 0:
+            check_not_all_corrupt(self.folder)
         self.selecting_checkpoint = False
         super().on_train_start()
         self.steps_per_epoch = self.num_iterations_per_epoch

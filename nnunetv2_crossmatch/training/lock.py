@@ -1,6 +1,7 @@
 """One training at a time in an output folder: a lock that ends with its process, and a record of its holder.
 
-Limit: on file systems without locks, a file that names the process takes their place.
+The record is touched while the holder lives, since some file systems do not pass locks on to other machines. Limit: a
+machine that stands still for :data:`STALE_SECONDS` counts as dead there.
 """
 
 from __future__ import annotations
@@ -8,7 +9,12 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
+import time
+import uuid
+from contextlib import suppress
 from datetime import datetime
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +24,44 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
 
 ORPHAN_SECONDS = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
+BEAT_SECONDS = 20.0  # seconds between two signs of life
+STALE_SECONDS = 120.0  # seconds without one after which a holder on another machine counts as dead
+POLL_SECONDS = 1.0
+BEATS = "sign_of_life_every_s"  # in the record; earlier versions gave none, and the lock alone decides about them
 
 
-def lock_folder(folder: Path) -> BaseFileLock:
+class RunLock:
+    """A lock that is held, and the record of its holder; both go when it is released or the process ends.
+
+    A killed process leaves its record behind.
+    """
+
+    def __init__(self, lock: BaseFileLock, holder: Path) -> None:
+        self._lock, self._holder, self._id = lock, holder, uuid.uuid4().hex
+        self._released = threading.Event()
+        self._write()
+        threading.Thread(target=self._beat, daemon=True).start()
+        self.release = Finalize(None, self._end, exitpriority=0)  # atexit would forget processes of multiprocessing
+
+    def _write(self) -> None:
+        since = datetime.now().isoformat(timespec="seconds")
+        who = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+        with atomic_write(self._holder) as temporary:
+            temporary.write_text(json.dumps({**who, "id": self._id, BEATS: BEAT_SECONDS}), encoding="utf-8")
+
+    def _beat(self) -> None:
+        while not self._released.wait(BEAT_SECONDS):
+            with suppress(OSError):  # the next one may succeed
+                os.utime(self._holder)
+
+    def _end(self) -> None:
+        self._released.set()
+        if _read_holder(self._holder).get("id") == self._id:
+            self._holder.unlink(missing_ok=True)
+        self._lock.release()
+
+
+def lock_folder(folder: Path) -> RunLock:
     """Lock ``folder`` for this process until the result is released or the process ends, however it does.
 
     Raises:
@@ -33,16 +74,54 @@ def lock_folder(folder: Path) -> BaseFileLock:
         lock.acquire(timeout=ORPHAN_SECONDS if _has_ended(_read_holder(holder)) else 0)
     except Timeout:
         raise _locked_error(folder, _read_holder(holder)) from None
-    record = {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now().isoformat(timespec="seconds")}
-    with atomic_write(holder) as temporary:
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-    return lock
+    try:
+        _check_other_machine(folder, holder)
+    except BaseException:
+        lock.release()
+        raise
+    return RunLock(lock, holder)
+
+
+def _check_other_machine(folder: Path, file: Path) -> None:
+    """Wait until the holder on another machine is known to live or to be dead; raise if it lives.
+
+    Both times that are compared are the file system's, not the clocks of two machines.
+    """
+    holder, seen = _read_holder(file), _modified(file)
+    if BEATS not in holder or holder.get("host") == socket.gethostname():
+        return
+    while seen is not None and _now(folder / ".running.lock") - seen < STALE_SECONDS:
+        time.sleep(POLL_SECONDS)
+        if _modified(file) not in (seen, None):
+            raise _locked_error(folder, holder)
+        seen = _modified(file)
+    if seen is not None:
+        print(f"{_who(holder)}, gave no sign of life for {STALE_SECONDS:.0f} s: its folder is taken over.", flush=True)
+
+
+def _modified(file: Path) -> float | None:
+    """When ``file`` was modified (s); None if it is gone. Opening it asks the server of a network file system."""
+    try:
+        with file.open("rb") as stream:
+            return os.fstat(stream.fileno()).st_mtime
+    except FileNotFoundError:
+        return None
+
+
+def _now(file: Path) -> float:
+    """The time (s) in the file system of ``file``."""
+    os.utime(file)
+    return file.stat().st_mtime
+
+
+def _who(holder: dict[str, Any]) -> str:
+    return "process {pid} on {host}, since {since}".format_map({"pid": "?", "host": "?", "since": "?", **holder})
 
 
 def _locked_error(folder: Path, holder: dict[str, Any]) -> InputError:
-    who = "process {pid} on {host}, since {since}".format_map({"pid": "?", "host": "?", "since": "?", **holder})
     remedy = "wait until it has ended, or stop it; for a second run choose another fold or trainer name"
-    return InputError(Problem("another training runs", folder, who, remedy))
+    stale = f"if it certainly is no more, remove {folder / '.running.json'}"
+    return InputError(Problem("another training runs", folder, _who(holder), f"{remedy}; {stale}"))
 
 
 def _read_holder(holder: Path) -> dict[str, Any]:

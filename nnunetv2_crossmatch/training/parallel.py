@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_crossmatch.training.distributed import device_of_process, join_torchrun, samples_per_process
 from nnunetv2_crossmatch.training.durable import DurableTrainer
+from nnunetv2_crossmatch.training.record import RunRecord
 
 
 class ParallelTrainer(DurableTrainer):
@@ -49,6 +51,13 @@ class ParallelTrainer(DurableTrainer):
         if self.is_ddp:
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    def write_run_record(self, now: RunRecord) -> None:
+        """As inherited, with the number of processes; another number is told, since the batches are others then."""
+        before = self.record.processes if self.record is not None and self.resumed else None
+        if before not in (None, self.processes):
+            self.print_to_log_file(f"{before} processes before, {self.processes} now: other batches are drawn.")
+        super().write_run_record(replace(now, processes=self.processes))
 
     @property
     def processes(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
 from nnunetv2_crossmatch.folders import atomic_write
 
 FILE = "crossmatch_run.json"
@@ -24,11 +24,15 @@ SHOWN, SHORT = 8, 60
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The seed of all draws, installed versions by package, and nested plain values that must not change."""
+    """The seed of all draws, installed versions by package, and nested plain values that must not change.
+
+    ``processes`` is the number of those that share a batch; None in records of earlier versions.
+    """
 
     seed: int
     versions: dict[str, str]
     inputs: dict[str, Any]
+    processes: int | None = None
 
 
 def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
@@ -39,7 +43,12 @@ def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of the run in ``folder``, whole or not at all."""
     with atomic_write(folder / FILE) as temporary:
-        content = {"seed": record.seed, "versions": record.versions, INPUTS: record.inputs}
+        content = {
+            "seed": record.seed,
+            "versions": record.versions,
+            "processes": record.processes,
+            INPUTS: record.inputs,
+        }
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
@@ -47,16 +56,18 @@ def read_record(folder: Path) -> RunRecord | None:
     """The record of the run in ``folder``, or None if it has none.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or could not be read.
     """
     try:
         content = json.loads((folder / FILE).read_bytes())
         record = RunRecord(content.pop("seed"), content.pop("versions"), content.pop(INPUTS), **content)
-        well_formed = [type(record.seed) is int, isinstance(record.versions, dict), isinstance(record.inputs, dict)]
-        if not all(well_formed):
-            raise TypeError("number, versions and contents expected")
+        plain = [type(record.seed) is int, record.processes is None or type(record.processes) is int]
+        if not all([*plain, isinstance(record.versions, dict), isinstance(record.inputs, dict)]):
+            raise TypeError("numbers, versions and contents expected")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise NotReadError(file_not_read(folder / FILE, error.strerror or str(error))) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         remedy = "remove it; the run continues with newly drawn random numbers"
         raise InputError(Problem("record of the run damaged", folder / FILE, str(error), remedy)) from error

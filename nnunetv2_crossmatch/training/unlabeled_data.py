@@ -22,7 +22,14 @@ from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.data.diagnosis import DatasetWithReferenceLabels, preprocess_reference_labels, reference_folder
 from nnunetv2_crossmatch.data.loader import make_augmenter, nnunet_loaders_without_workers, seed_everything
 from nnunetv2_crossmatch.data.npz_dataset import writable_dataset_class
-from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, raw_checksums, trainable_cases
+from nnunetv2_crossmatch.data.preprocessing import (
+    is_preprocessed,
+    labeled_checksums,
+    preprocess_unlabeled,
+    raw_checksums,
+    trainable_cases,
+)
+from nnunetv2_crossmatch.data.unlabeled_folder import Reading
 from nnunetv2_crossmatch.data.views import WeakStrongViews, authors_intensity_transforms, with_deterministic_blur
 from nnunetv2_crossmatch.learning.streams import LABELED
 from nnunetv2_crossmatch.methods.settings import CommonSettings
@@ -44,6 +51,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         unlabeled_cases: names of the preprocessed unlabeled cases.
         steps_done: number of the next step in the run.
         class_shares: share of each class or region in the labeled volumes; empty if they are annotated in parts.
+        reading: mark that the unlabeled cases are read, in the first process.
     """
 
     settings: ClassVar[CommonSettings] = CommonSettings()
@@ -51,6 +59,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
     class_shares: dict[str, float]
+    reading: Reading | None = None
     dataset_class: type[nnUNetBaseDataset]
 
     def initialize(self) -> None:
@@ -82,6 +91,14 @@ class UnlabeledDataTrainer(ParallelTrainer):
             self.unlabeled_cases = self._ready_unlabeled_cases()
         super().on_train_start()
 
+    def run_training(self) -> None:
+        """As inherited; the unlabeled cases are not read afterwards."""
+        try:
+            super().run_training()
+        finally:
+            if self.reading is not None:
+                self.reading.release()
+
     def _ready_unlabeled_cases(self) -> list[str]:
         arguments = self.plans_manager, self.configuration_name
         prepared = self._prepare_unlabeled_cases() if self.local_rank == 0 else []
@@ -97,6 +114,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
             self.print_to_log_file("Unlabeled cases are not preprocessed yet; doing it now.")
             names = self.plans_manager.dataset_name, self.plans_manager.plans_name
             preprocess_unlabeled(*names, [self.configuration_name], default_num_processes)
+        self.reading = Reading(self._unlabeled_folder())
         cases = trainable_cases(*arguments, verify=bool(self.settings.verify))
         if self.settings.diagnose:
             preprocess_reference_labels(self.plans_manager, self.configuration_manager, cases)
@@ -127,7 +145,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         )
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
-        """Settings, plans, labels and cases, and the model that the run began with, if any."""
+        """Settings, plans, images, labels and cases, and the model that the run began with, if any."""
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
         labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
         return {
@@ -135,17 +153,27 @@ class UnlabeledDataTrainer(ParallelTrainer):
             "plans": plans,
             "dataset.json": {name: self.dataset_json.get(name) for name in DESCRIBES_DATA},
             "training": checksums(labels, training, self.dataset_json["file_ending"]),
+            "images": labeled_checksums(self.plans_manager.dataset_name, self.dataset_json, training),
             "validation": sorted(validation),
             "started_from": origin_of(self.folder),
             "unlabeled": raw_checksums(self.plans_manager, self.configuration_name) if self.unlabeled_cases else {},
         }
 
     def write_run_record(self, now: RunRecord) -> None:
-        """As inherited; settings that the package did not have when the run began had their default values."""
+        """As inherited; settings that the package did not have when the run began had their default values.
+
+        Raw images of labeled cases that were not there then, or are not now, are not compared.
+        """
         if self.record is not None:
             defaults = asdict(type(self.settings)())
             self.record.inputs["settings"] = defaults | self.record.inputs.get("settings", {})
+            if not (self.record.inputs.get("images") and now.inputs["images"]):
+                now.inputs["images"] = self.record.inputs.get("images") or now.inputs["images"]
+                self.record.inputs["images"] = now.inputs["images"]
         super().write_run_record(now)
+
+    def _unlabeled_folder(self) -> Path:
+        return folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
 
     def _unlabeled_loader(self) -> nnUNetDataLoader:
         patch_size = self.configuration_manager.patch_size
@@ -159,7 +187,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         strong = authors_intensity_transforms(len(patch_size)) if self.settings.views == "authors" else None
         count = len(self.unlabeled_views) - 1
         self.views = WeakStrongViews(transforms, strong, count, geometry_only=bool(self.settings.gpu_views))
-        folder = folders.unlabeled_folder(self.plans_manager.dataset_name, self.configuration_manager.data_identifier)
+        folder = self._unlabeled_folder()
         cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # the format of the labeled ones may differ
         if self.settings.diagnose:
             cases = DatasetWithReferenceLabels(cases, reference_folder(folder))

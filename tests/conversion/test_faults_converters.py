@@ -37,6 +37,8 @@ from run_converter import (
     set_root_folders,
 )
 
+from nnunetv2_crossmatch.folders import exclusive
+
 CASES = ["c0", "c1", "c2", "c3"]
 PATIENTS = ["patient003", "patient090", "patient005"]
 DiskUsage = namedtuple("DiskUsage", "total used free")
@@ -463,18 +465,54 @@ def test_fault_16_kill_then_rerun(tmp_path: Path) -> None:
     arguments = ("-d", "501", "--labeled", "2", "--splits", str(splits_file), "-np", "2")
     killed, straight = make_root_folders(tmp_path / "killed"), make_root_folders(tmp_path / "straight")
     process = kill_at_first_file(command_line("LA", folder, *arguments), killed)
-    assert [path.name for path in (killed / "raw").iterdir()] == [".Dataset501_LA.partial"]
+    left = {path.name for path in (killed / "raw").iterdir()} - {".Dataset501.lock", ".Dataset501_LA.lock"}
+    assert [name[:15] + name[-8:] for name in left] == [".Dataset501_LA..partial"]
     assert ends_within(process.pid, seconds=10)
     for roots in (killed, straight):
         assert run_command("LA", roots, folder, *arguments).returncode == 0
     assert content(killed) == content(straight)
 
 
+@pytest.mark.parametrize("layout", ["h5", "challenge"])
+def test_a_case_found_twice_is_refused_with_both_paths(roots: Roots, tmp_path: Path, acdc_lists, layout: str) -> None:
+    source = tmp_path / "twice"
+    write, below = (write_acdc_h5, "data") if layout == "h5" else (write_acdc_challenge, "training")
+    (source / below).mkdir(parents=True)
+    write(source, PATIENTS)
+    write(source / below, PATIENTS[:1])
+    message = roots.expect_error("ACDC", source, *acdc_lists)
+    name = "patient003_frame01"
+    (line,) = (line for line in message.splitlines() if f"{name} is also" in line)
+    assert line.startswith("error: case found twice in ")
+    assert line.count(f"{source / below}{os.sep}") == 1
+    assert line.count(f"{source}{os.sep}") == 2
+    assert message.count("case found twice") == 2
+
+
+def test_a_data_set_with_models_of_an_earlier_one_is_refused(roots: Roots, la_folder: Path, la_lists) -> None:
+    """Their folds would join the new ensemble, perhaps trained on what are test cases now."""
+    roots.monkeypatch.setenv("nnUNet_results", str(roots.root / "results"))
+    model = roots.root / "results" / "Dataset501_LA" / "nnUNetTrainer__nnUNetPlans__2d"
+    (model / "fold_0").mkdir(parents=True)
+    message = roots.expect_error("LA", la_folder, *la_lists)
+    assert f"old results in {model}" in message
+    (model / "fold_0").rmdir()
+    roots.convert("LA", la_folder, *la_lists)
+
+
+def test_of_two_converters_into_one_id_the_second_is_refused(roots: Roots, la_folder: Path, la_lists) -> None:
+    """While the first one works; also with another name, since nnU-Net finds data sets by their number."""
+    with exclusive(roots.raw / "Dataset501"):
+        assert "another process writes here" in roots.expect_error("LA", la_folder, *la_lists)
+    assert not list(roots.raw.iterdir())
+    roots.convert("LA", la_folder, *la_lists)
+
+
 def kill_at_first_file(line: list[str], roots: Path) -> subprocess.Popen[bytes]:
     """Start the command in a new process group and kill its main process when the first case is written."""
     null = subprocess.DEVNULL
     process = subprocess.Popen(line, env=environment(roots), stdout=null, stderr=null, start_new_session=True)
-    while process.poll() is None and not list((roots / "raw").glob(".*.partial/imagesTr/*")):
+    while process.poll() is None and not list((roots / "raw").glob(".*.partial/*/imagesTr/*")):
         time.sleep(0.005)
     process.kill()
     process.wait()

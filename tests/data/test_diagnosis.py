@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import blob_case, write_volume
 from trainers import started
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice, preprocess_reference_labels
@@ -48,16 +50,19 @@ def with_reference_labels(prepared_copy):
     return prepared_copy
 
 
-def test_reference_label_is_preprocessed_again_if_older_than_label_or_case(with_reference_labels):
+def test_a_reference_label_is_preprocessed_again_if_label_or_case_have_other_content(with_reference_labels):
+    """Also if the new one is older, as those of archives are."""
     trainer = started(with_reference_labels, f"{SHORT}_diagnose1")
     reference = next(with_reference_labels.preprocessed.glob("*_2d_unlabeled_truth"))
     cases = with_reference_labels.preprocessed / reference.name.removesuffix("_truth")
     arguments = trainer.plans_manager, trainer.configuration_manager, trainer.unlabeled_cases
     first, second, *others = trainer.unlabeled_cases
-    for file in reference.iterdir():
+    for file in reference.glob("*.npy"):
         np.save(file, np.zeros(1))
-    for source in (with_reference_labels.raw / "labelsUn" / f"{first}.nii.gz", cases / f"{second}.pkl"):
-        source.touch()
+    write_volume(blob_case(99)[1], with_reference_labels.raw / "labelsUn" / f"{first}.nii.gz")
+    os.utime(with_reference_labels.raw / "labelsUn" / f"{first}.nii.gz", (0, 0))
+    with (cases / f"{second}.pkl").open("ab") as stream:
+        stream.write(b" ")
     preprocess_reference_labels(*arguments)
     redone = {case: np.load(reference / f"{case}.npy").size > 1 for case in trainer.unlabeled_cases}
     assert redone == {first: True, second: True, **dict.fromkeys(others, False)}

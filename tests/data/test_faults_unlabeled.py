@@ -7,6 +7,7 @@ import functools
 import gzip
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from conftest import TinyDataset, blob_case, write_volume
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from test_preprocessing import CASES, folder_of, load, plans_of
 
+import nnunetv2_crossmatch.data.manifest as manifest_module
+import nnunetv2_crossmatch.data.preprocessing as preprocessing
 from nnunetv2_crossmatch.data.case_preprocessing import (
     DatasetConfiguration,
     NnunetObjects,
@@ -30,7 +33,7 @@ from nnunetv2_crossmatch.data.case_preprocessing import (
 from nnunetv2_crossmatch.data.manifest import file_crc32, read_manifest
 from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled, trainable_cases
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, labeled_and_test_images, leak_problems
-from nnunetv2_crossmatch.data.unlabeled_folder import disk_errors_reported, unlabeled_folder_of
+from nnunetv2_crossmatch.data.unlabeled_folder import Reading, disk_errors_reported, unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError
 
 COMMAND = "nnUNetv2_crossmatch_preprocess"
@@ -316,6 +319,85 @@ def test_23_a_damaged_file_is_named_when_training_starts(prepared_copy: TinyData
     message = training_error(prepared_copy)
     assert f"free_06{ending}" in message
     assert message.endswith(f"Fix: {COMMAND} -d {prepared_copy.name} -c 2d -p nnUNetPlans")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_preprocessing_that_ended_early_is_told_where_only_its_folder_is(
+    tiny_copy: TinyDataset, interrupted: bool, monkeypatch
+) -> None:
+    """By a bad image, or by Ctrl-C: a training would take the cases that there are for all."""
+    if interrupted:
+        run_jobs = preprocessing.run_jobs
+
+        def stop_after_one(*arguments: object) -> Iterator:
+            yield next(iter(run_jobs(*arguments)))
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(preprocessing, "run_jobs", stop_after_one)
+        with pytest.raises(KeyboardInterrupt):
+            preprocess(tiny_copy)
+    else:
+        (images_folder(tiny_copy) / "bad_0000.nii.gz").write_bytes(gzip.compress(b"no image"))
+        preprocessing_error(tiny_copy)
+    shutil.rmtree(tiny_copy.root / "raw")
+    told = "3 of 4 cases are missing" if interrupted else r"1 of 5 cases are missing \(bad\)"
+    expected = f"error: preprocessing incomplete in .*{told}.*Fix: where the raw images are"
+    assert re.search(expected, training_error(tiny_copy))
+
+
+def test_a_manifest_of_an_earlier_version_is_read_and_its_images_by_content(prepared_copy: TinyDataset) -> None:
+    manifest = folder_of(prepared_copy).with_name(folder_of(prepared_copy).name + ".json")
+    content = json.loads(manifest.read_text())
+    for name in ("asked_for", "ended", "made_with"):
+        del content[name]
+    for case in content["cases"].values():
+        case["sources"] = {name: values[:3] for name, values in case["sources"].items()}
+    manifest.write_text(json.dumps(content))
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+    before = files_of(folder_of(prepared_copy))
+    preprocess(prepared_copy)
+    assert files_of(folder_of(prepared_copy)) == before
+    assert len(json.loads(manifest.read_text())["asked_for"]) == 4
+
+
+def test_cases_that_another_version_preprocessed_are_made_again(
+    prepared_copy: TinyDataset, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(manifest_module, "PREPROCESSING", 2)
+    assert "preprocessed by other versions" in training_error(prepared_copy)
+    preprocess(prepared_copy)
+    assert "4 of 4 unlabeled cases to preprocess" in capsys.readouterr().out
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+
+
+def test_an_image_of_equal_size_and_date_is_noticed(prepared_copy: TinyDataset) -> None:
+    """As a copy that keeps the date, or an archive that gives all files one date."""
+    file = images_folder(prepared_copy) / "free_05_0000.nii.gz"
+    date = file.stat().st_mtime_ns
+    for replace in (lambda: flip(file), lambda: file.with_name("free_05_0000.nii.gz").write_bytes(file.read_bytes())):
+        replace()
+        os.utime(file, ns=(date, date))
+        assert "imagesUn: 1 changed (free_05)" in training_error(prepared_copy)
+
+
+def test_nothing_is_removed_or_made_anew_while_a_training_reads(prepared_copy: TinyDataset) -> None:
+    """New cases may come: the training does not know them."""
+    before = files_of(folder_of(prepared_copy))
+    reading = Reading(folder_of(prepared_copy))
+    write_volume(blob_case(80)[0], images_folder(prepared_copy) / "new_0000.nii.gz")
+    preprocess(prepared_copy)
+    assert files_of(folder_of(prepared_copy)).items() > before.items()
+    for change in (lambda image: write_volume(blob_case(81)[0], image), Path.unlink):
+        change(images_folder(prepared_copy) / "free_05_0000.nii.gz")
+        assert f"process {os.getpid()} on {os.uname().nodename}; 1 cases" in preprocessing_error(prepared_copy)
+        assert files_of(folder_of(prepared_copy)).items() > before.items()
+    reading.release()
+    folder_of(prepared_copy).with_name(
+        f".{folder_of(prepared_copy).name}.reader.here.1.lock"
+    ).touch()  # of a killed one
+    preprocess(prepared_copy)
+    assert not (folder_of(prepared_copy) / "free_05.b2nd").exists()
+    assert not list(prepared_copy.preprocessed.glob("*.reader.*"))
 
 
 def test_24_nnunet_preprocessing_keeps_the_unlabeled_cases(prepared_copy: TinyDataset) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -21,10 +22,11 @@ from trainers import make_trainer, weights_of
 
 from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.folders import partial_path
+from nnunetv2_crossmatch.folders import exclusive
 from nnunetv2_crossmatch.training.checkpoints import (
     DamagedCheckpointError,
     atomic_checkpoint,
+    keep_previous_checkpoints,
     load_checkpoint,
     newest_checkpoint,
     nonfinite,
@@ -193,6 +195,61 @@ def test_36_without_a_readable_checkpoint_there_is_none(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, lambda line: None) is None
 
 
+def test_checkpoints_of_a_run_that_went_further_are_never_overwritten(tmp_path: Path) -> None:
+    """900 epochs, then two starts by mistake without --c, of which each was stopped soon; then a longer one."""
+    for epoch in (900, 3, 2, 40, 950):
+        written(tmp_path, latest=epoch, best=epoch - 1)
+        keep_previous_checkpoints(tmp_path, lambda line: None)
+    kept = {name: load_checkpoint(tmp_path / name)["current_epoch"] for name in os.listdir(tmp_path)}
+    latest = "checkpoint_latest.pth.previous"
+    assert {name: epoch for name, epoch in kept.items() if "latest" in name} == {
+        latest: 950,
+        f"{latest}2": 40,
+        f"{latest}3": 2,
+    }
+
+
+def test_kept_checkpoints_that_cannot_be_read_are_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint_best.pth.previous").write_bytes(b"no checkpoint")
+    written(tmp_path, best=5)
+    keep_previous_checkpoints(tmp_path, lambda line: None)
+    assert (tmp_path / "checkpoint_best.pth.previous").read_bytes() == b"no checkpoint"
+    assert load_checkpoint(tmp_path / "checkpoint_best.pth.previous2")["current_epoch"] == 5
+
+
+def failing(error: BaseException):
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    return fail
+
+
+NOT_OPENED = [OSError(code, os.strerror(code)) for code in (errno.EACCES, errno.ESTALE, errno.EIO, errno.EMFILE)]
+
+
+@pytest.mark.parametrize(
+    ("place", "error"),
+    [
+        *(("io.open", error) for error in NOT_OPENED),
+        ("zipfile.ZipFile.testzip", OSError(errno.EIO, os.strerror(errno.EIO))),
+        ("zipfile.ZipFile.testzip", MemoryError()),
+        ("torch.load", MemoryError()),
+        ("torch.load", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")),
+        ("torch.load", RuntimeError("unable to open file <c> in read-only mode: Too many open files (24)")),
+    ],
+)
+def test_a_checkpoint_that_could_not_be_read_is_not_damaged(tmp_path: Path, place: str, error, monkeypatch) -> None:
+    written(tmp_path, final=10, latest=8)
+    before = sorted(os.listdir(tmp_path))
+    monkeypatch.setattr(place, failing(error))
+    for read in (lambda: newest_checkpoint(tmp_path), lambda: load_checkpoint(tmp_path / "checkpoint_final.pth")):
+        with pytest.raises(InputError, match=r"file not read in .*checkpoint_final\.pth: .*Fix: mend that") as told:
+            read()
+        assert not isinstance(told.value, DamagedCheckpointError)
+    monkeypatch.undo()
+    assert sorted(os.listdir(tmp_path)) == before
+
+
 def test_36_foreign_code_is_an_error_and_stays_where_it_is(tmp_path: Path) -> None:
     torch.save(checkpoint(extra=Foreign()), tmp_path / "checkpoint_latest.pth")
     with pytest.raises(InputError, match="foreign code"):
@@ -359,8 +416,15 @@ def test_a_damaged_model_is_not_exported_and_leaves_nothing(model: Path, tmp_pat
     with pytest.raises(InputError, match="checkpoint damaged"):
         export_model(model, tmp_path / "shared")
     target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
-    assert not target.exists()
-    assert not partial_path(target).exists()
+    assert not list(target.parent.iterdir())
+
+
+def test_of_two_exports_into_one_folder_the_second_is_refused(model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"
+    target.parent.mkdir(parents=True)
+    with exclusive(target), pytest.raises(InputError, match=r"another process writes here in .*nnUNetTrainer__"):
+        export_model(model, tmp_path / "shared")
+    assert export_model(model, tmp_path / "shared") == target
 
 
 def test_a_fold_without_checkpoint_is_named(model: Path, tmp_path: Path) -> None:

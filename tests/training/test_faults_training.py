@@ -732,6 +732,10 @@ def test_36_without_any_readable_checkpoint_nothing_starts_anew_in_silence(
     for name in ("final", "latest", "best"):
         damaged(finished.folder, name, 100)
     assert "Fix: train anew without --c" in error_of(lambda: continued(prepared_copy, NAME))
+    again = continued(prepared_copy, NAME)  # of a script that repeats --c: the host finds no checkpoint and says so
+    told = error_of(again.on_train_start)
+    assert "only checkpoint_best.pth.corrupt, checkpoint_final.pth.corrupt" in told
+    make_trainer(prepared_copy, NAME).on_train_start()
 
 
 @pytest.mark.parametrize("name", ["final", "best"])
@@ -767,6 +771,10 @@ def change_channel(tiny: TinyDataset) -> None:
     file.write_text(file.read_text().replace('"MRI"', '"CT"'))
 
 
+def change_image(tiny: TinyDataset) -> None:
+    write_volume(blob_case(99)[0], tiny.raw / "imagesTr" / "train_01_0000.nii.gz")
+
+
 def remove_unlabeled(tiny: TinyDataset) -> None:
     (tiny.raw / "imagesUn" / "free_05_0000.nii.gz").unlink()
     tiny.run("nnUNetv2_crossmatch_preprocess", "-d", "998", "-c", "2d", "-np", "1")
@@ -783,6 +791,7 @@ def change_default(tiny: TinyDataset) -> None:
     [
         (change_plans, "plans/configurations/patch_size: [16, 16] before, [32, 32] now"),
         (change_label, "training/train_01: "),
+        (change_image, "images/train_01: ["),
         (change_channel, 'dataset.json/channel_names/0: "MRI" before, "CT" now'),
         (remove_unlabeled, "unlabeled/free_05: ["),
         (change_default, "settings/eta: 0.4 before, 0.3 now"),
@@ -793,6 +802,7 @@ def test_37_a_run_goes_on_with_what_it_began_with_or_not_at_all(
 ) -> None:
     first = started(prepared_copy, NAME)
     first.save_latest()
+    first.reading.release()
     change(prepared_copy)
     text = error_of(continued(prepared_copy, NAME).on_train_start)
     assert "error: run changed" in text
@@ -805,10 +815,30 @@ def test_37_a_run_of_a_version_without_some_setting_goes_on(prepared_copy: TinyD
     first.save_latest()
     file = first.folder / "crossmatch_run.json"
     record = json.loads(file.read_text())
-    del record["made_of"]["settings"]["gpu_views"]
+    del record["made_of"]["settings"]["gpu_views"], record["made_of"]["images"], record["processes"]
     file.write_text(json.dumps(record))
     continued(prepared_copy, NAME).on_train_start()
     assert json.loads(file.read_text())["made_of"]["settings"]["gpu_views"] == 0
+
+
+def test_37_a_run_goes_on_where_the_raw_images_are_not(prepared_copy: TinyDataset) -> None:
+    first = started(prepared_copy, NAME)
+    first.save_latest()
+    file = first.folder / "crossmatch_run.json"
+    images = json.loads(file.read_text())["made_of"]["images"]
+    (prepared_copy.root / "raw").rename(prepared_copy.root / "elsewhere")
+    continued(prepared_copy, NAME).on_train_start()
+    assert json.loads(file.read_text())["made_of"]["images"] == images != {}
+
+
+def test_another_number_of_processes_is_told(prepared_copy: TinyDataset, capsys) -> None:
+    first = started(prepared_copy, NAME)
+    first.save_latest()
+    file = first.folder / "crossmatch_run.json"
+    file.write_text(file.read_text().replace('"processes": 1', '"processes": 2'))
+    continued(prepared_copy, NAME).on_train_start()
+    assert "2 processes before, 1 now: other batches are drawn." in capsys.readouterr().out
+    assert json.loads(file.read_text())["processes"] == 1
 
 
 def test_37_removing_the_record_accepts_the_change(prepared_copy: TinyDataset) -> None:

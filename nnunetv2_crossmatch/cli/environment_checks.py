@@ -20,7 +20,7 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
-from nnunetv2_crossmatch.data.plans_check import check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
@@ -167,6 +167,7 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         return
     try:
         check_plans_file(file)
+        check_dataset_name(file)
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
         return

@@ -27,7 +27,7 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
-from nnunetv2_crossmatch.data.plans_check import check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
     find_unlabeled_cases,
@@ -37,6 +37,7 @@ from nnunetv2_crossmatch.data.raw_cases import (
 )
 from nnunetv2_crossmatch.data.unlabeled_folder import (
     UnlabeledFolder,
+    check_no_link_to_other_dataset,
     disk_errors_reported,
     folder_lock,
     remove_other_cases,
@@ -229,6 +230,7 @@ def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
         remedy = f"nnUNetv2_plan_and_preprocess -d {dataset}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
     check_plans_file(file)
+    check_dataset_name(file)
     return PlansManager(str(file))
 
 
@@ -254,6 +256,7 @@ def _locked_jobs(
     target: DatasetConfiguration, unlabeled: UnlabeledFolder, raw: Mapping[str, RawCase]
 ) -> Iterator[ConfigurationJobs]:
     """Lock the folder of a configuration, remove its outdated files, yield its jobs, and write its manifest."""
+    check_no_link_to_other_dataset(unlabeled)
     with disk_errors_reported(unlabeled), folder_lock(unlabeled):
         manifest_writer = ManifestWriter(unlabeled.manifest_file, up_to_date_cases(unlabeled, raw))
         remove_other_cases(unlabeled.folder, keep=raw)

@@ -71,6 +71,18 @@ def unlabeled_folder_of(plans_manager: PlansManager, configuration: str, plans_i
     return UnlabeledFolder(folder, plans_hash(plans_manager, manager), command)
 
 
+def check_no_link_to_other_dataset(unlabeled: UnlabeledFolder) -> None:
+    """Check that the folder is no link into the folder of another preprocessed data set.
+
+    Raises:
+        InputError: it is one; preprocessing would remove cases of the other data set.
+    """
+    resolved, root = unlabeled.folder.resolve(), folders.preprocessed_folder().resolve()
+    if resolved.is_relative_to(root) and not resolved.is_relative_to(unlabeled.folder.parent.resolve()):
+        detail = f"it is a link to {resolved}, a folder of another data set"
+        raise InputError(Problem("folder of another data set", unlabeled.folder, detail, "remove the link"))
+
+
 @contextmanager
 def folder_lock(unlabeled: UnlabeledFolder) -> Iterator[None]:
     """Hold the lock of the unlabeled folder; print a line before waiting for another run."""

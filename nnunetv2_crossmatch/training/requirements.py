@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, raise_if_any, variable_not_set
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
@@ -27,10 +29,26 @@ def check_requirements(plans: dict, configuration: str, device: torch.device) ->
 
     Raises:
         UnsupportedError: the configuration needs the predictions of a previous stage.
-        InputError: a variable is not set, torch is a version that the host excludes, or there is no GPU.
+        InputError: the plans are of another data set, a variable is not set, torch is a version that the host excludes,
+            or there is no GPU.
     """
     check_no_cascade(plans, configuration)
+    check_plans_of_training_command()
     raise_if_any(list(_unmet(device)))
+
+
+def check_plans_of_training_command() -> None:
+    """Check that ``nnUNetv2_train`` was asked for the data set that its plans name.
+
+    The host gives a trainer the content of the plans file without its path, so that the path is taken from the call.
+    Trainers that are made otherwise, as for a prediction, are not checked.
+
+    Raises:
+        InputError: the plans in the folder of the asked data set name another one, which would be trained.
+    """
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_name == "get_trainer_from_args":
+            check_dataset_name(Path(frame.f_locals["plans_file"]))
 
 
 def check_no_cascade(plans: dict, configuration: str) -> None:

@@ -19,6 +19,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from numpy.typing import NDArray
 
+from nnunetv2_crossmatch.data.file_formats import GZIP
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
@@ -202,7 +203,9 @@ def is_nominal_in_header(file: Path) -> bool:
     """Whether a converter of this package has marked the spacing in the header of a NIfTI file as nominal."""
     if not file.name.endswith((".nii", ".nii.gz")):
         return False
-    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
+    with file.open("rb") as stream:
+        is_gzip = stream.read(len(GZIP)) == GZIP  # an uncompressed file may be named .nii.gz
+    with gzip.open(file) if is_gzip else file.open("rb") as stream:
         header = stream.read(NIFTI_HEADER_BYTES)
     return header[NIFTI_DESCRIPTION].rstrip(b"\0") == NOMINAL_SPACING_MARK.encode()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,26 @@ def test_a_bad_prediction_is_named(folders: tuple[Path, Path], fault: str) -> No
         evaluate_folder(*folders)
     assert {Path(problem.where) for problem in caught.value.problems} == {folders[1] / "b.nii.gz"}
     assert all(problem.fix for problem in caught.value.problems)
+
+
+def test_an_uncompressed_file_named_nii_gz_is_scored(folders: tuple[Path, Path]) -> None:
+    expected = evaluate_folder(*folders).values
+    for file in (folders[0] / "a.nii.gz", folders[1] / "b.nii.gz"):
+        file.write_bytes(gzip.decompress(file.read_bytes()))
+    np.testing.assert_array_equal(evaluate_folder(*folders).values, expected)
+
+
+def test_a_changed_byte_in_a_compressed_metaimage_is_named(tmp_path: Path) -> None:
+    """SimpleITK reads it without an error, with other labels or none."""
+    for folder in ("labelsTs", "predictions"):
+        write(tmp_path / folder / "a.mha", ball())
+    write_dataset_json(tmp_path, file_ending=".mha")
+    file = tmp_path / "predictions" / "a.mha"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"damaged file in {file}"):
+        evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
 
 
 def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from nnunetv2_crossmatch.errors import InputError, Problem, variable_not_set
 
-DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
+DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
+"""Names that nnU-Net finds by id, and trains: anything may follow the number."""
 PATH_CHARACTERS = frozenset("/\\\0")
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
+from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
 
@@ -163,7 +165,9 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         yield from map(_result_of_problem, error.problems)
         return
     if not file.is_file():
-        yield CheckResult(WRONG, "plans", f"{file} is missing", f"nnUNetv2_plan_and_preprocess -d {dataset}")
+        yield CheckResult(
+            WRONG, "plans", f"{file} is missing", f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        )
         return
     try:
         check_plans_file(file)
@@ -179,11 +183,11 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
     known = [asked for asked in configurations if asked not in unknown]
     chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
     if not chosen and not unknown:
-        fix = f"nnUNetv2_preprocess -d {dataset} -plans_name {plans}"
+        fix = shlex.join(("nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans))
         yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
     for configuration in chosen:
         yield _check_labeled_cases(manager, configuration, file.parent, dataset)
-        yield from _check_unlabeled_cases(manager, configuration, dataset)
+        yield from _check_unlabeled_cases(manager, configuration)
 
 
 def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:
@@ -197,15 +201,16 @@ def _check_labeled_cases(manager: PlansManager, configuration: str, folder: Path
     count = len(list(labeled.glob("*.pkl")))
     what = f"labeled cases, {configuration}"
     if not count:
-        fix = f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {manager.plans_name}"
+        options = ("-d", dataset, "-c", configuration, "-plans_name", manager.plans_name)
+        fix = shlex.join(("nnUNetv2_preprocess", *options))
         return CheckResult(WRONG, what, f"none in {labeled}", fix)
     problem = folds_problem(configuration, labeled)
     return CheckResult(NOTE, what, problem.detail, problem.fix) if problem else CheckResult(OK, what, str(count))
 
 
-def _check_unlabeled_cases(manager: PlansManager, configuration: str, dataset: str) -> Iterator[CheckResult]:
+def _check_unlabeled_cases(manager: PlansManager, configuration: str) -> Iterator[CheckResult]:
     what = f"unlabeled cases, {configuration}"
-    fix = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {manager.plans_name}"
+    fix = unlabeled_folder_of(manager, configuration, manager.plans_name).command
     try:
         if is_preprocessed(manager, configuration):
             yield CheckResult(OK, what, str(len(trainable_cases(manager, configuration, verify=False))))

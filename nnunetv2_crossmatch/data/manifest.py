@@ -67,7 +67,12 @@ def file_info(file: Path) -> FileInfo:
 
 
 def updated_file_info(file: Path, known: FileInfo | None) -> FileInfo:
-    """As :func:`file_info`, but ``known`` without reading the file if size and modification time are equal."""
+    """As :func:`file_info`, but ``known`` without reading the file if size and modification time are equal.
+
+    Also if there is no file: a link to a disk that this machine does not have cannot be compared.
+    """
+    if known is not None and not file.is_file():
+        return known
     status = file.stat()
     same = known is not None and (known.size, known.modified_ns) == (status.st_size, status.st_mtime_ns)
     return known if known is not None and same else file_info(file)
@@ -79,7 +84,7 @@ def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
     if files.keys() != record.sources.keys():
         return True
     pairs = [(file, record.sources[name]) for name, file in files.items()]
-    if any(file.stat().st_size != known.size for file, known in pairs):
+    if any(file.is_file() and file.stat().st_size != known.size for file, known in pairs):
         return True
     return any(updated_file_info(file, known).crc32 != known.crc32 for file, known in pairs)
 

@@ -67,7 +67,7 @@ def check_dataset_name(file: Path) -> None:
     dataset, named = file.parent.name, _read_json(file).get("dataset_name")
     if named != dataset:
         detail = f'"dataset_name" is {named}, but the file belongs to {dataset}'
-        again = shlex.join(("nnUNetv2_plan_and_preprocess", "-d", dataset))
+        again = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
         fix = f'set "dataset_name" to "{dataset}" in it, or {again}'
         raise InputError(Problem("plans of another data set", file, detail, fix))
 

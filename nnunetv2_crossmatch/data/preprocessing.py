@@ -5,6 +5,7 @@ Limit: one machine; a second run on the same folder waits for the first.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -116,7 +117,11 @@ def _raw_image_problems(dataset: str, manifest: Manifest, unlabeled: UnlabeledFo
     raw, dataset_json = _raw_cases(dataset, required=False)
     if not raw:
         return []
-    new, gone = sorted(raw.keys() - manifest.cases.keys()), sorted(manifest.cases.keys() - raw.keys())
+    no_files = {name: files for name, case in raw.items() if (files := case.no_files)}
+    for name in no_files.keys() - manifest.cases.keys():
+        print(f"Not used: {name}, since {no_files[name][0]} is no file", flush=True)
+    new = sorted(raw.keys() - manifest.cases.keys() - no_files.keys())
+    gone = sorted(manifest.cases.keys() - raw.keys())
     changed = [
         name
         for name in sorted(raw.keys() & manifest.cases.keys())
@@ -137,7 +142,7 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     """Raw unlabeled cases and dataset.json; if not ``required``, no cases where the raw data set is absent."""
     description = folders.preprocessed_folder() / dataset / "dataset.json"
     if not description.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {dataset} --verify_dataset_integrity"
+        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)} --verify_dataset_integrity"
         raise InputError(Problem("data set not planned", description, "file missing", remedy))
     dataset_json = load_json(str(description))
     if not required and not _has_raw_images(dataset):
@@ -227,7 +232,7 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
 def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     file = DatasetConfiguration(dataset, plans_identifier, "").plans_file
     if not file.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {dataset}, or name other plans with -p"
+        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
     check_plans_file(file)
     check_dataset_name(file)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def unlabeled_folder_of(plans_manager: PlansManager, configuration: str, plans_i
     """Folder of the unlabeled cases of ``configuration``; it may not exist yet."""
     dataset = plans_manager.dataset_name
     manager = plans_manager.get_configuration(configuration)
-    command = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {plans_identifier}"
+    options = ("-d", dataset, "-c", configuration, "-p", plans_identifier)
+    command = shlex.join(("nnUNetv2_crossmatch_preprocess", *options))
     folder = folders.unlabeled_folder(dataset, manager.data_identifier)
     return UnlabeledFolder(folder, plans_hash(plans_manager, manager), command)
 

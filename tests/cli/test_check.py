@@ -139,7 +139,7 @@ def test_an_unknown_configuration_is_wrong(prepared_copy: TinyDataset, run_check
 def test_unlabeled_cases_that_are_not_preprocessed_are_a_note(tiny_copy: TinyDataset, run_check):
     code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 0, output
-    assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.id} -c 2d -p nnUNetPlans" in output
+    assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.name} -c 2d -p nnUNetPlans" in output
 
 
 def test_misnamed_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run_check):

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +179,49 @@ def sitk_bytes(tiny: TinyDataset) -> bytes:
     file = tiny.root / "plain.nii"
     sitk.WriteImage(sitk.GetImageFromArray(blob_case(1)[0]), str(file))
     return file.read_bytes()
+
+
+def broken_link(file: Path) -> None:
+    file.symlink_to(file.with_name("gone.nii.gz"))
+
+
+def link_to_folder(file: Path) -> None:
+    file.symlink_to(file.parent)
+
+
+def folder(file: Path) -> None:
+    file.mkdir()
+
+
+@pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
+@pytest.mark.parametrize("place", ["imagesUn", "imagesTs", "imagesTr"])
+def test_20_what_is_no_file_does_not_stop_a_training_that_does_not_need_it(
+    prepared_copy: TinyDataset, capsys: pytest.CaptureFixture[str], place: str, make: Callable[[Path], None]
+) -> None:
+    make(prepared_copy.raw / place / "extra_0000.nii.gz")
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+    assert ("Not used: extra" in capsys.readouterr().out) == (place == "imagesUn")
+
+
+@pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
+def test_20_what_is_no_file_is_named_and_the_others_are_preprocessed(
+    tiny_copy: TinyDataset, make: Callable[[Path], None]
+) -> None:
+    make(images_folder(tiny_copy) / "extra_0000.nii.gz")
+    message = preprocessing_error(tiny_copy)
+    assert len(message.splitlines()) == 1
+    assert f"image unreadable in {images_folder(tiny_copy) / 'extra_0000.nii.gz'}" in message
+    assert trainable_cases(plans_of(tiny_copy), "2d") == CASES
+
+
+def test_20_a_preprocessed_case_whose_raw_file_is_out_of_reach_is_kept(prepared_copy: TinyDataset) -> None:
+    """Raw images are often links to a disk that the training machine does not have."""
+    file = images_folder(prepared_copy) / "free_05_0000.nii.gz"
+    file.unlink()
+    broken_link(file)
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+    preprocess(prepared_copy)
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
 def test_20_bad_images_are_all_named_and_the_others_are_preprocessed(tiny_copy: TinyDataset) -> None:

@@ -26,6 +26,7 @@ CHUNK_BYTES = 1 << 20
 HEADER_BYTES = 1 << 16  # longest text header of an NRRD or MetaImage file
 GZIP = b"\x1f\x8b"
 GZIP_OR_ZLIB = zlib.MAX_WBITS | 32  # zlib detects which of the two it is
+NIFTI_HEADERS = (nibabel.Nifti1Header, nibabel.Nifti2Header)
 NIFTI_HEADER_BYTES = 540  # of NIfTI-2, the longer one
 GIPL_HEADER_BYTES = 256
 GIPL_MAGIC = (719555000, 4026526128, 2968)
@@ -76,13 +77,26 @@ def voxel_bytes(file: Path) -> int:
 
 def is_nifti(start: bytes) -> bool:
     """Whether a file that begins with ``start`` is a NIfTI image."""
-    return any(kind.may_contain_header(start) for kind in (nibabel.Nifti1Header, nibabel.Nifti2Header))
+    return any(kind.may_contain_header(start) for kind in NIFTI_HEADERS)
+
+
+def nifti_header(file: Path) -> nibabel.Nifti1Header | None:
+    """The header of a NIfTI image as it is in the file, compressed or not; None for other content."""
+    with file.open("rb") as stream:
+        is_gzip = stream.read(len(GZIP)) == GZIP
+    with gzip.open(file) if is_gzip else file.open("rb") as stream:
+        start = stream.read(NIFTI_HEADER_BYTES)
+    return _nifti_header(start) if is_nifti(start) else None
+
+
+def _nifti_header(start: bytes) -> nibabel.Nifti1Header:
+    kind = next(kind for kind in NIFTI_HEADERS if kind.may_contain_header(start))
+    return kind.from_fileobj(io.BytesIO(start), check=False)
 
 
 def expected_nifti_size(start: bytes) -> int:
     """Size in bytes of an uncompressed NIfTI file according to its header."""
-    is_second = nibabel.Nifti2Header.may_contain_header(start)
-    header = (nibabel.Nifti2Header if is_second else nibabel.Nifti1Header).from_fileobj(io.BytesIO(start), check=False)
+    header = _nifti_header(start)
     return int(header["vox_offset"]) + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
 
 

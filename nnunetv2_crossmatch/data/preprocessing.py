@@ -36,6 +36,7 @@ from nnunetv2_crossmatch.data.raw_cases import (
     labeled_and_test_images,
     leak_problems,
 )
+from nnunetv2_crossmatch.data.reader_warnings import by_kind
 from nnunetv2_crossmatch.data.unlabeled_folder import (
     UnlabeledFolder,
     check_no_link_to_other_dataset,
@@ -280,14 +281,18 @@ def _locked_jobs(
 
 
 def _run_job_lists(job_lists: Sequence[ConfigurationJobs], processes: int) -> list[Problem]:
-    """Run all jobs; return the problems of the raw files, without duplicates."""
+    """Run all jobs and print their warnings; return the problems of the raw files, without duplicates."""
     manifest_writers = {job.target: job_list.manifest_writer for job_list in job_lists for job in job_list.jobs}
     jobs = [job for job_list in job_lists for job in job_list.jobs]
     problems: dict[Problem, None] = {}
+    warnings: list[tuple[str, Sequence[Path]]] = []
     results = run_jobs(jobs, processes)
     for job, result in tqdm(results, "Preprocessing unlabeled cases", len(jobs), unit="case", disable=not jobs):
         if isinstance(result, Problem):
             problems[result] = None
         else:
-            manifest_writers[job.target].add(job.case.identifier, result)
+            manifest_writers[job.target].add(job.case.identifier, result.record)
+            warnings += [(text, job.case.images) for text in result.warnings]
+    for line in by_kind(sorted(warnings)):  # sorted: cases finish in any order
+        print(line, flush=True)
     return list(problems)

@@ -93,6 +93,31 @@ def test_a_changed_byte_in_a_compressed_metaimage_is_named(tmp_path: Path) -> No
         evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
 
 
+def test_what_the_reader_warns_of_is_told_once_per_kind(
+    folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for case in "bc":
+        file = folders[1] / f"{case}.nii.gz"
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[280:284] = np.array([-5], "<f4").tobytes()  # the first scale in the sform
+        file.write_bytes(gzip.compress(content))
+    evaluate_folder(*folders)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "arning" in line]
+    assert lines == [
+        f"warning: the file has unexpected scales in sform (2 files, the first is {folders[1] / 'b.nii.gz'})"
+    ]
+
+
+def test_an_impossible_voxel_size_in_the_header_is_named(folders: tuple[Path, Path]) -> None:
+    """SimpleITK reads it as 1 mm."""
+    file = folders[1] / "b.nii.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[80:84] = bytes(4)
+    file.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=rf"impossible voxel size in {file}: \(2, 1, 0\) mm"):
+        evaluate_folder(*folders)
+
+
 def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:
     for folder in ("labelsTs", "predictions"):
         write(tmp_path / folder / "a.nii", ball())

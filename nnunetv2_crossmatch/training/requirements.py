@@ -6,9 +6,10 @@ Limit: machine and plans; ``data.preprocessing`` checks the unlabeled cases, the
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -87,6 +88,32 @@ def check_folds(fold: int | str, configuration: str, labeled: Path) -> None:
     problem = folds_problem(configuration, labeled)
     if problem and fold != "all":
         raise InputError(problem)
+
+
+def check_labels(labels: Path, cases: Iterable[str], ending: str, command: str) -> None:
+    """Check that the labels which nnU-Net's validation at the end of a training reads are in the folder ``labels``.
+
+    Args:
+        labels: ``gt_segmentations`` of the preprocessed data set.
+        cases: the validation cases.
+        ending: of the files.
+        command: what writes the folder.
+
+    Raises:
+        InputError: labels are missing, as in a data set that was moved without them.
+    """
+    expected = sorted(cases)
+    missing = [case for case in expected if not (labels / f"{case}{ending}").is_file()]
+    if missing:
+        detail = f"{len(missing)} of {len(expected)} cases have no label there, the first is {missing[0]}{ending}"
+        fix = f"copy labelsTr of the raw data set to it, or {command}"
+        raise InputError(Problem("labels for the validation missing", labels, detail, fix))
+
+
+def preprocess_command(plans_manager: PlansManager, configuration: str) -> str:
+    """The host's command that preprocesses the labeled cases."""
+    options = ("-d", plans_manager.dataset_name, "-c", configuration, "-plans_name", plans_manager.plans_name)
+    return shlex.join(("nnUNetv2_preprocess", *options))
 
 
 def check_samples_per_process(unlabeled: int, processes: int) -> None:

@@ -21,6 +21,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
+from nnunetv2_crossmatch.data.file_formats import is_nifti
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
 from nnunetv2_crossmatch.dataset_conversion.alignment import SPACING_TOLERANCE_MM, align_label, spacing_notes
 from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
 
@@ -181,15 +183,30 @@ def _read_h5_arrays(file: Path, names: tuple[str, ...]) -> list[np.ndarray]:
                 if missing == ["label"]:
                     fix += ', or put the case into the "unlabeled" list (--splits FILE)'
                 raise InputError(Problem("keys missing", file, detail, fix))
-            return [np.asarray(content[name][()]) for name in names]
+            return [_read_h5_array(content[name], file) for name in names]
     except READ_ERRORS as error:
         raise _damaged_file_error(file, error) from error
+
+
+def _read_h5_array(dataset: h5py.Dataset, file: Path) -> np.ndarray:
+    """Array of a data set whose values are in the file itself, not in another file that it names."""
+    kinds = {
+        "an external link": Path(dataset.file.filename) != file,
+        "external storage": dataset.external is not None,
+        "a virtual data set": dataset.is_virtual,
+    }
+    if used := [kind for kind, is_used in kinds.items() if is_used]:
+        fix = "store the array in the file itself"
+        raise InputError(Problem("voxels in another file", file, f"{dataset.name} is {used[0]}", fix))
+    return np.asarray(dataset[()])
 
 
 def _load_nifti(file: Path) -> tuple[np.ndarray, nibabel.Nifti1Header]:
     _check_is_data(file)
     try:
-        image = nibabel.Nifti1Image.from_bytes(gzip.decompress(file.read_bytes()))
+        content = file.read_bytes()
+        is_plain = is_nifti(content)  # nnU-Net reads an uncompressed image named .nii.gz, too
+        image = nibabel.Nifti1Image.from_bytes(content if is_plain else gzip.decompress(content))
         return np.asanyarray(image.dataobj), image.header
     except NIFTI_READ_ERRORS as error:
         raise _damaged_file_error(file, error) from error
@@ -227,6 +244,7 @@ def _nifti_affine(header: nibabel.Nifti1Header, file: Path) -> np.ndarray:
 
 def _load_nrrd(file: Path) -> SimpleITK.Image:
     _check_is_data(file)
+    check_file_integrity(file)
     try:
         image = SimpleITK.ReadImage(file, imageIO="NrrdImageIO")
     except READ_ERRORS as error:

@@ -20,7 +20,9 @@ from filelock import FileLock, Timeout
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
 
-DATASET_NAME = re.compile(r"Dataset(\d{3})_\w+")
+DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
+"""Names that nnU-Net finds by id, and trains: anything may follow the number."""
+PATH_CHARACTERS = frozenset("/\\\0")
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
@@ -78,17 +80,22 @@ def datasets_with_id(root: Path, dataset_id: int) -> list[str]:
     return sorted(match.group(0) for match in matches if match and int(match.group(1)) == dataset_id)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether ``name`` is a name without a path; nnU-Net allows blanks, brackets and letters of any language."""
+    return name not in ("", ".", "..") and not PATH_CHARACTERS & set(name)
+
+
 def dataset_name(dataset: str | int) -> str:
     """``DatasetXXX_Name`` of a data set given by id or name, searched in the raw and the preprocessed folder.
 
     Raises:
         InputError: no data set, or more than one, has the id.
     """
-    if not str(dataset).isdigit():
-        if not any((root / str(dataset)).is_dir() for root in (raw_folder(), preprocessed_folder())):
-            raise InputError(Problem("data set missing", raw_folder(), str(dataset), "give the id of an existing one"))
-        return str(dataset)
-    roots = (raw_folder(), preprocessed_folder())
+    name, roots = str(dataset), (raw_folder(), preprocessed_folder())
+    if not name.isdigit():
+        if not is_file_name(name) or not any((root / name).is_dir() for root in roots):
+            raise InputError(Problem("data set missing", raw_folder(), name, "give the id of an existing one"))
+        return name
     names = sorted({name for root in roots for name in datasets_with_id(root, int(dataset))})
     if len(names) != 1:
         detail = f"id {int(dataset):03d} is carried by {', '.join(names) or 'no folder'}"

@@ -83,8 +83,14 @@ def test_learning_does_not_know_the_host(module):
 
 
 @pytest.mark.parametrize("file", sorted(CONVERTERS.glob("*.py")), ids=lambda file: file.stem)
-def test_converters_use_errors_and_folders_only(file):
-    assert {name.split(".")[0] for name in own(file)} <= {"errors", "folders", "dataset_conversion", "__version__"}
+def test_converters_use_errors_folders_and_data_only(file):
+    assert {name.split(".")[0] for name in own(file)} <= {
+        "errors",
+        "folders",
+        "data",
+        "dataset_conversion",
+        "__version__",
+    }
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if not name.startswith(("methods", "cli"))])

@@ -1,6 +1,6 @@
 """Checks whether training would start: versions, device, environment variables, folders, disk space, and a data set.
 
-Limit: changes nothing, starts nothing, and does not read the unlabeled files (the trainer does).
+Limit: changes nothing, starts nothing, reads a few labeled cases, and not the unlabeled ones (the trainer does).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,19 @@ from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
-from nnunetv2_crossmatch.data.plans_check import check_plans_file
+from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
+from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.training.requirements import EXCLUDED_TORCH, c_compiler, folds_problem
+from nnunetv2_crossmatch.training.requirements import (
+    EXCLUDED_TORCH,
+    c_compiler,
+    check_labels,
+    check_no_cascade,
+    folds_problem,
+    preprocess_command,
+)
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
@@ -162,11 +172,14 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
         return
-    if not file.is_file():
-        yield CheckResult(WRONG, "plans", f"{file} is missing", f"nnUNetv2_plan_and_preprocess -d {dataset}")
+    missing = [needed for needed in (file, file.with_name("dataset.json")) if not needed.is_file()]
+    if missing:
+        fix = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        yield CheckResult(WRONG, "plans", f"{missing[0]} is missing", fix)
         return
     try:
         check_plans_file(file)
+        check_dataset_name(file)
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
         return
@@ -178,11 +191,20 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
     known = [asked for asked in configurations if asked not in unknown]
     chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
     if not chosen and not unknown:
-        fix = f"nnUNetv2_preprocess -d {dataset} -plans_name {plans}"
+        fix = shlex.join(("nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans))
         yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
     for configuration in chosen:
-        yield _check_labeled_cases(manager, configuration, file.parent, dataset)
-        yield from _check_unlabeled_cases(manager, configuration, dataset)
+        yield from _check_configuration(manager, configuration, file.parent)
+
+
+def _check_configuration(manager: PlansManager, configuration: str, folder: Path) -> Iterator[CheckResult]:
+    labeled = folder / manager.get_configuration(configuration).data_identifier
+    cases = _check_labeled_cases(manager, configuration, labeled)
+    yield cases
+    yield from _refusals(manager, configuration, labeled)
+    if cases.state != WRONG:
+        yield from _label_like_channels(configuration, labeled)
+    yield from _check_unlabeled_cases(manager, configuration)
 
 
 def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:
@@ -191,20 +213,37 @@ def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[st
     return [one for one, found in trainable.items() if (folder / found.data_identifier).is_dir()]
 
 
-def _check_labeled_cases(manager: PlansManager, configuration: str, folder: Path, dataset: str) -> CheckResult:
-    labeled = folder / manager.get_configuration(configuration).data_identifier
+def _check_labeled_cases(manager: PlansManager, configuration: str, labeled: Path) -> CheckResult:
     count = len(list(labeled.glob("*.pkl")))
     what = f"labeled cases, {configuration}"
     if not count:
-        fix = f"nnUNetv2_preprocess -d {dataset} -c {configuration} -plans_name {manager.plans_name}"
-        return CheckResult(WRONG, what, f"none in {labeled}", fix)
+        return CheckResult(WRONG, what, f"none in {labeled}", preprocess_command(manager, configuration))
     problem = folds_problem(configuration, labeled)
     return CheckResult(NOTE, what, problem.detail, problem.fix) if problem else CheckResult(OK, what, str(count))
 
 
-def _check_unlabeled_cases(manager: PlansManager, configuration: str, dataset: str) -> Iterator[CheckResult]:
+def _label_like_channels(configuration: str, labeled: Path) -> Iterator[CheckResult]:
+    for channel, share in label_like_channels(labeled).items():
+        detail = f"{share:.0%} of its variance follows from the label".replace("%", " %")
+        fix = "leave it out, unless it is made without the label and new cases have it, too"
+        yield CheckResult(NOTE, f"channel {channel}, {configuration}", detail, fix)
+
+
+def _refusals(manager: PlansManager, configuration: str, labeled: Path) -> Iterator[CheckResult]:
+    """What the trainer refuses in plans and labels, by the functions that it asks itself."""
+    ending = load_json(str(labeled.with_name("dataset.json")))["file_ending"]
+    cases = (file.stem for file in labeled.glob("*.pkl"))
+    command = preprocess_command(manager, configuration)
+    try:
+        check_no_cascade(manager.plans, configuration)
+        check_labels(labeled.with_name("gt_segmentations"), cases, ending, command)
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
+
+
+def _check_unlabeled_cases(manager: PlansManager, configuration: str) -> Iterator[CheckResult]:
     what = f"unlabeled cases, {configuration}"
-    fix = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {manager.plans_name}"
+    fix = unlabeled_folder_of(manager, configuration, manager.plans_name).command
     try:
         if is_preprocessed(manager, configuration):
             yield CheckResult(OK, what, str(len(trainable_cases(manager, configuration, verify=False))))

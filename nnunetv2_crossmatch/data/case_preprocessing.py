@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -27,6 +28,8 @@ from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
 from nnunetv2_crossmatch.data.manifest import ENDINGS, CaseRecord, file_info
 from nnunetv2_crossmatch.data.raw_cases import RawCase
+from nnunetv2_crossmatch.data.reader_warnings import collected_warnings
+from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
 from nnunetv2_crossmatch.data.workers import exit_with_parent
 from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
 
@@ -56,6 +59,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class PreprocessedCase:
+    """Record of a case for the manifest, and what the reader warned of."""
+
+    record: CaseRecord
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
 class NnunetObjects:
     """nnU-Net's plans, configuration and dataset.json."""
 
@@ -72,7 +83,7 @@ def nnunet_objects(target: DatasetConfiguration) -> NnunetObjects:
     return NnunetObjects(plans_manager, plans_manager.get_configuration(target.configuration), dataset_json)
 
 
-def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, CaseRecord | Problem]]:
+def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, PreprocessedCase | Problem]]:
     """Result of :func:`preprocess_case` for each job, in the order in which they finish.
 
     Raises:
@@ -82,7 +93,7 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, CaseRec
     if not jobs:
         return
     processes = max(1, min(processes, len(jobs)))
-    running: dict[Future[CaseRecord | Problem], Job] = {}
+    running: dict[Future[PreprocessedCase | Problem], Job] = {}
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, mp_context=spawn, initializer=initialize_worker) as pool:
         try:
@@ -99,7 +110,9 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, CaseRec
             raise InputError(problem) from error
 
 
-def _finished_jobs(running: dict[Future[CaseRecord | Problem], Job]) -> Iterator[tuple[Job, CaseRecord | Problem]]:
+def _finished_jobs(
+    running: dict[Future[PreprocessedCase | Problem], Job],
+) -> Iterator[tuple[Job, PreprocessedCase | Problem]]:
     """Wait for at least one result; remove the finished jobs from ``running``."""
     for future in wait(running, return_when=FIRST_COMPLETED).done:
         result = future.result()
@@ -112,11 +125,11 @@ def initialize_worker() -> None:
     exit_with_parent()
 
 
-def preprocess_case(job: Job) -> CaseRecord | Problem:
+def preprocess_case(job: Job) -> PreprocessedCase | Problem:
     """Preprocess a case and move its files to the job's folder; last the file by which nnU-Net lists cases.
 
     Returns:
-        The record for the manifest, or the problem of the raw files (then the folder is unchanged).
+        The record for the manifest and the warnings, or the problem of the raw files (then the folder is unchanged).
 
     Raises:
         OSError: the files cannot be written (disk full, no permission).
@@ -124,7 +137,9 @@ def preprocess_case(job: Job) -> CaseRecord | Problem:
     nnunet, case = nnunet_objects(job.target), job.case
     try:
         sources = {file.name: file_info(file) for file in case.sources}
-        data, properties = read_and_check(nnunet, case)
+        with collected_warnings() as warnings:
+            data, properties = read_and_check(nnunet, case)
+        warnings += constant_channels(data, case)
     except InputError as error:
         return error.problems[0]
     except OSError as error:
@@ -139,7 +154,7 @@ def preprocess_case(job: Job) -> CaseRecord | Problem:
     files = {ending: file_info(job.scratch / name) for ending, name in names.items()}
     for name in names.values():
         folders.flush_and_rename(job.scratch / name, job.folder / name)
-    return CaseRecord(files, sources)
+    return PreprocessedCase(CaseRecord(files, sources), warnings)
 
 
 def read_and_check(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]:
@@ -153,20 +168,42 @@ def read_and_check(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, di
     """
     for file in case.images:
         check_file_integrity(file)
+    data, properties = _read(nnunet, case)
+    for file in case.images:
+        check_voxel_size(file, properties["spacing"], median_voxel_size(nnunet.plans_manager))
+    _check_voxels(data, case, len(nnunet.configuration_manager.normalization_schemes))
+    return data, properties
+
+
+def _read(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, dict[str, Any]]:
+    """Read a case; warnings that the reader prints are printed only if it is read."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
-            data, properties = nnunet.plans_manager.image_reader_writer_class().read_images(
-                [str(f) for f in case.images]
-            )
+            result = nnunet.plans_manager.image_reader_writer_class().read_images([str(f) for f in case.images])
     except Exception as error:  # readers raise errors of any type
         if reason := unread_reason(error):
             raise InputError(file_not_read(case.images[0], reason)) from error
         reasons = [line.strip() for line in (str(error) or printed.getvalue()).splitlines() if line.strip()]
         detail = reasons[-1] if str(error) and reasons else (reasons or [type(error).__name__])[0]
-        raise InputError(Problem("image unreadable", case.images[0], detail, "replace or remove it")) from error
-    _check_voxels(data, case, len(nnunet.configuration_manager.normalization_schemes))
-    return data, properties
+        is_of_sidecar = isinstance(error, KeyError | json.JSONDecodeError)  # of a .tif, whose voxel size it tells
+        where = (*(case.sidecars if is_of_sidecar else ()), *case.images)[0]
+        raise InputError(Problem("image unreadable", where, detail, "replace or remove it")) from error
+    print(printed.getvalue())
+    return result
+
+
+def median_voxel_size(plans_manager: PlansManager) -> list[float]:
+    """Median voxel size of the labeled cases, mm, (z, y, x)."""
+    median = plans_manager.original_median_spacing_after_transp
+    return [median[axis] for axis in plans_manager.transpose_backward]
+
+
+def constant_channels(data: np.ndarray, case: RawCase) -> list[str]:
+    """A warning for each channel with one value only, which normalization makes 0 as in a labeled case."""
+    files = case.images if len(case.images) == len(data) else case.images[:1] * len(data)
+    constant = [channel for channel, voxels in enumerate(data) if voxels.min() == voxels.max()]
+    return [f"{files[channel]}: channel {channel} has one value only, and tells nothing" for channel in constant]
 
 
 def _check_voxels(data: np.ndarray, case: RawCase, channels: int) -> None:

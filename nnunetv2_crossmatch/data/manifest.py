@@ -94,7 +94,12 @@ def file_info(file: Path) -> FileInfo:
 
 
 def updated_file_info(file: Path, known: FileInfo | None) -> FileInfo:
-    """As :func:`file_info`, but ``known`` without reading the file if size, times and inode are equal."""
+    """As :func:`file_info`, but ``known`` without reading the file if size, times and inode are equal.
+
+    Also if there is no file: a link to a disk that this machine does not have cannot be compared.
+    """
+    if known is not None and not file.is_file():
+        return known
     status = file.stat()
     now = FileInfo(status.st_size, known.crc32 if known else 0, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     return known if known == now else file_info(file)
@@ -106,7 +111,7 @@ def sources_changed(record: CaseRecord, sources: Iterable[Path]) -> bool:
     if files.keys() != record.sources.keys():
         return True
     pairs = [(file, record.sources[name]) for name, file in files.items()]
-    if any(file.stat().st_size != known.size for file, known in pairs):
+    if any(file.is_file() and file.stat().st_size != known.size for file, known in pairs):
         return True
     return any(updated_file_info(file, known).crc32 != known.crc32 for file, known in pairs)
 

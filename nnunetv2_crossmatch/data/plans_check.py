@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import pydoc
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import is_file_name
 
 TRUSTED_VARIABLE = "NNUNETV2_CROSSMATCH_TRUSTED_CLASSES"
 """Environment variable with names of own classes that plans may contain, separated by commas."""
@@ -42,7 +44,6 @@ NNUNET_PACKAGES = {
 """Entries that name something in a package of nnU-Net."""
 
 PATH_ENTRIES = ("dataset_name", "plans_name", "data_identifier")
-PATH_CHARACTERS = frozenset("/\\\0")
 UNSAFE_FIX = f"use it only if you trust its author: export {TRUSTED_VARIABLE}=NAME, or --trust NAME of the export"
 
 
@@ -53,6 +54,22 @@ def check_plans_file(file: Path, trusted: Sequence[str] = ()) -> None:
         InputError: the file is unreadable, or contains names that are not allowed.
     """
     check_plans(_read_json(file), file, trusted)
+
+
+def check_dataset_name(file: Path) -> None:
+    """Check that the plans in ``file`` name the data set in whose folder they are.
+
+    nnU-Net takes all paths from this name, which after a data set was copied is still that of the original.
+
+    Raises:
+        InputError: they name another data set.
+    """
+    dataset, named = file.parent.name, _read_json(file).get("dataset_name")
+    if named != dataset:
+        detail = f'"dataset_name" is {named}, but the file belongs to {dataset}'
+        again = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        fix = f'set "dataset_name" to "{dataset}" in it, or {again}'
+        raise InputError(Problem("plans of another data set", file, detail, fix))
 
 
 def check_dataset_file(file: Path) -> None:
@@ -145,10 +162,5 @@ def _is_in_nnunet(name: Any, package: str) -> bool:
 def _path_problems(entries: Mapping[str, Any], file: Path | str) -> Iterator[Problem]:
     for entry in PATH_ENTRIES:
         value = entries.get(entry)
-        if value is not None and not _is_file_name(value):
+        if value is not None and not (isinstance(value, str) and is_file_name(value)):
             yield Problem("no plain name", file, f"{entry} is {value!r}", "restore the file")
-
-
-def _is_file_name(value: Any) -> bool:
-    """Whether ``value`` is a name without a path; nnU-Net allows blanks, brackets and letters of any language."""
-    return isinstance(value, str) and value not in ("", ".", "..") and not PATH_CHARACTERS & set(value)

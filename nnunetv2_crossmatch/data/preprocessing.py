@@ -6,6 +6,7 @@ Limit: one machine; a second run on the same folder waits for the first.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +31,7 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
-from nnunetv2_crossmatch.data.plans_check import check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
     find_unlabeled_cases,
@@ -38,8 +39,10 @@ from nnunetv2_crossmatch.data.raw_cases import (
     labeled_and_test_images,
     leak_problems,
 )
+from nnunetv2_crossmatch.data.reader_warnings import by_kind
 from nnunetv2_crossmatch.data.unlabeled_folder import (
     UnlabeledFolder,
+    check_no_link_to_other_dataset,
     check_not_read,
     disk_errors_reported,
     folder_lock,
@@ -132,7 +135,11 @@ def _raw_image_problems(dataset: str, manifest: Manifest, unlabeled: UnlabeledFo
     raw, dataset_json = _raw_cases(dataset, required=False)
     if not raw:
         return _left_out_problems(manifest, unlabeled)
-    new, gone = sorted(raw.keys() - manifest.cases.keys()), sorted(manifest.cases.keys() - raw.keys())
+    no_files = {name: files for name, case in raw.items() if (files := case.no_files)}
+    for name in no_files.keys() - manifest.cases.keys():
+        print(f"Not used: {name}, since {no_files[name][0]} is no file", flush=True)
+    new = sorted(raw.keys() - manifest.cases.keys() - no_files.keys())
+    gone = sorted(manifest.cases.keys() - raw.keys())
     changed = [
         name
         for name in sorted(raw.keys() & manifest.cases.keys())
@@ -163,7 +170,7 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     """Raw unlabeled cases and dataset.json; if not ``required``, no cases where the raw data set is absent."""
     description = folders.preprocessed_folder() / dataset / "dataset.json"
     if not description.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {dataset} --verify_dataset_integrity"
+        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)} --verify_dataset_integrity"
         raise InputError(Problem("data set not planned", description, "file missing", remedy))
     dataset_json = load_json(str(description))
     if not required and not _has_raw_images(dataset):
@@ -265,9 +272,10 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
 def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     file = DatasetConfiguration(dataset, plans_identifier, "").plans_file
     if not file.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {dataset}, or name other plans with -p"
+        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
     check_plans_file(file)
+    check_dataset_name(file)
     return PlansManager(str(file))
 
 
@@ -293,6 +301,7 @@ def _locked_jobs(
     target: DatasetConfiguration, unlabeled: UnlabeledFolder, raw: Mapping[str, RawCase]
 ) -> Iterator[ConfigurationJobs]:
     """Lock the folder of a configuration, remove its outdated files, yield its jobs, and write its manifest."""
+    check_no_link_to_other_dataset(unlabeled)
     with disk_errors_reported(unlabeled), folder_lock(unlabeled):
         manifest_writer = ManifestWriter(unlabeled.manifest_file, up_to_date_cases(unlabeled, raw))
         check_not_read(unlabeled, keep=manifest_writer.manifest.cases)
@@ -314,14 +323,18 @@ def _locked_jobs(
 
 
 def _run_job_lists(job_lists: Sequence[ConfigurationJobs], processes: int) -> list[Problem]:
-    """Run all jobs; return the problems of the raw files, without duplicates."""
+    """Run all jobs and print their warnings; return the problems of the raw files, without duplicates."""
     manifest_writers = {job.target: job_list.manifest_writer for job_list in job_lists for job in job_list.jobs}
     jobs = [job for job_list in job_lists for job in job_list.jobs]
     problems: dict[Problem, None] = {}
+    warnings: list[tuple[str, Sequence[Path]]] = []
     results = run_jobs(jobs, processes)
     for job, result in tqdm(results, "Preprocessing unlabeled cases", len(jobs), unit="case", disable=not jobs):
         if isinstance(result, Problem):
             problems[result] = None
         else:
-            manifest_writers[job.target].add(job.case.identifier, result)
+            manifest_writers[job.target].add(job.case.identifier, result.record)
+            warnings += [(text, job.case.images) for text in result.warnings]
+    for line in by_kind(sorted(warnings)):  # sorted: cases finish in any order
+        print(line, flush=True)
     return list(problems)

@@ -32,6 +32,11 @@ class RawCase:
         """All files of the case: it is preprocessed again if one of them changes."""
         return self.images + self.sidecars
 
+    @property
+    def no_files(self) -> list[Path]:
+        """Those of its images that are a folder, or a link to nothing or to a folder."""
+        return [file for file in self.images if not file.is_file()]
+
 
 def group_by_case(folder: Path, file_ending: str) -> tuple[dict[str, list[Path]], list[Path]]:
     """Images ``<identifier>_<4 digits><file_ending>`` by identifier, sorted; and all other files that are not hidden.
@@ -132,7 +137,8 @@ def leak_problems(
 ) -> list[Problem]:
     """Data leakage: unlabeled cases with the name or the bytes of a labeled, validation or test image.
 
-    Sizes are compared first, then checksums of files of equal size, then bytes of files with equal checksums.
+    Sizes are compared first, then checksums of files of equal size, then bytes of files with equal checksums. Of what
+    is no file, as a link to nothing, only the name is compared.
 
     Args:
         cases: the unlabeled cases.
@@ -141,7 +147,7 @@ def leak_problems(
         crc_reserved: CRC32 of a file in ``reserved``; called once per file.
     """
     by_size: dict[int, list[Path]] = {}
-    for file in (file for files in reserved.values() for file in files):
+    for file in (file for files in reserved.values() for file in files if file.is_file()):
         by_size.setdefault(file.stat().st_size, []).append(file)
     by_crc: dict[int, dict[int, list[Path]]] = {}
     problems = []
@@ -149,7 +155,7 @@ def leak_problems(
         if case.identifier in reserved:
             problems.append(_leak_problem(case.images[0], reserved[case.identifier][0], "has the name of"))
             continue
-        for file in case.images:
+        for file in (file for file in case.images if file.is_file()):
             size = file.stat().st_size
             if size in by_size and size not in by_crc:
                 by_crc[size] = _group_by_crc(by_size[size], crc_reserved)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Container, Iterator, Mapping
@@ -70,9 +71,22 @@ def unlabeled_folder_of(plans_manager: PlansManager, configuration: str, plans_i
     """Folder of the unlabeled cases of ``configuration``; it may not exist yet."""
     dataset = plans_manager.dataset_name
     manager = plans_manager.get_configuration(configuration)
-    command = f"nnUNetv2_crossmatch_preprocess -d {dataset} -c {configuration} -p {plans_identifier}"
+    options = ("-d", dataset, "-c", configuration, "-p", plans_identifier)
+    command = shlex.join(("nnUNetv2_crossmatch_preprocess", *options))
     folder = folders.unlabeled_folder(dataset, manager.data_identifier)
     return UnlabeledFolder(folder, plans_hash(plans_manager, manager), command)
+
+
+def check_no_link_to_other_dataset(unlabeled: UnlabeledFolder) -> None:
+    """Check that the folder is no link into the folder of another preprocessed data set.
+
+    Raises:
+        InputError: it is one; preprocessing would remove cases of the other data set.
+    """
+    resolved, root = unlabeled.folder.resolve(), folders.preprocessed_folder().resolve()
+    if resolved.is_relative_to(root) and not resolved.is_relative_to(unlabeled.folder.parent.resolve()):
+        detail = f"it is a link to {resolved}, a folder of another data set"
+        raise InputError(Problem("folder of another data set", unlabeled.folder, detail, "remove the link"))
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def authors_intensity_transforms(dimensions: int) -> list[RandomTransform]:
     3d: bias field, gamma, blur. 2d: brightness and contrast jitter (0.8), blur (0.5). Built from batchgeneratorsv2. Its
     smooth additive gradient replaces the multiplicative bias field because nnU-Net's images have mean 0.
     """
-    blur = GaussianBlurTransform(blur_sigma=(0.1, 2.0), p_per_channel=1)
+    blur = FittingBlur(blur_sigma=(0.1, 2.0), p_per_channel=1)
     if dimensions == 2:
         jitter = ComposeIntensity(
             [
@@ -160,6 +160,16 @@ def authors_intensity_transforms(dimensions: int) -> list[RandomTransform]:
         BGContrast((0.7, 1.5)), p_invert_image=0, synchronize_channels=True, p_per_channel=1, p_retain_stats=1
     )
     return [RandomTransform(bias, 0.5), RandomTransform(gamma, 0.5), RandomTransform(blur, 0.5)]
+
+
+class FittingBlur(GaussianBlurTransform):
+    """Blur that is no wider than the patch: it pads 3 standard deviations by reflection, less than an axis is long."""
+
+    def get_parameters(self, **data_dict: torch.Tensor) -> dict:
+        """As drawn, with standard deviations (channel, axis) in voxels that fit the image (C, S)."""
+        drawn = super().get_parameters(**data_dict)
+        widest = [(2 * length - 1.5) / 6 for length in data_dict["image"].shape[1:]]
+        return {**drawn, "sigmas": [list(map(min, sigmas, widest)) for sigmas in drawn["sigmas"]]}
 
 
 class ComposeIntensity(ComposeTransforms, ImageOnlyTransform):

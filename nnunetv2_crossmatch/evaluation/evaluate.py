@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from nnunetv2_crossmatch.data.reader_warnings import by_kind, collected_warnings
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates, read_label_schemes
 from nnunetv2_crossmatch.evaluation.metrics import (
@@ -228,9 +230,12 @@ def score_cases(
     """
     reader = find_reader(labels.scheme, next(iter(pairing.pairs.values()))[1])
     score = functools.partial(score_case, reader=reader, labels=labels, spacing_mm=spacing_mm)
-    results = thread_map(
-        score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
-    )
+    with collected_warnings() as found:
+        results = thread_map(
+            score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
+        )
+    files = [file for pair in pairing.pairs.values() for file in pair]
+    print(*by_kind((text, files) for text in found), sep="\n", end="\n" if found else "", file=sys.stderr)
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
     return results

@@ -6,7 +6,6 @@ Limit: reads with nnU-Net's readers and checks; computes no scores.
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from numpy.typing import NDArray
 
+from nnunetv2_crossmatch.data.file_formats import nifti_header
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
+from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
 from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, raise_if_any, unread_reason
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
 from nnunetv2_crossmatch.folders import NOMINAL_SPACING_MARK
@@ -30,7 +31,6 @@ LabelArray = NDArray[np.int32]
 SPACING_TOLERANCE = 1e-3
 DIRECTION_TOLERANCE = 1e-3
 ORIGIN_TOLERANCE_VOXELS = 1e-2
-NIFTI_HEADER_BYTES, NIFTI_DESCRIPTION = 348, slice(148, 228)
 GRID_FIX = "predict from images on the grid of the reference, or resample the prediction onto it"
 
 
@@ -200,26 +200,24 @@ def select_axes(array: LabelArray, axes: list[int]) -> LabelArray:
 
 def is_nominal_in_header(file: Path) -> bool:
     """Whether a converter of this package has marked the spacing in the header of a NIfTI file as nominal."""
-    if not file.name.endswith((".nii", ".nii.gz")):
-        return False
-    with gzip.open(file) if file.name.endswith(".gz") else file.open("rb") as stream:
-        header = stream.read(NIFTI_HEADER_BYTES)
-    return header[NIFTI_DESCRIPTION].rstrip(b"\0") == NOMINAL_SPACING_MARK.encode()
+    header = nifti_header(file)
+    return header is not None and header["descrip"].item() == NOMINAL_SPACING_MARK.encode()
 
 
 def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
     """Read one file.
 
     Raises:
-        InputError: the file is damaged, cannot be read now, or has several channels.
+        InputError: the file is damaged, cannot be read now, has an impossible voxel size, or several channels.
     """
     check_file_integrity(file)
     try:
         volume, header = reader.read_seg(str(file))
-    except (RuntimeError, OSError, ValueError, AssertionError, MemoryError) as error:
+    except (RuntimeError, OSError, ValueError, AssertionError, LookupError, TypeError, MemoryError) as error:
         if reason := unread_reason(error):
             raise InputError(file_not_read(file, reason)) from error
         raise damaged_file_error(file, error) from error
+    check_voxel_size(file, header["spacing"])
     if len(volume) != 1:
         detail = f"{len(volume)} channels"
         raise InputError(Problem("not a segmentation", file, detail, "store one label per voxel"))

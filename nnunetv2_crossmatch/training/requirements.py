@@ -6,13 +6,16 @@ Limit: machine and plans; ``data.preprocessing`` checks the unlabeled cases, the
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, raise_if_any, variable_not_set
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
@@ -27,10 +30,26 @@ def check_requirements(plans: dict, configuration: str, device: torch.device) ->
 
     Raises:
         UnsupportedError: the configuration needs the predictions of a previous stage.
-        InputError: a variable is not set, torch is a version that the host excludes, or there is no GPU.
+        InputError: the plans are of another data set, a variable is not set, torch is a version that the host excludes,
+            or there is no GPU.
     """
     check_no_cascade(plans, configuration)
+    check_plans_of_training_command()
     raise_if_any(list(_unmet(device)))
+
+
+def check_plans_of_training_command() -> None:
+    """Check that ``nnUNetv2_train`` was asked for the data set that its plans name.
+
+    The host gives a trainer the content of the plans file without its path, so that the path is taken from the call.
+    Trainers that are made otherwise, as for a prediction, are not checked.
+
+    Raises:
+        InputError: the plans in the folder of the asked data set name another one, which would be trained.
+    """
+    for frame, _ in traceback.walk_stack(None):
+        if frame.f_code.co_name == "get_trainer_from_args":
+            check_dataset_name(Path(frame.f_locals["plans_file"]))
 
 
 def check_no_cascade(plans: dict, configuration: str) -> None:
@@ -69,6 +88,32 @@ def check_folds(fold: int | str, configuration: str, labeled: Path) -> None:
     problem = folds_problem(configuration, labeled)
     if problem and fold != "all":
         raise InputError(problem)
+
+
+def check_labels(labels: Path, cases: Iterable[str], ending: str, command: str) -> None:
+    """Check that the labels which nnU-Net's validation at the end of a training reads are in the folder ``labels``.
+
+    Args:
+        labels: ``gt_segmentations`` of the preprocessed data set.
+        cases: the validation cases.
+        ending: of the files.
+        command: what writes the folder.
+
+    Raises:
+        InputError: labels are missing, as in a data set that was moved without them.
+    """
+    expected = sorted(cases)
+    missing = [case for case in expected if not (labels / f"{case}{ending}").is_file()]
+    if missing:
+        detail = f"{len(missing)} of {len(expected)} cases have no label there, the first is {missing[0]}{ending}"
+        fix = f"copy labelsTr of the raw data set to it, or {command}"
+        raise InputError(Problem("labels for the validation missing", labels, detail, fix))
+
+
+def preprocess_command(plans_manager: PlansManager, configuration: str) -> str:
+    """The host's command that preprocesses the labeled cases."""
+    options = ("-d", plans_manager.dataset_name, "-c", configuration, "-plans_name", plans_manager.plans_name)
+    return shlex.join(("nnUNetv2_preprocess", *options))
 
 
 def check_samples_per_process(unlabeled: int, processes: int) -> None:

@@ -36,7 +36,12 @@ from nnunetv2_crossmatch.methods.settings import CommonSettings
 from nnunetv2_crossmatch.training.distributed import wait_for_first_process
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
-from nnunetv2_crossmatch.training.requirements import check_folds, check_samples_per_process
+from nnunetv2_crossmatch.training.requirements import (
+    check_folds,
+    check_labels,
+    check_samples_per_process,
+    preprocess_command,
+)
 from nnunetv2_crossmatch.training.start_from import origin_of
 
 DESCRIBES_DATA = ("channel_names", "labels", "regions_class_order")
@@ -145,14 +150,22 @@ class UnlabeledDataTrainer(ParallelTrainer):
         )
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
-        """Settings, plans, images, labels and cases, and the model that the run began with, if any."""
+        """Settings, plans, images, labels and cases, and the model that the run began with, if any.
+
+        Raises:
+            InputError: labels of validation cases are missing.
+        """
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
-        labels = Path(self.preprocessed_dataset_folder_base) / "gt_segmentations"
+        labels, ending = (
+            Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
+            self.dataset_json["file_ending"],
+        )
+        check_labels(labels, validation, ending, preprocess_command(self.plans_manager, self.configuration_name))
         return {
             "settings": asdict(self.settings),
             "plans": plans,
             "dataset.json": {name: self.dataset_json.get(name) for name in DESCRIBES_DATA},
-            "training": checksums(labels, training, self.dataset_json["file_ending"]),
+            "training": checksums(labels, training, ending),
             "images": labeled_checksums(self.plans_manager.dataset_name, self.dataset_json, training),
             "validation": sorted(validation),
             "started_from": origin_of(self.folder),

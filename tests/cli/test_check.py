@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -9,10 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TinyDataset
+from nnunetv2.run.run_training import get_trainer_from_args
+from trainers import started
 
 from nnunetv2_crossmatch.cli import check, environment_checks
 from nnunetv2_crossmatch.cli.environment_checks import NOTE, OK, WRONG, CheckResult
+from nnunetv2_crossmatch.errors import InputError
 
+TRAINER = "nnUNetTrainerCrossMatch"
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -139,7 +144,7 @@ def test_an_unknown_configuration_is_wrong(prepared_copy: TinyDataset, run_check
 def test_unlabeled_cases_that_are_not_preprocessed_are_a_note(tiny_copy: TinyDataset, run_check):
     code, output = run_check("-d", str(tiny_copy.id), "-c", "2d")
     assert code == 0, output
-    assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.id} -c 2d -p nnUNetPlans" in output
+    assert f"fix: nnUNetv2_crossmatch_preprocess -d {tiny_copy.name} -c 2d -p nnUNetPlans" in output
 
 
 def test_misnamed_unlabeled_images_are_wrong(tiny_copy: TinyDataset, run_check):
@@ -176,6 +181,73 @@ def test_changed_plans_are_wrong(prepared_copy: TinyDataset, run_check):
     code, output = run_check("-d", str(prepared_copy.id), "-c", "2d")
     assert code == 2
     assert "the plans have changed" in output
+
+
+def labels_gone(tiny: TinyDataset) -> None:
+    shutil.rmtree(tiny.preprocessed / "gt_segmentations")
+
+
+def plans_of_a_copy(tiny: TinyDataset) -> None:
+    change_plans(tiny, {"dataset_name": "Dataset001_Original"})
+
+
+def foreign_network(tiny: TinyDataset) -> None:
+    plans = json.loads(tiny.plans_file.read_text())
+    plans["configurations"]["2d"]["architecture"]["network_class_name"] = "somewhere.Else"
+    tiny.plans_file.write_text(json.dumps(plans))
+
+
+def cascade(tiny: TinyDataset) -> None:
+    plans = json.loads(tiny.plans_file.read_text())
+    plans["configurations"]["2d"]["previous_stage"] = "3d_fullres"
+    tiny.plans_file.write_text(json.dumps(plans))
+
+
+def no_unlabeled_images(tiny: TinyDataset) -> None:
+    shutil.rmtree(tiny.raw / "imagesUn")
+    for file in tiny.preprocessed.glob("*_unlabeled.json"):
+        file.unlink()
+
+
+def leak(tiny: TinyDataset) -> None:
+    shutil.copy(tiny.raw / "imagesUn" / "free_05_0000.nii.gz", tiny.raw / "imagesTs" / "late_0000.nii.gz")
+
+
+def changed_plans(tiny: TinyDataset) -> None:
+    tiny.plans_file.write_text(tiny.plans_file.read_text().replace("ZScoreNormalization", "NoNormalization"))
+
+
+def change_plans(tiny: TinyDataset, entries: dict) -> None:
+    tiny.plans_file.write_text(json.dumps({**json.loads(tiny.plans_file.read_text()), **entries}))
+
+
+REFUSALS = [labels_gone, plans_of_a_copy, foreign_network, cascade, no_unlabeled_images, leak, changed_plans]
+
+
+def start_training() -> None:
+    trainer = get_trainer_from_args("998", "2d", "all", f"{TRAINER}_1epochs", device=torch.device("cpu"))
+    trainer.on_train_start()
+
+
+@pytest.mark.parametrize("spoil", REFUSALS)
+def test_what_the_trainer_refuses_the_check_reports_in_the_same_words(prepared_copy: TinyDataset, run_check, spoil):
+    spoil(prepared_copy)
+    with pytest.raises(InputError) as caught:
+        start_training()
+    code, output = run_check("-d", "998", "-c", "2d")
+    assert code == 2, output
+    for problem in caught.value.problems:
+        assert (problem.detail in output and problem.fix in output) or spoil is no_unlabeled_images
+
+
+def test_missing_labels_name_the_folder_and_the_command(prepared_copy: TinyDataset):
+    """The host trains to the end before its validation looks for them."""
+    (prepared_copy.preprocessed / "gt_segmentations" / "train_01.nii.gz").unlink()
+    with pytest.raises(InputError) as caught:
+        started(prepared_copy, f"{TRAINER}_1epochs")
+    folder = prepared_copy.preprocessed / "gt_segmentations"
+    assert f"labels for the validation missing in {folder}: 1 of 4 cases" in str(caught.value)
+    assert f"nnUNetv2_preprocess -d {prepared_copy.name} -c 2d -plans_name nnUNetPlans" in str(caught.value)
 
 
 def test_the_console_command_exists(tiny_copy: TinyDataset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -359,6 +361,62 @@ def test_fault_11_truncated_nrrd(roots: Roots, la_lists: tuple[str, ...]) -> Non
     folder = write_la_challenge(roots.root / "challenge", CASES)
     cut(folder / "c1" / "lgemri.nrrd")
     assert f"damaged file in {folder / 'c1' / 'lgemri.nrrd'}" in roots.expect_error("LA", folder, *la_lists)
+
+
+def test_fault_11_nrrd_with_flipped_bit(roots: Roots, la_lists: tuple[str, ...]) -> None:
+    file = write_la_challenge(roots.root / "challenge", CASES) / "c1" / "lgemri.nrrd"
+    content = bytearray(file.read_bytes())
+    content[-len(content) // 3] ^= 4
+    file.write_bytes(content)
+    assert f"damaged file in {file}" in roots.expect_error("LA", roots.root / "challenge", *la_lists)
+
+
+def test_fault_11_uncompressed_nifti_named_nii_gz_is_read(
+    roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]
+) -> None:
+    file = acdc_folder / "patient003" / "patient003_frame01.nii.gz"
+    file.write_bytes(gzip.decompress(file.read_bytes()))
+    dataset = roots.convert("ACDC", acdc_folder, *acdc_lists)
+    expected = (case_arrays(1, classes=4)[0] * 100).astype(np.int16)
+    image, _ = read_with_nnunet(dataset / "imagesTr" / "patient003_frame01_0000.nii.gz")
+    np.testing.assert_array_equal(image, expected.transpose(2, 1, 0))
+
+
+def external_link(file: h5py.File, secret: Path) -> None:
+    file["image"] = h5py.ExternalLink(secret.with_suffix(".h5").name, "image")
+
+
+def soft_link_to_external_link(file: h5py.File, secret: Path) -> None:
+    file["other"] = h5py.ExternalLink(secret.with_suffix(".h5").name, "image")
+    file["image"] = h5py.SoftLink("/other")
+
+
+def external_storage(file: h5py.File, secret: Path) -> None:
+    file.create_dataset("image", (20, 16, 8), np.float32, external=[(str(secret), 0, h5py.h5f.UNLIMITED)])
+
+
+def virtual_dataset(file: h5py.File, secret: Path) -> None:
+    layout = h5py.VirtualLayout((20, 16, 8), np.float32)
+    layout[...] = h5py.VirtualSource(str(secret.with_suffix(".h5")), "image", (20, 16, 8))
+    file.create_virtual_dataset("image", layout)
+
+
+@pytest.mark.parametrize("write", [external_link, soft_link_to_external_link, external_storage, virtual_dataset])
+def test_fault_02_h5_with_voxels_in_another_file(
+    roots: Roots, la_folder: Path, la_lists: tuple[str, ...], write: Callable[[h5py.File, Path], None]
+) -> None:
+    secret, file = h5_file(la_folder, "c2").with_name("secret.raw"), h5_file(la_folder, "c2")
+    secret.write_bytes(case_arrays(0)[0].tobytes())
+    write_h5(secret.with_suffix(".h5"), image=case_arrays(0)[0])
+    with h5py.File(file, "w") as content:
+        write(content, secret)
+    assert f"voxels in another file in {file}" in roots.expect_error("LA", la_folder, *la_lists)
+
+
+def test_fault_11_nrrd_with_voxels_in_another_file(roots: Roots, la_lists: tuple[str, ...]) -> None:
+    file = write_la_challenge(roots.root / "challenge", CASES) / "c2" / "lgemri.nrrd"
+    file.write_bytes(file.read_bytes().replace(b"encoding:", b"data file: /etc/passwd\nencoding:"))
+    assert f"voxels in another file in {file}" in roots.expect_error("LA", roots.root / "challenge", *la_lists)
 
 
 def test_fault_12_gt_missing(roots: Roots, acdc_folder: Path, acdc_lists: tuple[str, ...]) -> None:

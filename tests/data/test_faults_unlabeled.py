@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import functools
 import gzip
@@ -12,22 +13,27 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import TinyDataset, blob_case, write_volume
+import tifffile
+from conftest import SHAPE_ZYX, TinyDataset, blob_case, write_volume
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from test_preprocessing import CASES, folder_of, load, plans_of
+from test_preprocessing import CASES, folder_of, load, plans_of, three_channels
 
 import nnunetv2_crossmatch.data.manifest as manifest_module
 import nnunetv2_crossmatch.data.preprocessing as preprocessing
+from nnunetv2_crossmatch.data import case_preprocessing
 from nnunetv2_crossmatch.data.case_preprocessing import (
     DatasetConfiguration,
+    Job,
     NnunetObjects,
     nnunet_objects,
+    preprocess_case,
     read_and_check,
 )
 from nnunetv2_crossmatch.data.manifest import file_crc32, read_manifest
@@ -182,6 +188,116 @@ def sitk_bytes(tiny: TinyDataset) -> bytes:
     file = tiny.root / "plain.nii"
     sitk.WriteImage(sitk.GetImageFromArray(blob_case(1)[0]), str(file))
     return file.read_bytes()
+
+
+def with_spacing(folder: Path, name: str, spacing: float) -> None:
+    image = sitk.GetImageFromArray(blob_case(1)[0])
+    image.SetSpacing([spacing] * 3)
+    sitk.WriteImage(image, str(folder / f"{name}_0000.nii.gz"))
+
+
+@pytest.mark.parametrize("spacing", [0.002, 1000.0])
+def test_20_an_impossible_voxel_size_is_named_before_anything_is_resampled(
+    tiny_copy: TinyDataset, spacing: float
+) -> None:
+    with_spacing(images_folder(tiny_copy), "odd", spacing)
+    message = reading_error(tiny_copy, "odd_0000.nii.gz")
+    sizes = rf"\({spacing:g}, {spacing:g}, {spacing:g}\) mm \(z, y, x\), but \(1.5, 1, 1\) mm"
+    assert re.search(rf"impossible voxel size in .*: {sizes} .* is the median of the labeled cases", message)
+
+
+def test_20_a_case_with_an_impossible_voxel_size_is_left_out_and_the_exit_code_says_so(tiny_copy: TinyDataset) -> None:
+    with_spacing(images_folder(tiny_copy), "odd", 0.002)
+    with_warning(tiny_copy, "free_04")
+    with_warning(tiny_copy, "free_05")
+    completed = tiny_copy.run(COMMAND, "-d", "998", "-c", "2d", "-np", "1", check=False)
+    assert completed.returncode == 2
+    assert completed.stderr.count("error: impossible voxel size") == 1
+    assert completed.stdout.count("warning: the file has unexpected scales in sform (2 files, the first is ") == 1
+    (images_folder(tiny_copy) / "odd_0000.nii.gz").unlink()
+    assert trainable_cases(plans_of(tiny_copy), "2d") == CASES
+
+
+def with_warning(tiny: TinyDataset, case: str) -> None:
+    """Give the image another voxel size in its sform than in its header, of which SimpleITK warns."""
+    file = images_folder(tiny) / f"{case}_0000.nii.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[280:284] = np.array([3], "<f4").tobytes()  # srow_x[0]
+    file.write_bytes(gzip.compress(content, 1))
+
+
+def test_20_a_constant_channel_is_told_and_becomes_zero(
+    tiny_copy: TinyDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_channels(tiny_copy)
+    image = np.stack([blob_case(1)[0], np.full(SHAPE_ZYX, 7, np.float32), blob_case(2)[0]])
+    write_volume(image, images_folder(tiny_copy) / "part_0000.nii.gz")
+    case = RawCase("part", (images_folder(tiny_copy) / "part_0000.nii.gz",))
+    scratch = tiny_copy.root / "scratch"
+    scratch.mkdir()
+    target = DatasetConfiguration(tiny_copy.name, "nnUNetPlans", "2d")
+    monkeypatch.setattr(case_preprocessing, "nnunet_objects", nnunet_objects.__wrapped__)  # other plans than before
+    result = preprocess_case(Job(target, case, scratch, tiny_copy.root))
+    assert result.warnings == [f"{case.images[0]}: channel 1 has one value only, and tells nothing"]
+    voxels = nnUNetDatasetBlosc2(str(tiny_copy.root), ["part"]).load_case("part")[0][:]
+    assert np.isfinite(voxels).all()
+    assert [bool(channel.any()) for channel in voxels] == [True, False, True]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"spacing": [1, 2]}', '{"spacing": [0, 1, 1]}', '{"spacing": "a"}'])
+def test_20_a_wrong_spacing_file_of_a_tiff_is_named(tiny_copy: TinyDataset, content: str) -> None:
+    nnunet = copy.deepcopy(nnunet_objects(DatasetConfiguration(tiny_copy.name, "nnUNetPlans", "2d")))
+    nnunet.plans_manager.plans["image_reader_writer"] = "Tiff3DIO"
+    file, sidecar = images_folder(tiny_copy) / "page_0000.tif", images_folder(tiny_copy) / "page.json"
+    tifffile.imwrite(file, blob_case(1)[0])
+    sidecar.write_text(content)
+    with pytest.raises(InputError) as error:
+        read_and_check(nnunet, RawCase("page", (file,), (sidecar,)))
+    assert len(str(error.value).splitlines()) == 1
+    assert "page.json" in str(error.value) or "impossible voxel size" in str(error.value)
+
+
+def broken_link(file: Path) -> None:
+    file.symlink_to(file.with_name("gone.nii.gz"))
+
+
+def link_to_folder(file: Path) -> None:
+    file.symlink_to(file.parent)
+
+
+def folder(file: Path) -> None:
+    file.mkdir()
+
+
+@pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
+@pytest.mark.parametrize("place", ["imagesUn", "imagesTs", "imagesTr"])
+def test_20_what_is_no_file_does_not_stop_a_training_that_does_not_need_it(
+    prepared_copy: TinyDataset, capsys: pytest.CaptureFixture[str], place: str, make: Callable[[Path], None]
+) -> None:
+    make(prepared_copy.raw / place / "extra_0000.nii.gz")
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+    assert ("Not used: extra" in capsys.readouterr().out) == (place == "imagesUn")
+
+
+@pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
+def test_20_what_is_no_file_is_named_and_the_others_are_preprocessed(
+    tiny_copy: TinyDataset, make: Callable[[Path], None]
+) -> None:
+    make(images_folder(tiny_copy) / "extra_0000.nii.gz")
+    message = preprocessing_error(tiny_copy)
+    assert len(message.splitlines()) == 1
+    assert f"image unreadable in {images_folder(tiny_copy) / 'extra_0000.nii.gz'}" in message
+    assert trainable_cases(plans_of(tiny_copy), "2d") == CASES
+
+
+def test_20_a_preprocessed_case_whose_raw_file_is_out_of_reach_is_kept(prepared_copy: TinyDataset) -> None:
+    """Raw images are often links to a disk that the training machine does not have."""
+    file = images_folder(prepared_copy) / "free_05_0000.nii.gz"
+    file.unlink()
+    broken_link(file)
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+    preprocess(prepared_copy)
+    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
 def test_20_bad_images_are_all_named_and_the_others_are_preprocessed(tiny_copy: TinyDataset) -> None:

@@ -164,7 +164,7 @@ def test_the_authors_recipe_in_2d_is_jitter_and_blur():
     assert authors_recipe(2) == [
         ("MultiplicativeBrightnessTransform", 0.8, {"multiplier_range": (0.5, 1.5), **JITTER}),
         ("ContrastTransform", 0.8, {"contrast_range": (0.5, 1.5), "preserve_range": False, **JITTER}),
-        ("GaussianBlurTransform", 0.5, BLUR),
+        ("FittingBlur", 0.5, BLUR),
     ]
     assert [one.apply_probability for one in authors_intensity_transforms(2)] == [0.8, 0.5]  # jitter is drawn once
 
@@ -176,7 +176,7 @@ def test_the_authors_recipe_in_3d_is_bias_field_gamma_and_blur():
     assert gamma == (
         "GammaTransform", 0.5, {"gamma": (0.7, 1.5), "p_invert_image": 0, **JITTER, "p_retain_stats": 1}
     )  # fmt: skip
-    assert blur == ("GaussianBlurTransform", 0.5, BLUR)
+    assert blur == ("FittingBlur", 0.5, BLUR)
 
 
 def test_the_bias_field_has_half_to_one_and_a_half_patches_of_width_and_either_sign():
@@ -215,3 +215,12 @@ def test_the_blur_is_always_computed_the_same_way():
     seed(0)
     blurs[0].transform(**crop())
     assert not blurs[0].transform.benchmark_use_fft
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 16), (1, 8, 8), (2, 2, 2), (3, 16)])
+def test_the_authors_recipe_takes_a_patch_of_few_slices(shape: tuple[int, ...]) -> None:
+    """The blur pads up to 6 voxels by reflection, which must be less than the axis is long."""
+    views = WeakStrongViews(ComposeTransforms([]), authors_intensity_transforms(len(shape)), 2)
+    for _ in range(40):
+        sample = views(image=torch.randn(1, *shape), segmentation=torch.zeros(1, *shape))
+        assert sample["image"].isfinite().all()

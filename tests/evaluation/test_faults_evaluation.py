@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,51 @@ def test_a_bad_prediction_is_named(folders: tuple[Path, Path], fault: str) -> No
         evaluate_folder(*folders)
     assert {Path(problem.where) for problem in caught.value.problems} == {folders[1] / "b.nii.gz"}
     assert all(problem.fix for problem in caught.value.problems)
+
+
+def test_an_uncompressed_file_named_nii_gz_is_scored(folders: tuple[Path, Path]) -> None:
+    expected = evaluate_folder(*folders).values
+    for file in (folders[0] / "a.nii.gz", folders[1] / "b.nii.gz"):
+        file.write_bytes(gzip.decompress(file.read_bytes()))
+    np.testing.assert_array_equal(evaluate_folder(*folders).values, expected)
+
+
+def test_a_changed_byte_in_a_compressed_metaimage_is_named(tmp_path: Path) -> None:
+    """SimpleITK reads it without an error, with other labels or none."""
+    for folder in ("labelsTs", "predictions"):
+        write(tmp_path / folder / "a.mha", ball())
+    write_dataset_json(tmp_path, file_ending=".mha")
+    file = tmp_path / "predictions" / "a.mha"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=f"damaged file in {file}"):
+        evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
+
+
+def test_what_the_reader_warns_of_is_told_once_per_kind(
+    folders: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    for case in "bc":
+        file = folders[1] / f"{case}.nii.gz"
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[280:284] = np.array([-5], "<f4").tobytes()  # the first scale in the sform
+        file.write_bytes(gzip.compress(content))
+    evaluate_folder(*folders)
+    lines = [line for line in capfd.readouterr().err.splitlines() if "arning" in line]
+    assert lines == [
+        f"warning: the file has unexpected scales in sform (2 files, the first is {folders[1] / 'b.nii.gz'})"
+    ]
+
+
+def test_an_impossible_voxel_size_in_the_header_is_named(folders: tuple[Path, Path]) -> None:
+    """SimpleITK reads it as 1 mm."""
+    file = folders[1] / "b.nii.gz"
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    content[80:84] = bytes(4)
+    file.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=rf"impossible voxel size in {file}: \(2, 1, 0\) mm"):
+        evaluate_folder(*folders)
 
 
 def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:

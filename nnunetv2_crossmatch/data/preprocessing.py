@@ -306,6 +306,7 @@ def _locked_jobs(
         manifest_writer = ManifestWriter(unlabeled.manifest_file, up_to_date_cases(unlabeled, raw))
         check_not_read(unlabeled, keep=manifest_writer.manifest.cases)
         remove_other_cases(unlabeled.folder, keep=raw)
+        folders.remove_left_overs(unlabeled.manifest_file)
         scratch = folders.partial_path(unlabeled.folder)
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()

@@ -127,9 +127,9 @@ def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
         raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
 
 
-def remove_partial_checkpoints(folder: Path) -> None:
-    """Remove partial checkpoints of a killed process from ``folder``."""
-    for name in CANDIDATES:
+def remove_partial_files(folder: Path, *others: str) -> None:
+    """Remove partial checkpoints, and partial files named ``others``, of a killed process from ``folder``."""
+    for name in (*CANDIDATES, *others):
         remove_left_overs(folder / name)
 
 

@@ -23,6 +23,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
 
+HOLDER = ".running.json"
 ORPHAN_SECONDS = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
 BEAT_SECONDS = 20.0  # seconds between two signs of life
 STALE_SECONDS = 120.0  # seconds without one after which a holder on another machine counts as dead
@@ -68,7 +69,7 @@ def lock_folder(folder: Path) -> RunLock:
         InputError: another process trains here; its host and number are told.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    holder = folder / ".running.json"
+    holder = folder / HOLDER
     lock = FileLock(folder / ".running.lock", is_singleton=True)
     try:
         lock.acquire(timeout=ORPHAN_SECONDS if _has_ended(_read_holder(holder)) else 0)
@@ -120,7 +121,7 @@ def _who(holder: dict[str, Any]) -> str:
 
 def _locked_error(folder: Path, holder: dict[str, Any]) -> InputError:
     remedy = "wait until it has ended, or stop it; for a second run choose another fold or trainer name"
-    stale = f"if it certainly is no more, remove {folder / '.running.json'}"
+    stale = f"if it certainly is no more, remove {folder / HOLDER}"
     return InputError(Problem("another training runs", folder, _who(holder), f"{remedy}; {stale}"))
 
 

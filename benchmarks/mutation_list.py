@@ -98,8 +98,8 @@ LEARNING = {
     ),
     "images with the boxes of the other strong view": Mutation(
         "learning/execution.py",
-        "paste(image, boxes[view]) if view in boxes",
-        'paste(image, boxes["strong1"]) if view in boxes',
+        "paste(images[view], boxes[view], ",
+        'paste(images[view], boxes["strong1"], ',
         MATH,
         "2-False-2-stacked",
     ),
@@ -172,8 +172,8 @@ LEARNING = {
     ),
     "pseudo-labels with gradient": Mutation(
         "learning/pseudo_labels.py",
-        "logits = logits.detach()",
-        "logits = logits * 1",
+        "probabilities(logits.detach(), regions)",
+        "probabilities(logits, regions)",
         "learning/test_pseudo_labels.py",
         "constant",
     ),
@@ -184,10 +184,48 @@ LEARNING = {
         "learning/test_pseudo_labels.py",
         "equal_to_tau",
     ),
+    "images turned, labels not": Mutation(
+        "learning/unsupervised.py",
+        "label.oriented(self.orientations[view]) if view in self.orientations else label",
+        "label",
+        STEP,
+        "seen_in_the_step-geometry",
+    ),
+    "boxes of labeled images with the neighbour's label": Mutation(
+        "learning/pseudo_labels.py",
+        "paste(own, boxes, other, donors) for own",
+        "paste(own, boxes) for own",
+        CUTMIX,
+        "labeled_sample",
+    ),
+    "flip of the teacher's input not undone": Mutation(
+        "learning/moving_average.py",
+        "full_resolution(network(images.flip(flip))).flip(flip)",
+        "full_resolution(network(images.flip(flip)))",
+        "learning/test_moving_average.py",
+        "mean_over_flips",
+    ),
+    "moving average stands still": Mutation(
+        "methods/table.py",
+        "update_average(self.average, step.network, self.settings.ema)",
+        "pass",
+        STEP,
+        "seen_in_the_step-ema",
+    ),
+    "ignored voxels of labeled images count in their boxes": Mutation(
+        "learning/pseudo_labels.py",
+        "valid = labels < channels",
+        "valid = labels <= channels",
+        "learning/test_pseudo_labels.py",
+        "not_ignored",
+    ),
+    "unlabeled images from the first step on": Mutation(
+        "data/loader.py", "index >= self.first_unlabeled", "index >= 0", STEP, "first_part"
+    ),
     "one field of the pseudo-labels without CutMix": Mutation(
         "learning/pseudo_labels.py",
-        "for field in self))",
-        "for field in self[:2]), self.valid)",
+        "(paste(field, boxes) for field in self))",
+        "(paste(field, boxes) for field in self[:2]), self.valid)",
         CUTMIX,
         "follow_their_image",
     ),
@@ -245,10 +283,18 @@ LEARNING = {
         "learning/streams.py", "scale = len(students) / count", "scale = 1", MATH, "mean_gradient_over_all"
     ),
     "labels without CutMix": Mutation(
-        "learning/unsupervised.py", ".cutmixed(self.boxes[view])", "", MATH, "2-False-2-stacked"
+        "learning/unsupervised.py",
+        "label.cutmixed(self.boxes[view], self.references, self.donors.get(view, ()))",
+        "label",
+        MATH,
+        "2-False-2-stacked",
     ),
     "labels with the boxes of the other strong view": Mutation(
-        "learning/unsupervised.py", "(self.boxes[view])", '(self.boxes["strong1"])', MATH, "2-False-2-stacked"
+        "learning/unsupervised.py",
+        "label.cutmixed(self.boxes[view], ",
+        'label.cutmixed(self.boxes["strong1"], ',
+        MATH,
+        "2-False-2-stacked",
     ),
     "logged parts keep their graph": Mutation(
         "learning/unsupervised.py", "+ loss.detach()", "+ loss", STEP, "2d-stacked-"
@@ -352,14 +398,14 @@ METHODS = {
     ),
     "CutMix in labels but not in images": Mutation(
         "methods/table.py",
-        "step.images = with_boxes(step.images, loss.boxes)",
-        "with_boxes(step.images, loss.boxes)",
+        "step.images = with_boxes(with_orientations(",
+        "with_boxes(with_orientations(",
         STEP,
         "2d-stacked-_cutmix1",
     ),
     "both strong views with the same boxes": Mutation(
         "methods/table.py",
-        "boxes = {view: draw_boxes(step.rng, rows, patch_size, self.settings.cutmix) for view in strong}",
+        "boxes = {view: draw_boxes(step.rng, rows, patch_size, self.settings.cutmix) for view in self.strong_views}",
         "boxes = dict.fromkeys(strong, draw_boxes(step.rng, rows, patch_size, self.settings.cutmix))",
         STEP,
         "views_streams",
@@ -373,7 +419,7 @@ METHODS = {
     ),
     "trial of memory counts twice": Mutation(
         "methods/table.py",
-        "trial_loss = self.unsupervised_loss(trial, loss.table)",
+        "trial_loss = replace(loss, criterion=self.criterion(False))",
         "trial_loss = loss",
         STEP,
         "2d-auto-",
@@ -550,7 +596,11 @@ TRAINING = {
         "warm_up_says",
     ),
     "steps are not counted": Mutation(
-        "training/trainer.py", "        self.steps_done += 1\n", "", STEP, "draws_follow"
+        "training/trainer.py",
+        "        self.steps_done += 1\n        return self.step_done(values",
+        "        return self.step_done(values",
+        STEP,
+        "draws_follow",
     ),
     "progress within an epoch forgotten": Mutation(
         "training/trainer.py",
@@ -561,8 +611,8 @@ TRAINING = {
     ),
     "norm of the gradient not counted": Mutation(
         "training/trainer.py",
-        "self._diagnosis(batch, step), gradient_norm)",
-        "self._diagnosis(batch, step))",
+        "self._facts_of_labels(batch, step), gradient_norm)",
+        "self._facts_of_labels(batch, step))",
         FAULTS,
         "31_a_loss",
     ),
@@ -652,7 +702,11 @@ TRAINING = {
         "scaler_skips",
     ),
     "moving average does not start at the network's weights": Mutation(
-        "training/trainer.py", "if step.index == 0:", "if step.index < 0:", MODULES, "average_starts"
+        "training/trainer.py",
+        "if step.index == self.settings.first_unsupervised:",
+        "if step.index < 0:",
+        MODULES,
+        "average_starts",
     ),
     "state of the method not saved": Mutation(
         "training/trainer.py",

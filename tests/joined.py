@@ -57,7 +57,7 @@ def joined_trainer(tiny: TinyDataset, name: str, monkeypatch: pytest.MonkeyPatch
         parts = [replace(step, rank=rank, images=images) for rank, images in enumerate(halves(step.images))]
         return [join(drawn) for drawn in zip(*(draw_own(part, table) for part in parts), strict=True)]
 
-    def paste_in_halves(tensor: torch.Tensor, boxes: Any) -> torch.Tensor:
+    def paste_in_halves(tensor: torch.Tensor, boxes: Any, *_: Any) -> torch.Tensor:
         middle = len(tensor) // RANKS
         return torch.cat([paste(tensor[:middle], boxes[:middle]), paste(tensor[middle:], boxes[middle:])])
 

@@ -5,9 +5,10 @@ Limit: data only; the method decides what is learned from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +64,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
     unlabeled_views: tuple[str, ...]
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
-    class_shares: dict[str, float]
+    class_shares: Mapping[str, float] = MappingProxyType({})
     reading: Reading | None = None
     dataset_class: type[nnUNetBaseDataset]
 

@@ -102,7 +102,6 @@ def handle(connection: socket.socket) -> None:
 def become_command() -> None:
     """Run the script or module in ``sys.argv`` as ``__main__``."""
     draw_other_numbers()
-    fork_pools()
     sys.path[:0] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     name = Path(sys.argv[0]).name
     if name == "python":
@@ -115,6 +114,7 @@ def become_command() -> None:
             sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
             runpy.run_path(sys.argv[0], run_name="__main__")
     else:
+        fork_pools()
         sys.argv[0] = sys.path[0] = str(BIN / name)
         runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -75,6 +75,7 @@ def loaded_by(rank: int, tiny: TinyDataset, name: str, steps: int) -> list[dict]
     with patch.object(dist, "get_world_size", lambda: RANKS), patch.object(dist, "get_rank", lambda: rank):
         trainer._set_batch_size_and_oversample()
     trainer.unlabeled_cases = trainer._ready_unlabeled_cases()
-    loader = trainer.get_dataloaders()[0]
+    with patch.object(dist, "get_world_size", lambda: RANKS):  # stands in the run's record
+        loader = trainer.get_dataloaders()[0]
     batches = [next(loader) for _ in range(steps)]
     return [{name: batch[name] for name in ("data", "target", "unlabeled")} for batch in batches]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -57,7 +58,7 @@ def main() -> None:
     dataset = folders.dataset_name(arguments.d)
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = CasePredictor(arguments.m.resolve(), arguments.f, arguments.chk, device, arguments.trust)
-    name = arguments.name or f"{dataset.split('_', 1)[1]}Pseudo"
+    name = arguments.name or re.sub(r"Dataset\d+_?", "", dataset, count=1) + "Pseudo"
     written = make_pseudo_labeled(model, dataset, arguments.o, name, arguments.keep)
     print(f"{written.name} written to {written}; {LIST} there lists the predicted labels.")
     print(f"Next: nnUNetv2_plan_and_preprocess -d {arguments.o}, then nnUNetv2_train {arguments.o} CONFIGURATION all")

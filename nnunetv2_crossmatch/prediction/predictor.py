@@ -73,7 +73,9 @@ class CasePredictor:
         if missing or not found:
             detail = f"{checkpoint} of {', '.join(missing) or 'any fold'} is missing"
             raise InputError(Problem("no model", folder, detail, "finish the training, or give other folds (-f)"))
-        self.files = [file for file in found if load_checkpoint(file)]  # nnU-Net would run whatever code a file holds
+        for file in found:
+            load_checkpoint(file)  # refuses foreign code, which nnU-Net would run
+        self.files = found
         os.environ.setdefault("nnUNet_extTrainer", next(iter(ext_trainers.__path__)))
         self.predictor = nnUNetPredictor(device=device, allow_tqdm=False)
         self.predictor.initialize_from_trained_model_folder(str(folder), tuple(map(_fold, found)), checkpoint)

@@ -44,7 +44,8 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
         The new raw data set.
 
     Raises:
-        InputError: there are no unlabeled images, the model is of another data set, or the id is taken.
+        InputError: there are no unlabeled images, the model is of another data set, the id is taken or the name none,
+            or another process does the same.
     """
     source = folders.raw_folder() / dataset
     description = model.check_dataset(source / "dataset.json")
@@ -53,10 +54,11 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
     target = folders.raw_folder() / _new_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
     facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
-    done = _begun(work, facts)
-    for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
-        done[case] = _predict(model, unlabeled[case], work / f"{case}{ending}")
-        _write(work / DONE, {**facts, "confidence": done})
+    with folders.exclusive(work):
+        done = _begun(work, facts)
+        for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
+            done[case] = _predict(model, unlabeled[case], work / f"{case}{ending}")
+            _write(work / DONE, {**facts, "confidence": done})
     used = surest(done, keep)
     with folders.atomic_folder(target) as folder:
         _assemble(folder, source, {case: unlabeled[case] for case in used}, work, ending)
@@ -89,6 +91,8 @@ def _unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
 
 
 def _new_name(target_id: int, name: str) -> str:
+    if not folders.is_file_name(name):
+        raise InputError(Problem("no name of a folder", "", f"--name {name}", "give one without slashes"))
     roots = [folders.raw_folder(), folders.preprocessed_folder()]
     with suppress(InputError):
         roots.append(folders.results_folder())

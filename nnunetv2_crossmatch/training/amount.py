@@ -29,7 +29,7 @@ def amounts(labels: PseudoLabel, channels: int, shares: Mapping[str, float]) -> 
     return {f"{CURVE}{name}": one / share for (name, share), one in zip(shares.items(), found, strict=False) if share}
 
 
-def warnings(curves: Mapping[str, Sequence[float]], epoch: int, weight: float) -> list[str]:
+def amount_warnings(curves: Mapping[str, Sequence[float]], epoch: int, weight: float) -> list[str]:
     """A line for each class whose amount has left :data:`USUAL` in ``epoch``.
 
     Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.training.checkpoints import LATEST, load_checkpoint
 
@@ -44,12 +44,22 @@ def start_from(trainer: Any, model: Path) -> Path:
 
 
 def origin_of(folder: Path) -> dict[str, Any] | None:
-    """CRC32 and epochs of the model that the run in ``folder`` began with; None if it began with random weights."""
+    """CRC32 and epochs of the model that the run in ``folder`` began with; None if it began with random weights.
+
+    Raises:
+        InputError: the file that says so is damaged.
+    """
     file = folder / FILE
     if not file.is_file():
         return None
-    content = json.loads(file.read_text())
-    return {name: content[name] for name in ("crc32", "epochs")}
+    try:
+        content = json.loads(file.read_text())
+        return {name: content[name] for name in ("crc32", "epochs")}
+    except (ValueError, KeyError, TypeError) as error:
+        fix = "restore it, or begin the run anew in another folder"
+        raise InputError(
+            Problem("origin of the run unreadable", file, f"{type(error).__name__}: {error}", fix)
+        ) from error
 
 
 def _folder_problems(folder: Path) -> Iterator[Problem]:

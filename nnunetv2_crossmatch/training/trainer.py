@@ -28,7 +28,7 @@ from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_f
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
-from nnunetv2_crossmatch.training.amount import amounts, warnings
+from nnunetv2_crossmatch.training.amount import amount_warnings, amounts
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.distributed import from_first_process, mean_over_processes
 from nnunetv2_crossmatch.training.progress import draw_curves
@@ -272,7 +272,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             means = {name: mean_over_processes(values) for name, values in curve_values(steps).items()}
             steps = [{"loss": means.pop("loss")}]
             self._log_curves(means)
-            for line in warnings(self.curves, self.current_epoch, self.settings.unsupervised):
+            for line in amount_warnings(self.curves, self.current_epoch, self.settings.unsupervised):
                 self.print_to_log_file(line)
         super().on_train_epoch_end(steps)
 

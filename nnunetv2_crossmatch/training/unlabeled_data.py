@@ -130,8 +130,10 @@ class UnlabeledDataTrainer(ParallelTrainer):
         """Loaders of nnU-Net, the training one joined with the unlabeled views."""
         with nnunet_loaders_without_workers() as workers:
             training, validation = super().get_dataloaders()
-        self.class_shares = class_shares(training.data_loader._data, self.label_manager)
-        unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
+        unlabeled = None
+        if self.settings.unsupervised:
+            self.class_shares = class_shares(training.data_loader._data, self.label_manager)
+            unlabeled = self._unlabeled_loader()
         seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
         with_segmentation = bool(self.settings.diagnose or self.settings.gpu_views)
         first = epoch * self.settings.iterations + len(self.steps)

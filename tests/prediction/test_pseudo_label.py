@@ -14,6 +14,7 @@ import torch
 from conftest import TinyDataset
 
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.folders import exclusive
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor, Prediction
 from nnunetv2_crossmatch.prediction.pseudo_labeled import make_pseudo_labeled, surest
 
@@ -92,6 +93,11 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_told(tiny_copy):
         (tiny_copy.root / "results" / "Dataset912_Old").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=rf"data set id taken.*{taken}.*Fix: choose another -o"):
             make_pseudo_labeled(model, tiny_copy.name, taken, "New")
+    with pytest.raises(InputError, match=r"no name of a folder: --name a/b"):
+        make_pseudo_labeled(model, tiny_copy.name, 911, "a/b")
+    with exclusive(tiny_copy.root / "raw" / ".Dataset911_New.predictions"):
+        with pytest.raises(InputError, match="another process writes here"):
+            make_pseudo_labeled(model, tiny_copy.name, 911, "New")
     shutil.copy(tiny_copy.raw / "imagesTr" / "train_00_0000.nii.gz", tiny_copy.raw / "imagesUn")
     with pytest.raises(InputError, match=r"labeled case among the unlabeled.*train_00"):
         make_pseudo_labeled(model, tiny_copy.name, 911, "New")

@@ -13,7 +13,7 @@ from trainers import started
 
 from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
-from nnunetv2_crossmatch.training.amount import amounts, warnings
+from nnunetv2_crossmatch.training.amount import amount_warnings, amounts
 
 NAN = float("nan")
 
@@ -64,7 +64,7 @@ def test_a_class_that_leaves_the_usual_range_is_told_once():
         "amount_liver": [3.0, 3.0, 2.5, 1.0, 0.4],
         "amount_spleen": [NAN, NAN, 1.9, 0.6, NAN],
     }
-    told = [warnings(curves, epoch, 0.5) for epoch in range(5)]
+    told = [amount_warnings(curves, epoch, 0.5) for epoch in range(5)]
     assert [len(lines) for lines in told] == [0, 1, 0, 0, 1]
     assert told[1][0].startswith("The pseudo-labels hold 3.00 times as much of liver as the labeled volumes.")
     assert "labeledmix0p5" in told[4][0]

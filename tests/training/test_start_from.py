@@ -9,7 +9,7 @@ import torch
 from trainers import continued, make_trainer, started
 
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.training.start_from import start_from
+from nnunetv2_crossmatch.training.start_from import origin_of, start_from
 
 LENGTH = "2epochs_iters3_valiters1_seed1"
 NAME = f"nnUNetTrainerCrossMatch_{LENGTH}_lr0p001_ema0p9_warmup0"
@@ -80,3 +80,10 @@ def test_models_of_other_labels_plans_and_configurations_are_refused(prepared_co
     with pytest.raises(InputError, match=r"model of other plans or labels.*spacing, labels differ"):
         start_from(trainer, file)
     assert not trainer.folder.is_dir() or not list(trainer.folder.glob("checkpoint_*"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"crc32": 1}'])
+def test_a_damaged_note_of_the_origin_is_one_line(tmp_path, content):
+    (tmp_path / "crossmatch_started_from.json").write_text(content)
+    with pytest.raises(InputError, match=r"origin of the run unreadable in .*started_from\.json"):
+        origin_of(tmp_path)

@@ -285,9 +285,9 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         self.print_to_log_file(" ".join(f"{name} {value:.4f}" for name, value in means.items()))
 
     def on_epoch_end(self) -> None:
-        """As nnU-Net, then draws the figure of the method's curves."""
+        """As nnU-Net, then draws the figure of the method's curves, if there are any yet."""
         super().on_epoch_end()
-        if self.settings.unsupervised and self.local_rank == 0:
+        if self.curves and self.local_rank == 0:
             draw_curves(self.curves, Path(self.output_folder) / "progress_crossmatch.png")
 
     def extra_entries(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from trainers import started
 from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 from nnunetv2_crossmatch.training.amount import amount_warnings, amounts
+from nnunetv2_crossmatch.training.durable import DurableTrainer
 
 NAN = float("nan")
 
@@ -78,3 +79,14 @@ def test_the_trainer_logs_the_amount_of_each_class(prepared_copy):
     report = trainer.train_step(next(trainer.dataloader_train))
     trainer.on_train_epoch_end([report])
     assert trainer.curves["amount_blob"] == [pytest.approx(float(report["amount_blob"]))]
+
+
+@pytest.mark.parametrize("shares", [{}, {"blob": 0.1}])
+def test_a_figure_is_drawn_if_there_is_a_curve(prepared_copy, monkeypatch, shares):
+    """A joint loss has none of its own, and partly annotated volumes give no amounts."""
+    trainer = started(prepared_copy, "nnUNetTrainerFixMatch_1epochs_iters2_valiters1_seed1_joint1")
+    trainer.class_shares = shares
+    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+    monkeypatch.setattr(DurableTrainer, "on_epoch_end", lambda _: None)
+    trainer.on_epoch_end()
+    assert (trainer.folder / "progress_crossmatch.png").is_file() == bool(shares)

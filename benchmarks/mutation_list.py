@@ -172,8 +172,8 @@ LEARNING = {
     ),
     "pseudo-labels with gradient": Mutation(
         "learning/pseudo_labels.py",
-        "probabilities(logits.detach(), regions)",
-        "probabilities(logits, regions)",
+        "logits = logits.detach()",
+        "pass",
         "learning/test_pseudo_labels.py",
         "constant",
     ),
@@ -193,8 +193,8 @@ LEARNING = {
     ),
     "boxes of labeled images with the neighbour's label": Mutation(
         "learning/pseudo_labels.py",
-        "paste(own, boxes, other, donors) for own",
-        "paste(own, boxes) for own",
+        "paste(field, boxes, others.get(name), donors)",
+        "paste(field, boxes)",
         CUTMIX,
         "labeled_sample",
     ),
@@ -219,13 +219,36 @@ LEARNING = {
         "learning/test_pseudo_labels.py",
         "not_ignored",
     ),
+    "threshold of a class moves the wrong way": Mutation(
+        "learning/labeling.py", "counted / found.clamp(min=1) - self.keep", "self.keep", STEP, "step-keep"
+    ),
+    "share counted over all classes": Mutation(
+        "learning/labeling.py", "counted / found.clamp(min=1)", "counted / found.sum()", STEP, "step-keep"
+    ),
+    "a class of too many voxels is favoured": Mutation(
+        "learning/labeling.py", "self.shift.sub_(", "self.shift.add_(", STEP, "step-align"
+    ),
+    "labels of other processes are not counted": Mutation(
+        "learning/labeling.py",
+        "sum_over_processes(counts.to(label.confidence.dtype)).T",
+        "counts.to(label.confidence.dtype).T",
+        "training/test_distributed.py",
+        "thresholds",
+    ),
+    "soft labels are not sharpened": Mutation(
+        "learning/labeling.py",
+        "label._replace(soft=sharpened(probability, self.regions))",
+        "label._replace(soft=probability)",
+        STEP,
+        "step-softlabels",
+    ),
     "unlabeled images from the first step on": Mutation(
         "data/loader.py", "index >= self.first_unlabeled", "index >= 0", STEP, "first_part"
     ),
     "one field of the pseudo-labels without CutMix": Mutation(
         "learning/pseudo_labels.py",
-        "(paste(field, boxes) for field in self))",
-        "(paste(field, boxes) for field in self[:2]), self.valid)",
+        "paste(field, boxes, others.get(name), donors)",
+        "field if name == 'valid' else paste(field, boxes, others.get(name), donors)",
         CUTMIX,
         "follow_their_image",
     ),

@@ -24,7 +24,7 @@ from nnunetv2_crossmatch.learning.cutmix import draw_boxes
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, perturbed
-from nnunetv2_crossmatch.learning.pseudo_labels import pseudo_label
+from nnunetv2_crossmatch.learning.pseudo_labels import label_of, probabilities
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.crossmatch import STREAMS, CrossMatch, loss_table
@@ -149,7 +149,9 @@ class StepBenchmark:
         boxes, drawn = self.draw_random(unlabeled)
         images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
         table = loss_table(0.3).drawn(count, np.random.default_rng(self.count))
-        loss = UnsupervisedLoss(table, Criterion(False, tuple(range(CHANNELS))), 0.5, boxes)
+        loss = UnsupervisedLoss(
+            table, Criterion(False, tuple(range(CHANNELS))), partial(label_of, tau=0.5, regions=False), boxes
+        )
         step = Step(
             self.network, execution.with_boxes(images, boxes), self.target, Task(CHANNELS), self.loss, weight=0.5,
             scale=self.scaler.scale, autocast=self.autocast,
@@ -172,7 +174,7 @@ class StepBenchmark:
         with self.autocast():
             heads, p_wn, p_ww, p_ws = self.forward_two_halves(labeled, weak, drawn, "ww", "ws")
             p_s1, p_s2, p_sw, p_ss = self.forward_two_halves(first, second, drawn, "sw", "ss")
-            y_wn, y_ww, y_ws = (pseudo_label(p, 0.5, False) for p in (p_wn, p_ww, p_ws))
+            y_wn, y_ww, y_ws = (label_of(probabilities(p, False), 0.5, False) for p in (p_wn, p_ww, p_ws))
             pairs = [(p, y_wn) for p in (p_s1[0], p_s2, p_ww, p_ws, p_sw, p_ss)] + [(p_sw, y_ww), (p_ss, y_ws)]
             loss = self.loss(heads, self.target) + sum(criterion(p, y) for p, y in pairs)
         self.backward(loss)

@@ -5,6 +5,7 @@ Limit: shares no arithmetic with the package; only the drawn boxes and perturbat
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -59,6 +60,65 @@ def hard(logits: torch.Tensor, tau: float, regions: bool) -> tuple[torch.Tensor,
     return first & (p == winner), (winner >= tau).expand_as(p)
 
 
+class SlowLabels:
+    """Labels of logits with a threshold and a shift of each class that follow the labels, step by step."""
+
+    def __init__(self, regions: bool, keep: float | None = None, align: bool = False, soft: bool = False) -> None:
+        self.regions, self.keep, self.align, self.soft = regions, keep, align, soft
+        self.odds: dict = {}
+        self.shift: dict = {}
+        self.amount: dict = {}
+
+    def shifted(self, logits: torch.Tensor) -> torch.Tensor:
+        z = logits.detach().clone()
+        for c, shift in self.shift.items():
+            z[:, c] += shift
+        return z
+
+    def learned(self, logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a student learns, hard or soft, and valid voxels, both (U, C, S)."""
+        y, valid = self.hard(logits, tau)
+        if not self.soft:
+            return y, valid
+        z = 2 * self.shifted(logits)
+        return 1 / (1 + torch.exp(-z)) if self.regions else torch.exp(z) / torch.exp(z).sum(1, keepdim=True), valid
+
+    def hard(self, logits: torch.Tensor, tau: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """One-hot labels and valid voxels, both (U, C, S)."""
+        z = self.shifted(logits)
+        y, valid = hard(z, tau, self.regions)
+        if self.keep is not None:
+            for (c, inside), kind in self.kinds(y):
+                threshold = 1 / (1 + math.exp(-self.odds.get((c, inside), 0)))
+                sure = hard(z, threshold, self.regions)[1]
+                for channel in [c] if self.regions else range(y.shape[1]):
+                    valid[:, channel] = torch.where(kind, sure[:, channel], valid[:, channel])
+        return y, valid
+
+    def kinds(self, y: torch.Tensor):
+        """Each class, or each region outside and inside, with its voxels."""
+        for c in range(y.shape[1]):
+            yield (c, True), y[:, c] == 1
+            if self.regions:
+                yield (c, False), y[:, c] == 0
+
+    def follow(self, logits: torch.Tensor, tau: float, shares: Sequence[float]) -> None:
+        """What the labels of the weak view's ``logits`` do to the next step's thresholds and shifts."""
+        y, valid = self.hard(logits, tau)
+        if self.keep is not None:
+            for (c, inside), kind in self.kinds(y):
+                if kind.any():
+                    excess = valid[:, c][kind].double().mean().item() - self.keep
+                    self.odds[c, inside] = min(max(self.odds.get((c, inside), 0) + 0.1 * excess, 0), 16)
+        for i, share in enumerate(shares if self.align else ()):
+            c = i if self.regions else i + 1
+            now = y[:, c].double().mean().item() / share if share > 0 else self.amount.get(c, 1)
+            self.amount[c] = 0.99 * self.amount.get(c, 1) + 0.01 * now
+            size = math.log(max(self.amount[c], 0.01))
+            beyond = max(size - math.log(1.2), 0) + min(size + math.log(1.2), 0)
+            self.shift[c] = min(max(self.shift.get(c, 0) - 0.01 * beyond, -3), 3)
+
+
 def dice(
     logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, classes: Sequence[int], absent: str, regions: bool
 ):
@@ -68,7 +128,7 @@ def dice(
         chosen = p[:, c][valid[:, c]]
         wanted = y[:, c][valid[:, c]].to(p.dtype)
         numerator = 2 * (chosen * wanted).sum() + 1e-5
-        denominator = (chosen**2).sum() + wanted.sum() + 1e-5
+        denominator = (chosen**2).sum() + (wanted**2).sum() + 1e-5
         if absent == "count" or wanted.sum() > 0:
             losses.append(1 - numerator / denominator)
     return sum(losses) / len(losses) if losses else 0 * logits.sum()
@@ -77,10 +137,10 @@ def dice(
 def cross_entropy(logits: torch.Tensor, y: torch.Tensor, valid: torch.Tensor, regions: bool) -> torch.Tensor:
     if regions:
         p = 1 / (1 + torch.exp(-logits))
-        per_voxel = -torch.log(torch.where(y, p, 1 - p))[valid]
+        per_voxel = -(y.double() * torch.log(p) + (1 - y.double()) * torch.log(1 - p))[valid]
         return per_voxel.mean() if len(per_voxel) else 0 * logits.sum()
     log_p = logits - torch.log(torch.exp(logits).sum(1, keepdim=True))
-    per_voxel = -log_p[y & valid]
+    per_voxel = -(log_p * y).sum(1)[valid[:, 0]]
     return per_voxel.mean() if len(per_voxel) else 0 * logits.sum()
 
 
@@ -186,13 +246,14 @@ def joint_loss(
 def step_loss(
     network: nn.Module, images: dict, boxes: dict, drawn: dict, *, supervised, u, eta, tau, classes, regions,
     absent="count", temperature=1.0, with_ce=False, students=STUDENTS, orientations=None, donors=None, references=None,
-    teacher=None,
+    teacher=None, labels=None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # fmt: skip
     """L and its parts, with the host's own forward for every stream by itself, and what the labels are like.
 
     ``references``: one-hot labels of the labeled images and where they count, for boxes that come from there;
-    ``teacher``: logits of the weak view that are not the network's own.
+    ``teacher``: logits of the weak view that are not the network's own; ``labels``: by one threshold if None.
     """
+    labels = labels or SlowLabels(regions)
 
     def strong(view: str, tensor: torch.Tensor, labeled: torch.Tensor | None) -> torch.Tensor:
         tensor = turned(tensor, orientations[view]) if orientations else tensor
@@ -210,7 +271,7 @@ def step_loss(
         if name not in students:
             return torch.zeros((), dtype=teacher.dtype)
         view, student = STUDENTS[name], predictions[name]
-        y, valid = hard(teacher, tau, regions)
+        y, valid = labels.learned(teacher, tau)
         if view != "weak":
             true_y, true_valid = references or (None, None)
             y, valid = strong(view, y, true_y), strong(view, valid, true_valid)
@@ -229,18 +290,18 @@ def step_loss(
         "dkd": sum((h(student, logits) for student, logits in assistants.items()), 0 * p_wn.sum()) / 2,
     }
     total = parts["sup"] + u * (parts["ip"] + (1 - eta) * parts["tkd"] + eta * parts["dkd"])
-    return total, parts | label_shares(p_wn, list(assistants.values()), tau, regions)
+    return total, parts | label_shares(p_wn, list(assistants.values()), tau, labels) | {"p_wn": p_wn}
 
 
 def label_shares(
-    teacher: torch.Tensor, assistants: Sequence[torch.Tensor], tau: float, regions: bool
+    teacher: torch.Tensor, assistants: Sequence[torch.Tensor], tau: float, label: SlowLabels
 ) -> dict[str, float]:
     """Shares of the labels (voxels, or voxels of each region) that count, and that the assistants have, too."""
-    labels, valid = hard(teacher, tau, regions)
+    labels, valid = label.hard(teacher, tau)
     alike = []
     for logits in assistants:
-        same = hard(logits, tau, regions)[0] == labels
-        alike.append((same if regions else same.all(1)).double().mean().item())
+        same = label.hard(logits, tau)[0] == labels
+        alike.append((same if label.regions else same.all(1)).double().mean().item())
     return {
         "confident_share": valid.double().mean().item(),
         "agreement": sum(alike) / len(alike) if alike else float("nan"),

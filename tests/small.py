@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from nnunetv2_crossmatch.learning.cutmix import draw_boxes
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, label_of, probabilities
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
@@ -89,7 +91,12 @@ def run_step(
 def unsupervised_loss(
     step: RandomStep, criterion: Criterion, tau: float = 0.5, table: StreamTable | None = None
 ) -> UnsupervisedLoss:
-    return UnsupervisedLoss(table or loss_table(0.3), criterion, tau, step.boxes)
+    label = partial(label_of, tau=tau, regions=criterion.regions)
+    return UnsupervisedLoss(table or loss_table(0.3), criterion, label, step.boxes)
+
+
+def pseudo_label(logits: torch.Tensor, tau: float, regions: bool) -> PseudoLabel:
+    return label_of(probabilities(logits, regions), tau, regions)
 
 
 def supervised_loss(output: torch.Tensor | list[torch.Tensor], target: object = None) -> torch.Tensor:

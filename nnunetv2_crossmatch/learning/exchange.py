@@ -31,6 +31,13 @@ def copy_from_first(module: torch.nn.Module) -> None:
             dist.broadcast(value, 0)
 
 
+def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
+    """The sum of ``values`` over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
 def any_process(condition: bool, device: torch.device) -> bool:
     """Whether ``condition`` holds in at least one process."""
     if not dist.is_initialized():

@@ -64,6 +64,16 @@ def _of_channel(
     return (labels[:, channel], valid[:, channel]) if by_region else (labels == channel, valid)
 
 
+def soft_sums(
+    probability: torch.Tensor, wanted: torch.Tensor, valid: torch.Tensor, classes: tuple[int, ...]
+) -> torch.Tensor:
+    """(sum p y, sum p^2, sum y^2) over the valid voxels, (3, number of ``classes``), of soft labels y (N, C, S)."""
+    counts = valid if valid.ndim == probability.ndim else valid[:, None].expand_as(probability)
+    p, y = (probability * counts)[:, classes], (wanted * counts)[:, classes]
+    axes = (0, *range(2, p.ndim))
+    return torch.stack([(p * y).sum(axes), p.square().sum(axes), y.square().sum(axes)])
+
+
 @dataclass(frozen=True)
 class Criterion:
     """H of a loss row: masked soft Dice, optionally plus cross-entropy on the valid voxels.
@@ -98,8 +108,11 @@ class Criterion:
         return [loss + self.masked_cross_entropy(logits, target) for loss, target in zip(losses, targets, strict=True)]
 
     def dice(self, probability: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
-        """1 - (2 sum p y + s) / (sum p^2 + sum y + s) over batch and valid voxels, averaged over the classes."""
-        sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
+        """1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s) over batch and valid voxels, averaged over the classes."""
+        if target.soft is None:
+            sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
+        else:
+            sums = soft_sums(probability, target.soft, target.valid, self.classes)
         overlap, squares, volume = self._total(sums)
         loss_per_class = 1 - (2 * overlap + SMOOTH) / (squares + volume + SMOOTH)
         if self.absent == "count":
@@ -109,12 +122,11 @@ class Criterion:
 
     def masked_cross_entropy(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
         """Mean cross-entropy over the valid voxels (regions: binary, over those of all regions); 0 without any."""
+        wanted = target.labels if target.soft is None else target.soft.to(logits.dtype)
         if self.regions:
-            per_voxel = functional.binary_cross_entropy_with_logits(
-                logits, target.labels.to(logits.dtype), reduction="none"
-            )
+            per_voxel = functional.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none")
         else:
-            per_voxel = functional.cross_entropy(logits, target.labels, reduction="none")
+            per_voxel = functional.cross_entropy(logits, wanted, reduction="none")
         total = self._total(torch.stack([(per_voxel * target.valid).sum(), target.valid.sum().to(per_voxel.dtype)]))
         return total[0] / total[1].clamp(min=1)
 

@@ -16,11 +16,15 @@ from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 
 
 class PseudoLabel(NamedTuple):
-    """Hard labels (int64 classes, or bool per region), their confidence in [0, 1] and ``valid`` = confidence >= tau."""
+    """Hard labels (int64 classes, or bool per region), their confidence in [0, 1] and ``valid`` = confidence >= tau.
+
+    ``soft``: probabilities (N, C, S) that students learn instead of the hard labels, or None.
+    """
 
     labels: torch.Tensor
     confidence: torch.Tensor
     valid: torch.Tensor
+    soft: torch.Tensor | None = None
 
     def foreground_shares(self, channels: int) -> list[torch.Tensor]:
         """Share of the voxels that have each region, or each class but the background, of ``channels`` outputs."""
@@ -32,22 +36,25 @@ class PseudoLabel(NamedTuple):
         self, boxes: Sequence[Box | None], labeled: PseudoLabel | None = None, donors: Sequence[int | None] = ()
     ) -> PseudoLabel:
         """The labels of the CutMixed image; confidence and ``valid`` move with the labels."""
-        if labeled is None:
-            return PseudoLabel(*(paste(field, boxes) for field in self))
-        return PseudoLabel(*(paste(own, boxes, other, donors) for own, other in zip(self, labeled, strict=True)))
+        others = labeled._asdict() if labeled else {}
+        return self._replace(
+            **{name: paste(field, boxes, others.get(name), donors) for name, field in self._present().items()}
+        )
 
     def oriented(self, orientations: Sequence[Orientation]) -> PseudoLabel:
         """The labels of the image in that orientation."""
-        return PseudoLabel(*(oriented(field, orientations) for field in self))
+        return self._replace(**{name: oriented(field, orientations) for name, field in self._present().items()})
 
-
-def pseudo_label(logits: torch.Tensor, tau: float, regions: bool) -> PseudoLabel:
-    """Hard labels of ``logits`` (N, C, S), in float32 or better, without gradient."""
-    return label_of(probabilities(logits.detach(), regions), tau, regions)
+    def _present(self) -> dict[str, torch.Tensor]:
+        return {name: field for name, field in self._asdict().items() if field is not None}
 
 
 def probabilities(logits: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S); float32 or better."""
+    """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S).
+
+    In float32 or better, without gradient.
+    """
+    logits = logits.detach()
     logits = logits if logits.dtype == torch.float64 else logits.float()
     return torch.sigmoid(logits) if regions else torch.softmax(logits, dim=1)
 

@@ -6,9 +6,9 @@ Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,8 @@ class Step:
         scale: applied to each loss before it is backpropagated (a gradient scaler's).
         autocast: context of forward passes.
         log: prints a line to the training log.
+        class_shares: of the voxels of the labeled volumes, by foreground class or region in the order of the outputs;
+            empty if it is not known.
         pseudo_labels: the unlabeled images' labels (weak view), set by the method; compared with references in
             diagnosis.
     """
@@ -84,6 +86,7 @@ class Step:
     scale: Callable[[torch.Tensor], torch.Tensor] = lambda loss: loss
     autocast: Callable[[], AbstractContextManager] = nullcontext
     log: Callable[[str], None] = print
+    class_shares: Mapping[str, float] = field(default_factory=dict)
     pseudo_labels: PseudoLabel | None = None
 
     def supervised(self, output: Any) -> torch.Tensor:

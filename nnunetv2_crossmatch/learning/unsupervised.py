@@ -6,7 +6,7 @@ Shapes: U unlabeled images, C channels, S spatial axes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from nnunetv2_crossmatch.learning.cutmix import Box
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.orientation import Orientation
-from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, pseudo_label
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, probabilities
 from nnunetv2_crossmatch.learning.streams import StreamTable
 
 
@@ -25,7 +25,7 @@ class UnsupervisedLoss:
     Attributes:
         table: streams and rows.
         criterion: H of the rows.
-        tau: confidence from which a pseudo-label counts.
+        label: makes pseudo-labels of probabilities (U, C, S).
         boxes: CutMix boxes by strong view; a pseudo-label, of the weak view, gets the boxes of its student's view.
         orientations: by strong view, of its samples before CutMix; empty: that of the weak view.
         donors: by strong view, the labeled sample that each box comes from, or None: the next unlabeled one.
@@ -37,7 +37,7 @@ class UnsupervisedLoss:
 
     table: StreamTable
     criterion: Criterion
-    tau: float
+    label: Callable[[torch.Tensor], PseudoLabel]
     boxes: Mapping[str, Sequence[Box | None]] = field(default_factory=dict)
     orientations: Mapping[str, Sequence[Orientation]] = field(default_factory=dict)
     donors: Mapping[str, Sequence[int | None]] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class UnsupervisedLoss:
     def add_pseudo_labels(self, stream: str, logits: torch.Tensor) -> None:
         """Store the pseudo-labels of ``stream`` (U, C, S) if a row needs them."""
         if any(row.teacher == stream for row in self.table.rows):
-            self.labels[stream] = pseudo_label(logits, self.tau, self.criterion.regions)
+            self.labels[stream] = self.label(probabilities(logits, self.criterion.regions))
 
     def of_student(self, student: str, logits: torch.Tensor) -> torch.Tensor:
         """Sum of the student's rows, with gradient; needs the pseudo-labels of its teachers."""

@@ -25,16 +25,27 @@ from nnunetv2_crossmatch.learning.execution import (
     with_boxes,
     with_orientations,
 )
+from nnunetv2_crossmatch.learning.labeling import Labeling
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
 from nnunetv2_crossmatch.learning.moving_average import draw_flip, mean_probability, update_average
 from nnunetv2_crossmatch.learning.orientation import Orientation, draw_orientations
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
-from nnunetv2_crossmatch.learning.pseudo_labels import label_of, reference_label
+from nnunetv2_crossmatch.learning.pseudo_labels import reference_label
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import LABELED, WEAK, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.method import Method, Values
 from nnunetv2_crossmatch.methods.settings import HOST, OURS, RELEASED, CommonSettings, setting, switch
+from nnunetv2_crossmatch.methods.tokens import spelled
+
+CONTRADICTIONS = {
+    ("joint1", "execsequential"): "joint1 makes one batch of all images, execsequential takes them one after the other",
+    ("joint1", "keep"): "joint1 counts every voxel, keep only the surest",
+    ("joint1", "softlabels1"): "joint1 is under nnU-Net's loss, which takes hard labels, softlabels1 makes soft ones",
+    ("keep", "tauend"): "keep counts a share of the voxels, tauend those above a threshold",
+    ("softlabels1", "absentskip"): "no class is absent from soft labels, absentskip leaves absent ones out",
+}
+"""What no run can have both of: beginnings of tokens, and why."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,22 @@ class TableSettings(CommonSettings):
     mirror_teacher: int = switch(
         "mirrorteacher", "1: the weak view's labels are the mean over the image and one random flip of it", HOST
     )
+    keep: float = setting(
+        0.0,
+        "keep",
+        "share of the voxels of every class that counts, the surest ones, instead of those above tau; 0: by tau",
+        "CBST (ECCV 2018)",
+        low=0,
+        high=1,
+    )
+    align: int = switch(
+        "align",
+        "1: the labels' logits of a class are shifted while its amount is not within a fifth of the labeled volumes'",
+        "DARS (ICCV 2021), AdaMatch (ICLR 2022)",
+    )
+    soft_labels: int = switch(
+        "softlabels", "1: students learn the sharpened probabilities instead of hard labels", "MixMatch (NeurIPS 2019)"
+    )
     joint: int = switch(
         "joint",
         "1: labeled and pseudo-labeled images are one batch under the host's loss, on all heads; tau, u, absent, "
@@ -136,14 +163,22 @@ class TableMethod(Method):
         super().__init__(settings, task)
         self.stacked: bool | None = {"stacked": True, "sequential": False}.get(settings.execution)
         self.average: nn.Module | None = None
+        remedies = settings.keep, bool(settings.align), bool(settings.soft_labels)
+        self.labeling = Labeling(task.channels, task.regions, *remedies)
 
     @classmethod
     def problems(cls, settings: Any, task: Task) -> list[Problem]:
-        """One batch cannot be learned stream by stream."""
-        if not settings.joint or settings.execution != "sequential":
-            return []
-        detail = "joint1 makes one batch of all images, execsequential takes them one after the other"
-        return [Problem("settings contradict each other", settings.trainer_name, detail, "leave one of them out")]
+        """Settings of which one leaves nothing for the other, and a task that one of them cannot judge."""
+        tokens = spelled(settings)
+        problems = [
+            Problem("settings contradict each other", settings.trainer_name, detail, "leave one of them out")
+            for together, detail in CONTRADICTIONS.items()
+            if all(any(token.startswith(one) for token in tokens) for one in together)
+        ]
+        if settings.align and task.ignore:
+            detail = "align1 compares with whole volumes, and an ignore label says that these are annotated in part"
+            problems.append(Problem("setting without data", settings.trainer_name, detail, "leave it out"))
+        return problems
 
     def build(self, network: nn.Module, another: Callable[[], nn.Module]) -> None:
         """Add the moving average if the settings ask for one."""
@@ -156,7 +191,9 @@ class TableMethod(Method):
             self.average.load_state_dict(network.state_dict())
 
     def after_step(self, step: Step) -> None:
-        """Move the average towards the network."""
+        """Move the average towards the network, thresholds and shifts towards the labels."""
+        if step.pseudo_labels is not None:
+            self.labeling.update(step.pseudo_labels, step.class_shares)
         if self.average is not None:
             update_average(self.average, step.network, self.settings.ema)
 
@@ -197,7 +234,7 @@ class TableMethod(Method):
     def unsupervised_loss(self, step: Step, table: StreamTable) -> UnsupervisedLoss:
         """The loss of ``table``, nothing computed yet."""
         tau = 0.0 if self.settings.joint else self.settings.tau_at(step.progress, self.task.foreground)
-        return UnsupervisedLoss(table, self.criterion(step.distributed), tau)
+        return UnsupervisedLoss(table, self.criterion(step.distributed), partial(self.labeling, tau=tau))
 
     def criterion(self, distributed: bool) -> Criterion:
         """H of the rows; ``distributed``: its sums run over all processes."""
@@ -243,7 +280,7 @@ class TableMethod(Method):
         if not probability:
             return {}
         target = step.target[0] if isinstance(step.target, list) else step.target
-        loss.references = reference_label(target, self.task.channels, self.task.regions)
+        loss.references = self.labeling.reference(reference_label(target, self.task.channels, self.task.regions))
         return {view: draw_donors(step.rng, boxes, labeled, probability) for view, boxes in loss.boxes.items()}
 
     def draw_flips(self, step: Step) -> list[tuple[int, ...]]:
@@ -259,7 +296,7 @@ class TableMethod(Method):
         with step.autocast():
             probability = mean_probability(network, step.images[WEAK], flips, self.task.regions)
         teacher = loss.table.teachers[0]
-        loss.labels[teacher] = label_of(probability, loss.tau, self.task.regions)
+        loss.labels[teacher] = loss.label(probability)
         loss.table = replace(loss.table, labeled_before=(teacher,))
 
     def _stacked_fits(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> bool:

@@ -199,6 +199,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             scale=self.grad_scaler.scale if self.grad_scaler is not None else lambda loss: loss,
             autocast=amp,
             log=self.print_to_log_file,
+            class_shares=self.class_shares,
         )
 
     @property

@@ -19,6 +19,7 @@ from joined import RANKS, halves, joined_trainer
 from toy_methods import with_toys
 from trainers import continued, make_trainer, started, weights_of
 
+from nnunetv2_crossmatch.learning.labeling import Labeling
 from nnunetv2_crossmatch.learning.step import Step
 from nnunetv2_crossmatch.learning.streams import StreamTable
 from nnunetv2_crossmatch.methods import names
@@ -127,9 +128,21 @@ def work(rank: int, root: str, port: int) -> None:
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
     result["peer"] = train_peer(tiny, rank)
+    result["labeling"] = follow([rank])
     result["waited"] = wait_for_a_slow_first(rank, tiny.root / "done")
     torch.save(result, tiny.root / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def follow(halves: list[int]) -> dict[str, torch.Tensor]:
+    """Thresholds and shifts after the labels of those halves of a batch."""
+    labeling = Labeling(3, regions=False, keep=0.3, align=True)
+    torch.manual_seed(0)
+    probability = torch.softmax(3 * torch.randn(4, 3, 6, 6) + torch.tensor([0.0, 6.0, 3.0]).view(3, 1, 1), 1)
+    for _ in range(30):
+        label = labeling(torch.cat([probability[2 * half : 2 * half + 2] for half in halves]), 0.5)
+        labeling.update(label, {"blob": 0.05, "other": 0.9})
+    return labeling.state_dict()
 
 
 def wait_for_a_slow_first(rank: int, done: Path) -> bool:
@@ -176,6 +189,13 @@ def test_two_processes_train_like_one_on_the_joined_batch(processes, tiny_copy, 
 def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):
     first, second = (process["peer"] for process in processes)
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("state", ["log_odds", "amount", "shift"])
+def test_thresholds_and_shifts_follow_the_labels_of_both_processes(processes, state):
+    first, second = (process["labeling"][state] for process in processes)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, follow([0, 1])[state])
 
 
 @pytest.mark.parametrize("what", ["seed", "seed when continued"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from typing import Any
 
@@ -168,10 +169,23 @@ def test_a_method_that_cannot_train_says_so_before_anything_is_loaded(tiny_copy,
         make_trainer(tiny_copy, TWO)
 
 
-def test_one_batch_of_all_images_is_not_learned_stream_by_stream(tiny_copy):
-    name = f"nnUNetTrainerFixMatch_{LENGTH}_joint1_execsequential"
+@pytest.mark.parametrize(
+    "tokens",
+    ["joint1_execsequential", "keep0p5_joint1", "softlabels1_joint1", "tauend0p9_keep0p5", "absentskip_softlabels1"],
+)
+def test_settings_that_leave_nothing_for_each_other_are_refused(tiny_copy, tokens):
+    name = f"nnUNetTrainerFixMatch_{LENGTH}_{tokens}"
     with pytest.raises(UnsupportedError, match=r"settings contradict each other.*Fix: leave one of them out"):
         make_trainer(tiny_copy, name)
+
+
+def test_amounts_are_not_held_where_volumes_are_annotated_in_part(tiny_copy):
+    file = tiny_copy.preprocessed / "dataset.json"
+    description = json.loads(file.read_text())
+    description["labels"]["ignore"] = 2
+    file.write_text(json.dumps(description))
+    with pytest.raises(UnsupportedError, match=r"setting without data.*align1 compares with whole volumes"):
+        make_trainer(tiny_copy, f"nnUNetTrainerFixMatch_{LENGTH}_align1")
 
 
 def test_curves_of_a_method_are_logged_under_its_names(prepared_copy):

@@ -26,6 +26,7 @@ DEFAULTS = {
     "u": 0.5, "warmup": 0.0, "eta": 0.3, "tau": (0.85, 0.85), "classes": (1,), "absent": "count", "temperature": 1.0,
     "with_ce": False, "regions": False, "rates": (0.25, 0.75), "kind": "channel", "bottleneck_only": False,
     "optimizer": "sgd", "lr": 0.01, "ema": None, "joint": False,
+    "keep": None, "align": False, "soft": False,
 }  # fmt: skip
 
 
@@ -37,6 +38,9 @@ class Slow:
         self.network, self.steps = copy.deepcopy(trainer.network), trainer.current_epoch * ITERATIONS
         self.supervised = nnUNetTrainer._build_loss(trainer)
         self.average = None if self.settings["ema"] is None else copy.deepcopy(self.network)
+        self.labels = reference.SlowLabels(*(self.settings[name] for name in ("regions", "keep", "align", "soft")))
+        set_labeling(trainer.method.labeling, self.labels)
+        self.shares = list(trainer.class_shares.values())
         self.optimizer = {"sgd": reference.Sgd, "adamw": reference.AdamW}[self.settings["optimizer"]]()
         self.rate = self.settings["lr"] * (1 - trainer.current_epoch / EPOCHS) ** 0.9
 
@@ -66,8 +70,10 @@ class Slow:
             self.network, images, draw.boxes, self.perturbations(draw), u=u, tau=tau, students=draw.students,
             supervised=lambda output: self.supervised(output, batch["target"]), orientations=draw.orientations,
             donors=draw.donors, references=true_labels(batch["target"][0], channels, regions), teacher=teacher,
+            labels=self.labels,
             **{name: self.settings[name] for name in names},
         )  # fmt: skip
+        self.followed = parts.pop("p_wn"), tau
         of_part = {f"loss_{part}": parts.pop(part).detach() for part in ("sup", "ip", "tkd", "dkd")}
         return total, {"loss": total.detach(), "unsup_weight": u, **of_part, **parts}
 
@@ -93,8 +99,25 @@ class Slow:
             kept = self.settings["ema"]
             for slow, w in zip(self.average.parameters(), parameters, strict=True):
                 slow.data = kept * slow.data + (1 - kept) * w.data
+        if not self.settings["joint"]:
+            self.labels.follow(*self.followed, self.shares)
         self.steps += 1
         return self.report
+
+
+def set_labeling(labeling: Any, slow: reference.SlowLabels) -> None:
+    """Thresholds, amounts and shifts of the middle of a run: those of its beginning hardly change a label."""
+    if labeling.keep:
+        insides = (False, True) if labeling.regions else (True,)
+        kinds = [(c, inside) for inside in insides for c in range(labeling.channels)]
+        slow.odds = {kind: 0.3 + 0.4 * i for i, kind in enumerate(kinds)}
+        labeling.log_odds.copy_(torch.tensor(list(slow.odds.values())))
+    if labeling.align:
+        classes = range(0 if labeling.regions else 1, labeling.channels)
+        slow.amount = {c: 3.0 / (1 + 20 * i) for i, c in enumerate(classes)}
+        slow.shift = {c: 0.5 - i for i, c in enumerate(classes)}
+        labeling.amount.copy_(torch.tensor(list(slow.amount.values())))
+        labeling.shift.copy_(torch.tensor(list(slow.shift.values())))
 
 
 def true_labels(target: torch.Tensor, channels: int, regions: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -204,6 +227,12 @@ TOKENS = {
     "mirrorteacher1": {},
     "joint1": {"joint": True},
     "joint1_geometry1_labeledmix0p5_ema0p6": {"joint": True, "ema": 0.6},
+    "keep0p3": {"keep": 0.3},
+    "keep0p3_geometry1_labeledmix0p5_execsequential": {"keep": 0.3},
+    "align1": {"align": True},
+    "softlabels1": {"soft": True},
+    "softlabels1_criteriondicece_labeledmix0p5_geometry1": {"soft": True, "with_ce": True},
+    "keep0p3_align1_softlabels1_mirrorteacher1": {"keep": 0.3, "align": True, "soft": True},
     "ema0p6_mirrorteacher1_execsequential": {"ema": 0.6},
     "geometry1_labeledmix0p5_execsequential": {},
 }
@@ -230,6 +259,21 @@ SEVERAL = {
     "regions_criteriondicece": {"classes": (0, 1), "tau": (0.5, 0.5), "regions": True, "with_ce": True},
     "regions_tau0p9": {"classes": (0, 1), "tau": (0.9, 0.9), "regions": True},
     "classes_geometry1_labeledmix0p5_mirrorteacher1": {"classes": (0, 1, 2), "tau": (0.5, 0.5)},
+    "classes_keep0p3_align1_softlabels1_criteriondicece": {
+        "classes": (0, 1, 2),
+        "keep": 0.3,
+        "align": True,
+        "soft": True,
+        "with_ce": True,
+    },
+    "regions_keep0p3_align1_softlabels1_criteriondicece": {
+        "classes": (0, 1),
+        "keep": 0.3,
+        "align": True,
+        "soft": True,
+        "with_ce": True,
+        "regions": True,
+    },
     "classes_joint1_labeledmix0p5": {"joint": True},
     "regions_joint1_geometry1": {"joint": True, "regions": True},
     "regions_geometry1_labeledmix0p5_mirrorteacher1": {"classes": (0, 1), "tau": (0.5, 0.5), "regions": True},

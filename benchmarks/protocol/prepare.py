@@ -20,6 +20,7 @@ from benchmarks.protocol.request import write_json
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import atomic_folder, preprocessed_folder, raw_folder, unlabeled_images_folder
+from nnunetv2_crossmatch.prediction.pseudo_labeled import join
 
 PLANS = "nnUNetProtocolPlans"
 SMALL_STAGES = 4
@@ -122,20 +123,12 @@ def learn_from_predictions(arguments: argparse.Namespace) -> None:
 
 def _join_labels(source: Path, name: str, predictions: Path) -> tuple[list[str], list[str]]:
     """Write the raw data set ``name``; returns the labeled and the predicted cases."""
-    description = json.loads((source / "dataset.json").read_text())
-    ending, target = description["file_ending"], raw_folder() / name
-    labeled, predicted = (list(group_by_case(source / images, ending)[0]) for images in ("imagesTr", "imagesUn"))
+    target, ending = raw_folder() / name, json.loads((source / "dataset.json").read_text())["file_ending"]
+    unlabeled = group_by_case(source / "imagesUn", ending)[0]
     shutil.rmtree(target, ignore_errors=True)  # of a call that was stopped
     with atomic_folder(target) as folder:
-        for images in ("imagesTr", "imagesUn"):
-            shutil.copytree(source / images, folder / "imagesTr", dirs_exist_ok=True)
-        shutil.copytree(source / "labelsTr", folder / "labelsTr")
-        for case in predicted:
-            for file in (predictions / f"{case}{ending}", predictions / f"{case}.json"):  # a .tif has its spacing there
-                if file.exists():
-                    shutil.copyfile(file, folder / "labelsTr" / file.name)
-        write_json(folder / "dataset.json", {**description, "numTraining": len(labeled) + len(predicted)})
-    return labeled, predicted
+        labeled = join(folder, source, unlabeled, predictions)
+    return labeled, list(unlabeled)
 
 
 def half_labeled(labeled: Sequence[str], predicted: Sequence[str]) -> list[str]:

@@ -48,8 +48,7 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
             or another process does the same.
     """
     source = folders.raw_folder() / dataset
-    description = model.check_dataset(source / "dataset.json")
-    ending = description["file_ending"]
+    ending = model.check_dataset(source / "dataset.json")["file_ending"]
     unlabeled = _unlabeled_images(source, ending)
     target = folders.raw_folder() / _new_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
@@ -61,9 +60,7 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
             _write(work / DONE, {**facts, "confidence": done})
     used = surest(done, keep)
     with folders.atomic_folder(target) as folder:
-        _assemble(folder, source, {case: unlabeled[case] for case in used}, work, ending)
-        count = len(group_by_case(source / "imagesTr", ending)[0]) + len(used)
-        _write(folder / "dataset.json", {**description, "numTraining": count})
+        join(folder, source, {case: unlabeled[case] for case in used}, work)
         cases = {case: {"confidence": done[case], "used": case in used} for case in sorted(done)}
         _write(folder / LIST, {**facts, "dataset": dataset, "keep": keep, "cases": cases})
     shutil.rmtree(work)
@@ -127,10 +124,21 @@ def _predict(model: CasePredictor, images: Sequence[Path], file: Path) -> float:
     return prediction.confidence(model.regions)
 
 
-def _assemble(
-    folder: Path, source: Path, unlabeled: Mapping[str, Sequence[Path]], predictions: Path, ending: str
-) -> None:
-    """Images and labels of the labeled cases, then those of the unlabeled ones, with what stands beside them."""
+def join(folder: Path, source: Path, unlabeled: Mapping[str, Sequence[Path]], predictions: Path) -> list[str]:
+    """Fill ``folder`` with the labeled cases of the raw data set ``source`` and unlabeled ones with predicted labels.
+
+    Args:
+        folder: of the new raw data set; empty.
+        source: has ``imagesTr``, ``labelsTr`` and ``dataset.json``.
+        unlabeled: image files by case.
+        predictions: holds ``<case><ending>`` of each of them.
+
+    Returns:
+        The labeled cases.
+    """
+    description = json.loads((source / "dataset.json").read_text())
+    ending = description["file_ending"]
+    labeled = list(group_by_case(source / "imagesTr", ending)[0])
     images, labels = folder / "imagesTr", folder / "labelsTr"
     shutil.copytree(source / "imagesTr", images, copy_function=link_or_copy)
     shutil.copytree(source / "labelsTr", labels)
@@ -139,6 +147,8 @@ def _assemble(
             link_or_copy(str(file), str(images / file.name))
         for file in [predictions / f"{case}{ending}", *_beside(predictions, [case])]:
             shutil.copyfile(file, labels / file.name)
+    _write(folder / "dataset.json", {**description, "numTraining": len(labeled) + len(unlabeled)})
+    return labeled
 
 
 def _beside(folder: Path, stems: Sequence[str]) -> list[Path]:

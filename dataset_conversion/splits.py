@@ -6,13 +6,13 @@ Limit: names only; no image is read.
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.json_files import read_json
 
 ROLES = ("labeled", "unlabeled", "val", "test")
 KEYS = ("train", *ROLES)
@@ -115,16 +115,8 @@ def load_splits(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is something else.
     """
-    fix = "see the form in --help"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise InputError(Problem("splits file unreadable", file, detail, "check the path")) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(Problem("splits file is not JSON", file, str(error), fix)) from error
-    if not isinstance(content, dict):
-        raise InputError(Problem("splits file of another form", file, "not a JSON object", fix))
+    what, fix = "splits file of another form", "see the form in --help"
+    content: dict[str, Any] = read_json(file, dict, fix, what, byte_order_mark=True)
     return content
 
 

@@ -61,10 +61,10 @@ def export_model(
     model_folder = model_folder.resolve()
     check_names([model_folder, output_folder.resolve()])
     target = _exported_folder(model_folder, output_folder)
-    check_plans_file(model_folder / "plans.json", trusted)
+    plans = check_plans_file(model_folder / "plans.json", trusted)
     check_dataset_file(model_folder / "dataset.json")
     checkpoints = _find_checkpoints(model_folder, unfinished)
-    epochs = _check_training(model_folder, checkpoints)
+    epochs = _check_training(model_folder, plans, checkpoints)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
         origin = _make_origin_record(model_folder, checkpoints, epochs)
@@ -128,9 +128,9 @@ def _find_checkpoints(model_folder: Path, unfinished: bool) -> list[Path]:
     return [file for files in folds.values() for file in files]
 
 
-def _check_training(model_folder: Path, checkpoints: Sequence[Path]) -> dict[Path, int]:
+def _check_training(model_folder: Path, plans: dict[str, Any], checkpoints: Sequence[Path]) -> dict[Path, int]:
     """Epochs of each checkpoint; raises ``InputError`` for checkpoints that were trained with other plans."""
-    plans, configuration = json.loads((model_folder / "plans.json").read_text()), model_folder.name.split("__")[2]
+    configuration = model_folder.name.split("__")[2]
     epochs, problems = {}, []
     for file in checkpoints:
         checkpoint = load_checkpoint(file)

@@ -28,6 +28,7 @@ from nnunetv2_crossmatch.evaluation.scores import (
     compare_scores,
 )
 from nnunetv2_crossmatch.folders import flush_and_rename, private_folder
+from nnunetv2_crossmatch.json_files import read_json
 
 MEASURE_HEADINGS = {
     "dice": "Dice",
@@ -36,6 +37,11 @@ MEASURE_HEADINGS = {
     "asd_voxel": "ASD voxel",
     "hd95_mm": "95HD mm",
     "asd_mm": "ASD mm",
+}
+SCORES_FORM = {
+    "cases": {...: {...: {"prediction_voxels": int, "reference_voxels": int}}},
+    "summary": {...: {...: {"mean": (float, None)}}},
+    "empty_masks": {...: {"prediction": int}},
 }
 MAX_TERMINAL_ROWS = 60
 LITERATURE_NOTE = (
@@ -225,6 +231,18 @@ def files_written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
             for path in moved:
                 backups[path].replace(path) if path in backups else path.unlink()
             raise
+
+
+def read_scores(file: Path) -> dict[str, Any]:
+    """The content of a ``scores.json``.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    content: dict[str, Any] = read_json(file, SCORES_FORM, "evaluate again", "unusable scores")
+    if not content["summary"]:
+        raise InputError(Problem("unusable scores", file, "summary is empty", "evaluate again"))
+    return content
 
 
 def write_csv(scores: Scores, path: Path) -> None:

@@ -5,7 +5,6 @@ Limit: in one process; for the speed of many workers there is ``nnUNetv2_predict
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class CasePredictor:
         Raises:
             InputError: its channels or labels are not those of the model.
         """
-        description: dict[str, Any] = json.loads(file.read_text())
+        description = check_dataset_file(file)
         other = [name for name in COMPARED if description.get(name) != self.predictor.dataset_json.get(name)]
         if other:
             detail = f"{', '.join(other)} differ from those that the model was trained with"

@@ -19,6 +19,7 @@ from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor
 
 LIST = "pseudo_labels.json"
@@ -112,7 +113,8 @@ def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:
     work.mkdir(exist_ok=True)
     if not (work / DONE).exists():
         _write(work / DONE, {**facts, "confidence": {}})
-    before = json.loads((work / DONE).read_text())
+    form = {"model": str, "checkpoints": {...: int}, "confidence": {...: float}}
+    before = read_json(work / DONE, form, f"remove {work}; its cases are predicted anew", "unusable list")
     done: dict[str, float] = before.pop("confidence")
     if before != json.loads(json.dumps(facts)):
         detail = "it holds predictions of another model"

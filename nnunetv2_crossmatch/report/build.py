@@ -6,9 +6,8 @@ them.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from nnunetv2_crossmatch.evaluation.evaluate import (
     EvaluationOptions,
     conversion_record_files,
     evaluate_folders,
+    read_conversion_record,
 )
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates
 from nnunetv2_crossmatch.evaluation.published import compare_with_published
@@ -102,7 +102,8 @@ def collect_content(request: ReportRequest, output: Path) -> ReportContent:
         request.reference, names_and_folders, request.images, request.dataset_json, request.options
     )
     raise_if_any(case_files.missing_image_problems(next(iter(scores.values())).cases))
-    record = read_conversion_record(conversion_record_files(request.reference, request.dataset_json))
+    records = conversion_record_files(request.reference, request.dataset_json)
+    record = read_conversion_record(records[0]) if records else None
     published = compare_with_published(record, scores) if record else None
     return ReportContent(dataset_title(case_files, request.dataset_json), scores, case_files, model, published)
 
@@ -123,11 +124,6 @@ def prediction_names(predictions: Path, other: Path | None) -> dict[str, Path]:
         problem = Problem("nothing to compare", other, "-p and --compare are the same folder", "give two folders")
         raise InputError(problem)
     return {"/".join(part[-length:]): folder for part, folder in zip(parts, (predictions, other), strict=True)}
-
-
-def read_conversion_record(files: Sequence[Path]) -> dict[str, Any] | None:
-    """Content of the first conversion record, or None; ``evaluate_folders`` has checked the file."""
-    return json.loads(files[0].read_text(encoding="utf-8")) if files else None
 
 
 def dataset_title(case_files: CaseFiles, dataset_json: Path | None) -> str:

@@ -22,7 +22,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
 from nnunetv2_crossmatch.folders import atomic_write, remove_left_overs
 
 LATEST = "checkpoint_latest.pth"
@@ -154,8 +154,8 @@ def _faults_told_apart(file: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        if reason := unread_reason(error):
-            raise InputError(file_not_read(file, reason)) from error
+        if reason := unread_reason(error, file):
+            raise NotReadError(file_not_read(file, reason)) from error
         raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 
 HOLDER = ".running.json"
 ORPHAN_SECONDS = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
@@ -57,8 +58,9 @@ class RunLock:
 
     def _end(self) -> None:
         self._released.set()
-        if _read_holder(self._holder).get("id") == self._id:
-            self._holder.unlink(missing_ok=True)
+        with suppress(NotReadError):  # the file stays, and counts as dead soon
+            if _read_holder(self._holder).get("id") == self._id:
+                self._holder.unlink(missing_ok=True)
         self._lock.release()
 
 
@@ -126,12 +128,18 @@ def _locked_error(folder: Path, holder: dict[str, Any]) -> InputError:
 
 
 def _read_holder(holder: Path) -> dict[str, Any]:
-    """Current or last holder of the lock; empty if unknown."""
+    """Current or last holder of the lock; empty if there is none, or the file is damaged.
+
+    Raises:
+        NotReadError: the file could not be read: nobody knows whether the holder lives.
+    """
     try:
-        record = json.loads(holder.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # informs only; the lock itself decides
+        record: dict[str, Any] = read_json(holder, dict, "remove it")
+    except NotReadError:
+        raise
+    except InputError:
         return {}
-    return record if isinstance(record, dict) else {}
+    return record
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:

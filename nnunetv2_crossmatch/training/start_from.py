@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 from nnunetv2_crossmatch.training.checkpoints import LATEST, load_checkpoint
 
 FILE = "crossmatch_started_from.json"
@@ -49,17 +50,13 @@ def origin_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the file that says so is damaged.
     """
-    file = folder / FILE
-    if not file.is_file():
-        return None
+    form = {"crc32": int, "epochs": int}
+    fix = "restore it, or begin the run anew in another folder"
     try:
-        content = json.loads(file.read_text())
-        return {name: content[name] for name in ("crc32", "epochs")}
-    except (ValueError, KeyError, TypeError) as error:
-        fix = "restore it, or begin the run anew in another folder"
-        raise InputError(
-            Problem("origin of the run unreadable", file, f"{type(error).__name__}: {error}", fix)
-        ) from error
+        content = read_json(folder / FILE, form, fix, "origin of the run unreadable")
+    except MissingFileError:
+        return None
+    return {name: content[name] for name in form}
 
 
 def _folder_problems(folder: Path) -> Iterator[Problem]:

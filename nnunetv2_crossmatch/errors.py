@@ -31,7 +31,10 @@ HOST_JSON_READER = "load_json"
 
 @dataclass(frozen=True)
 class Problem:
-    """One error, printed as ``error: <what> in <where>: <detail>. Fix: <fix>`` (``where`` may be empty)."""
+    """One error, printed as ``error: <what> in <where>: <detail>. Fix: <fix>`` (``where`` may be empty).
+
+    Names come from files of others: line ends and what controls a terminal are printed as their numbers.
+    """
 
     what: str
     where: str | Path
@@ -40,7 +43,11 @@ class Problem:
 
     def __str__(self) -> str:
         place = f" in {self.where}" if str(self.where) else ""
-        return f"error: {self.what}{place}: {self.detail}. Fix: {self.fix}"
+        return _printable(f"error: {self.what}{place}: {self.detail}. Fix: {self.fix}")
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class InputError(Exception):

@@ -25,7 +25,6 @@ from nnunetv2_crossmatch.json_files import read_json
 
 PLANS = "nnUNetProtocolPlans"
 FINGERPRINT = "dataset_fingerprint.json"
-PLAN_AGAIN = "plan the data set again"
 SMALL_STAGES = 4
 SMALL_BATCH = {2: 4, 3: 2}
 """By the number of axes."""
@@ -80,13 +79,19 @@ def write_plans(arguments: argparse.Namespace) -> None:
     """Give every target the plans made for the first one, and what preprocessing and training look for beside them."""
     source = preprocessed_folder() / arguments.targets[0]
     plans = check_plans_file(source / f"{arguments.planned}.json")
-    fingerprint = read_json(source / FINGERPRINT, dict, PLAN_AGAIN, nan=True)
+    fingerprint = read_fingerprint(source)
     for target in arguments.targets:
         changed = protocol_plans(plans, target)
         if arguments.small_patch:
             small = arguments.small_patch, arguments.small_features, arguments.small_mm
             shrink(changed["configurations"][arguments.configuration], *small)
         give_plans(target, changed, fingerprint)
+
+
+def read_fingerprint(folder: Path) -> dict[str, Any]:
+    """The content of ``dataset_fingerprint.json``, which the trainer copies."""
+    content: dict[str, Any] = read_json(folder / FINGERPRINT, dict, "plan the data set again", nan=True)
+    return content
 
 
 def give_plans(target: str, plans: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
@@ -117,7 +122,7 @@ def learn_from_predictions(arguments: argparse.Namespace) -> None:
     labeled, predicted = _join_labels(raw_folder() / arguments.labeled, arguments.target, arguments.predictions)
     source = preprocessed_folder() / arguments.labeled
     plans = check_plans_file(source / f"{PLANS}.json")
-    fingerprint = read_json(source / FINGERPRINT, dict, PLAN_AGAIN, nan=True)
+    fingerprint = read_fingerprint(source)
     give_plans(arguments.target, {**plans, "dataset_name": arguments.target}, fingerprint)
     lists = sorted([*labeled, *predicted]), half_labeled(labeled, predicted)
     folds = [{"train": train, "val": labeled} for train in lists]

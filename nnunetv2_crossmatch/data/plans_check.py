@@ -55,6 +55,8 @@ PLANS_FORM = {
     "transpose_forward": [int],
     "transpose_backward": [int],
     "original_median_spacing_after_transp": [float],
+    "label_manager?": (str, None),
+    "experiment_planner_used?": (str, None),
 }
 CONFIGURATION_FORM = {
     "data_identifier": str,
@@ -105,6 +107,9 @@ def check_plans_form(plans: dict[str, Any], file: Path | str) -> None:
     try:
         check_form(plans, PLANS_FORM)
         manager = PlansManager(copy.deepcopy(plans))  # nnU-Net changes plans of its earlier versions in place
+        check_form(manager.foreground_intensity_properties_per_channel, {...: dict})
+        if not plans["configurations"]:
+            raise ValueError("configurations is empty")
         for name in manager.available_configurations:
             configuration = manager.get_configuration(name).configuration
             check_form(configuration, CONFIGURATION_FORM)

@@ -24,9 +24,9 @@ from nnunetv2_crossmatch.evaluation.evaluate import (
 )
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates
 from nnunetv2_crossmatch.evaluation.published import compare_with_published
-from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS, format_measure
+from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS, WAIT_SECONDS, format_measure
 from nnunetv2_crossmatch.evaluation.scores import Scores
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import atomic_write, exclusive, remove_left_overs
 from nnunetv2_crossmatch.report.case_pictures import (
     CaseFiles,
     case_reader,
@@ -80,8 +80,10 @@ def write_report(request: ReportRequest, output: Path) -> None:
     page = render_page(content, list(case_entries(content, request)), request.command)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output) as path:
-            path.write_text(page, encoding="utf-8")
+        with exclusive(output, WAIT_SECONDS):
+            remove_left_overs(output)
+            with atomic_write(output) as path:
+                path.write_text(page, encoding="utf-8")
     except OSError as error:
         fix = "choose another file with -o"
         raise InputError(Problem("report not written", output, error.strerror or str(error), fix)) from error

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
-from nnunetv2_crossmatch.folders import atomic_write, remove_left_overs
+from nnunetv2_crossmatch.folders import atomic_write
 
 LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
@@ -125,12 +125,6 @@ def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
     if broken := nonfinite(weights):
         detail = f"{len(broken)} tensors hold NaN or infinity, the first is {broken[0]}; nothing was written"
         raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
-
-
-def remove_partial_files(folder: Path, *others: str) -> None:
-    """Remove partial checkpoints, and partial files named ``others``, of a killed process from ``folder``."""
-    for name in (*CANDIDATES, *others):
-        remove_left_overs(folder / name)
 
 
 class DamagedCheckpointError(InputError):

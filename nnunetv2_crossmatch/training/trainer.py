@@ -42,7 +42,7 @@ from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 GRADIENT_NORM = 12  # the host's
 COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
-NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
+NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
@@ -106,7 +106,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             host = nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *sizes)
         except NOT_BUILT as error:
             detail = f"no network can be built: {type(error).__name__}: {' '.join(str(error).split())}"
-            raise InputError(Problem("unusable plans", "plans.json", detail, "restore the file")) from error
+            fix = "restore the file, or plan a smaller network"
+            raise InputError(Problem("unusable plans", "plans.json", detail, fix)) from error
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:

@@ -28,6 +28,9 @@ from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_n
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RIGHT_ANGLE_TOLERANCE = 1e-3
+LARGEST_RATIO = 1100
+"""More than deflate can compress."""
+SMALL_BYTES = 1 << 30
 NRRD_SPACE = "NRRD_space"
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
 NIFTI_READ_ERRORS = (*READ_ERRORS, HeaderDataError, ImageFileError, WrapStructError)
@@ -197,6 +200,9 @@ def _read_h5_array(dataset: h5py.Dataset, file: Path) -> np.ndarray:
     if used := [kind for kind, is_used in kinds.items() if is_used]:
         fix = "store the array in the file itself"
         raise InputError(Problem("voxels in another file", file, f"{dataset.name} is {used[0]}", fix))
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > max(LARGEST_RATIO * stored, SMALL_BYTES):
+        raise ValueError(f"{stored} bytes are said to hold {dataset.nbytes}")  # memory would be full before it is read
     return np.asarray(dataset[()])
 
 

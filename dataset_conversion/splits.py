@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import is_file_name
 from nnunetv2_crossmatch.json_files import read_json
 
 ROLES = ("labeled", "unlabeled", "val", "test")
@@ -122,6 +123,9 @@ def load_splits(file: Path) -> dict[str, Any]:
 
 def _entries(value: object, file: Path, key: str) -> list[str]:
     if isinstance(value, str):
+        if not is_file_name(value):
+            detail, fix = f'"{key}" is {value!r}', "name a text file in the same folder"
+            raise InputError(Problem("list in another folder", file, detail, fix))
         value = _read_lines(file.parent / value)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise InputError(

@@ -21,6 +21,7 @@ Form = Any
 for an object with a key that is needed, one that may be missing, and the form of all others (without the last, others
 are not looked at); a tuple for one of several forms, an empty one for what may not be there."""
 LARGEST = 2**63
+DEEPEST = 100
 SHOWN = 60
 HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 NAMES = {
@@ -49,6 +50,8 @@ def read_json(
         InputError: it is no JSON, has a key twice, or another form.
     """
     try:
+        if not file.is_file() and file.exists():
+            raise ValueError("it is a folder, a pipe or a device")
         content = _parsed(file.read_bytes(), byte_order_mark, nan)
         check_form(content, form)
     except FileNotFoundError as error:
@@ -83,9 +86,24 @@ def _parsed(content: bytes, byte_order_mark: bool, nan: bool) -> Any:
         raise ValueError("it begins with a byte order mark; save it as UTF-8 without one")
     constant, number = (None, None) if nan else (_refuse_number, _finite)
     parsed = json.loads(text, object_pairs_hook=_without_doubled_keys, parse_constant=constant, parse_float=number)
+    _check_depth(parsed)
     if HALF_CHARACTER.search(text):
         json.dumps(parsed, ensure_ascii=False).encode()  # raises for half a character, which no file name can have
     return parsed
+
+
+def _check_depth(parsed: Any) -> None:
+    """Raise ``RecursionError`` for more than :data:`DEEPEST` levels: those who compare and copy them recurse, too."""
+    level = [parsed]
+    for _ in range(DEEPEST):
+        level = [part for one in level if isinstance(one, dict | list) for part in _parts(one)]
+        if not level:
+            return
+    raise RecursionError
+
+
+def _parts(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _without_doubled_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
-from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, write_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, trained_with, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -135,7 +135,7 @@ def _check_training(model_folder: Path, plans: dict[str, Any], checkpoints: Sequ
     for file in checkpoints:
         checkpoint = load_checkpoint(file)
         epochs[file] = int(checkpoint["current_epoch"])
-        trained = checkpoint["init_args"]
+        trained = trained_with(file, checkpoint)
         if _comparable(trained["plans"]) != _comparable(plans) or trained["configuration"] != configuration:
             detail = f"its plans or configuration are not those of {model_folder / 'plans.json'} and {configuration}"
             problems.append(Problem("other plans", file, detail, "remove the fold, or train it with these plans"))

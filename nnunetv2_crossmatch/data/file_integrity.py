@@ -33,6 +33,8 @@ def check_file_integrity(file: Path) -> None:
         NotReadError: it could not be read.
     """
     with reader_errors_told(file):
+        if not file.is_file() and file.exists():
+            raise InputError(Problem("not a file", file, "it is a folder, a pipe or a device", "remove it"))
         check_content(file)
 
 

@@ -77,7 +77,7 @@ DATASET_FORM = {
     "channel_names?": {...: str},
     "modality?": {...: str},
     "regions_class_order?": ([int], None),
-    "dataset?": dict,
+    "dataset?": {...: {"images": [str], "label": str}},
 }
 CONTENT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError)
 """What nnU-Net's classes for plans and labels raise where an entry is missing or is something else."""

@@ -110,6 +110,7 @@ def evaluate_folders(
         InputError: lists every missing prediction, damaged file, differing grid and unknown label of all folders.
     """
     options = options or EvaluationOptions()
+    check_different_folders(reference, predictions)
     labels = read_label_schemes(reference, predictions, dataset_json)
     records = conversion_record_files(reference, dataset_json)
     steps = (
@@ -117,6 +118,14 @@ def evaluate_folders(
         for folder, one in zip(predictions, labels, strict=True)
     )
     return run_all(steps)
+
+
+def check_different_folders(reference: Path, predictions: Sequence[Path]) -> None:
+    """Raise :class:`InputError` if a folder would be compared with itself, which every score of 1 would hide."""
+    given = [reference.resolve(), *(folder.resolve() for folder in predictions)]
+    doubled = [folder for folder in dict.fromkeys(given) if given.count(folder) > 1]
+    detail, fix = "it is given twice of -r, -p and --compare", "give different folders"
+    raise_if_any([Problem("folder compared with itself", folder, detail, fix) for folder in doubled])
 
 
 def _evaluate(

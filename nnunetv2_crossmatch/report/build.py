@@ -41,6 +41,7 @@ from nnunetv2_crossmatch.report.model_record import read_model
 from nnunetv2_crossmatch.report.page import CaseEntry, ReportContent, render_page
 
 MAX_LISTED_CLASSES = 4
+PAGE, PAGE_START = b"<!doctype html", 1024
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,13 @@ def collect_content(request: ReportRequest, output: Path) -> ReportContent:
 
 
 def check_output_file(output: Path) -> None:
-    """Raise ``InputError`` if ``output`` is a folder, before the time for its content is spent."""
+    """Raise ``InputError`` if ``output`` is a folder, or a file that is no page, before the time is spent."""
+    fix = "give a file: -o report.html"
     if output.is_dir():
-        raise InputError(Problem("report not written", output, "is a folder", "give a file: -o report.html"))
+        raise InputError(Problem("report not written", output, "is a folder", fix))
+    start = output.read_bytes()[:PAGE_START] if output.is_file() else b""
+    if start and PAGE not in start.lower():
+        raise InputError(Problem("report not written", output, "a file that is no report would be replaced", fix))
 
 
 def prediction_names(predictions: Path, other: Path | None) -> dict[str, Path]:

@@ -383,3 +383,19 @@ def test_an_altered_json_file_is_used_or_refused_in_one_line(name: str, tmp_path
     contents += [twice_altered(target.content, draw) for _ in range(8)]
     faults = {content[:300]: fault for content in contents if (fault := fault_of(tmp_path, target, content))}
     assert faults == {}
+
+
+def test_a_fold_that_names_cases_which_are_not_there_is_refused(tmp_path: Path) -> None:
+    """Other folds may; the command check asks for all of them."""
+    file = tmp_path / "splits_final.json"
+    file.write_text(json.dumps([{"train": ["a"], "val": ["b"]}, {"train": ["a"], "val": ["gone"]}]))
+    check_splits(file, ["a", "b"], 0)
+    for fold in (1, None):
+        with pytest.raises(InputError, match=r"folds of other cases in .*: 1 cases are not preprocessed, .* is gone"):
+            check_splits(file, ["a", "b"], fold)
+
+
+def test_a_training_of_a_configuration_that_the_plans_lack_names_those_that_they_have() -> None:
+    arguments = "3d", "all", copy.deepcopy(DATASET), torch.device("cpu")
+    with pytest.raises(InputError, match=r"configuration unknown in plans\.json: 3d\. Fix: choose from 2d, 2d_large"):
+        trainer_class("nnUNetTrainerCrossMatch")(copy.deepcopy(PLANS), *arguments)

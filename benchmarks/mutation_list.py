@@ -926,24 +926,20 @@ TRAINING = {
         "average_that_is_not_finite",
     ),
     "checkpoint without network_weights accepted": Mutation(
-        "training/checkpoints.py",
-        '("network_weights", "current_epoch",',
-        '("current_epoch",',
-        CHECKPOINTS,
-        "without_an_entry",
+        "training/checkpoints.py", 'FORM = {"network_weights": dict, ', "FORM = {", CHECKPOINTS, "without_an_entry"
     ),
     "checkpoint without current_epoch accepted": Mutation(
         "training/checkpoints.py",
-        '("network_weights", "current_epoch",',
-        '("network_weights",',
+        '"network_weights": dict, "current_epoch": int, ',
+        '"network_weights": dict, ',
         CHECKPOINTS,
         "without_an_entry",
     ),
     "checkpoint without trainer_name accepted": Mutation(
-        "training/checkpoints.py", '"trainer_name", "init_args")', '"init_args")', CHECKPOINTS, "without_an_entry"
+        "training/checkpoints.py", '"trainer_name": str, "init_args"', '"init_args"', CHECKPOINTS, "without_an_entry"
     ),
     "checkpoint without init_args accepted": Mutation(
-        "training/checkpoints.py", '"trainer_name", "init_args")', '"trainer_name")', CHECKPOINTS, "without_an_entry"
+        "training/checkpoints.py", '"init_args": dict, "logging?"', '"logging?"', CHECKPOINTS, "without_an_entry"
     ),
     "code in a checkpoint is run": Mutation(
         "training/checkpoints.py",
@@ -1054,7 +1050,7 @@ EVALUATION = {
     ),
     "frames counted as patients": Mutation(
         "evaluation/published.py",
-        'case["patient"] for case in record["cases"].values()',
+        'case.get("patient") for case in record["cases"].values()',
         'id(case) for case in record["cases"].values()',
         "evaluation/test_published.py",
     ),

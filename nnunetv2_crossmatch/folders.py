@@ -23,6 +23,8 @@ from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variab
 DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
 """Names that nnU-Net finds by id, and trains: anything may follow the number."""
 PATH_CHARACTERS = frozenset("/\\\0")
+LONGEST_NAME = 255
+"""Bytes that file systems allow."""
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
@@ -82,7 +84,8 @@ def datasets_with_id(root: Path, dataset_id: int) -> list[str]:
 
 def is_file_name(name: str) -> bool:
     """Whether ``name`` is a name without a path; nnU-Net allows blanks, brackets and letters of any language."""
-    return name not in ("", ".", "..") and not PATH_CHARACTERS & set(name)
+    length = len(name.encode(errors="surrogatepass"))
+    return name not in (".", "..") and 0 < length <= LONGEST_NAME and not PATH_CHARACTERS & set(name)
 
 
 def dataset_name(dataset: str | int) -> str:
@@ -141,9 +144,18 @@ def private_folder(path: Path) -> Iterator[Path]:
 
 def remove_left_overs(path: Path) -> None:
     """Remove what killed writers of ``path`` on this machine left; for those who hold a lock of ``path``."""
+    _remove_left_overs(path.parent, re.escape(path.name))
+
+
+def remove_left_overs_in(folder: Path) -> None:
+    """Remove what killed writers of any file in ``folder`` left; for those who hold a lock of the whole folder."""
+    _remove_left_overs(folder, ".+")
+
+
+def _remove_left_overs(folder: Path, names: str) -> None:
     owner = re.escape(socket.gethostname())
-    form = re.compile(rf"\.{re.escape(path.name)}(\.{owner}\.\w{{8}})?\.partial")
-    for entry in [path.with_name(name) for name in os.listdir(path.parent) if form.fullmatch(name)]:
+    form = re.compile(rf"\.{names}(\.{owner}\.\w{{8}})?\.partial")
+    for entry in [folder / name for name in os.listdir(folder) if form.fullmatch(name)]:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
@@ -171,8 +183,12 @@ def _fsync(file: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, wait_s: float = 0) -> Iterator[None]:
     """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
+
+    Args:
+        path: what is written.
+        wait_s: seconds to wait for another process.
 
     Raises:
         InputError: another process holds it, or a link is in its place.
@@ -180,7 +196,7 @@ def exclusive(path: Path) -> Iterator[None]:
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         remedy = "wait until it has ended, or write somewhere else"
         raise InputError(Problem("another process writes here", path, f"it holds {file.name}", remedy)) from None

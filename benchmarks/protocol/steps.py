@@ -5,7 +5,6 @@ Limit: knows file names and flags; what is trained is decided in ``rows``.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from benchmarks.protocol.request import (
     SMALL_SPACING_MM,
     SOURCES,
     Request,
+    form_of,
     processes,
 )
 from benchmarks.protocol.rows import CONTINUED, Run
@@ -28,6 +28,7 @@ from benchmarks.protocol.score import UNMIRRORED
 from benchmarks.protocol.trainers import epochs_of
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 
 FOLDERS = {"val": "Val", "test": "Ts"}
 PICTURES = ("--pictures", "6", "--surfaces", "1")
@@ -276,4 +277,5 @@ def write_script(file: Path, exported: Mapping[str, str], steps: Iterable[Step])
 
 def read_runs(file: Path) -> list[Run]:
     """The runs that ``python -m benchmarks.protocol`` planned."""
-    return [Run(**entry) for entry in json.loads(file.read_text())]
+    entries = read_json(file, [form_of(Run)], "call python -m benchmarks.protocol again, which plans them")
+    return [Run(**entry) for entry in entries]

@@ -17,12 +17,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem
@@ -31,6 +30,7 @@ from nnunetv2_crossmatch.training.requirements import (
     c_compiler,
     check_labels,
     check_no_cascade,
+    check_splits,
     folds_problem,
     preprocess_command,
 )
@@ -178,12 +178,12 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         yield CheckResult(WRONG, "plans", f"{missing[0]} is missing", fix)
         return
     try:
-        check_plans_file(file)
+        manager = PlansManager(check_plans_file(file))
         check_dataset_name(file)
+        check_dataset_file(file.with_name("dataset.json"))
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
         return
-    manager = PlansManager(load_json(str(file)))
     yield CheckResult(OK, "plans", f"{file}: {', '.join(manager.available_configurations)}")
     unknown = [asked for asked in configurations if asked not in manager.available_configurations]
     for asked in unknown:
@@ -231,11 +231,12 @@ def _label_like_channels(configuration: str, labeled: Path) -> Iterator[CheckRes
 
 def _refusals(manager: PlansManager, configuration: str, labeled: Path) -> Iterator[CheckResult]:
     """What the trainer refuses in plans and labels, by the functions that it asks itself."""
-    ending = load_json(str(labeled.with_name("dataset.json")))["file_ending"]
-    cases = (file.stem for file in labeled.glob("*.pkl"))
+    ending = check_dataset_file(labeled.with_name("dataset.json"))["file_ending"]
+    cases = [file.stem for file in labeled.glob("*.pkl")]
     command = preprocess_command(manager, configuration)
     try:
         check_no_cascade(manager.plans, configuration)
+        check_splits(labeled.with_name("splits_final.json"), cases)
         check_labels(labeled.with_name("gt_segmentations"), cases, ending, command)
     except InputError as error:
         yield from map(_result_of_problem, error.problems)

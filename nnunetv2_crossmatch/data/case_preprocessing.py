@@ -31,7 +31,7 @@ from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.reader_warnings import collected_warnings
 from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
 from nnunetv2_crossmatch.data.workers import exit_with_parent
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
 
 
 @dataclass(frozen=True)
@@ -182,8 +182,9 @@ def _read(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, dict[str, A
         with contextlib.redirect_stdout(printed):
             result = nnunet.plans_manager.image_reader_writer_class().read_images([str(f) for f in case.images])
     except Exception as error:  # readers raise errors of any type
-        if reason := unread_reason(error):
-            raise InputError(file_not_read(case.images[0], reason)) from error
+        for file in case.images:
+            if reason := unread_reason(error, file):
+                raise NotReadError(file_not_read(file, reason)) from error
         reasons = [line.strip() for line in (str(error) or printed.getvalue()).splitlines() if line.strip()]
         detail = reasons[-1] if str(error) and reasons else (reasons or [type(error).__name__])[0]
         is_of_sidecar = isinstance(error, KeyError | json.JSONDecodeError)  # of a .tif, whose voxel size it tells

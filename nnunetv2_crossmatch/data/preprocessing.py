@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
@@ -31,7 +30,7 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
     find_unlabeled_cases,
@@ -172,7 +171,7 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     if not description.is_file():
         remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)} --verify_dataset_integrity"
         raise InputError(Problem("data set not planned", description, "file missing", remedy))
-    dataset_json = load_json(str(description))
+    dataset_json = check_dataset_file(description)
     if not required and not _has_raw_images(dataset):
         return {}, dataset_json
     images, counts = folders.unlabeled_images_folder(dataset), _images_per_case(dataset, dataset_json)
@@ -274,9 +273,9 @@ def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     if not file.is_file():
         remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
-    check_plans_file(file)
+    plans = check_plans_file(file)
     check_dataset_name(file)
-    return PlansManager(str(file))
+    return PlansManager(plans)
 
 
 def _select_configurations(plans_manager: PlansManager, plans_identifier: str, requested: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 import re
 import shlex
@@ -38,8 +37,14 @@ from nnunetv2_crossmatch.evaluation.metrics import (
 from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, PredictionLabels, find_reader, read_pair
 from nnunetv2_crossmatch.folders import DATASET_NAME, check_names
+from nnunetv2_crossmatch.json_files import read_json
 
 CONVERSION_RECORD = "conversion.json"
+CONVERSION_FORM = {
+    "cases": {...: {"spacing_is_nominal": bool, "role?": str, "patient?": str}},
+    "command?": str,
+    "caveats?": [str],
+}
 NAME_SUFFIX = re.compile(r"[_.-](?:[A-Za-z]+|0000)$")
 
 
@@ -105,6 +110,7 @@ def evaluate_folders(
         InputError: lists every missing prediction, damaged file, differing grid and unknown label of all folders.
     """
     options = options or EvaluationOptions()
+    check_different_folders(reference, predictions)
     labels = read_label_schemes(reference, predictions, dataset_json)
     records = conversion_record_files(reference, dataset_json)
     steps = (
@@ -112,6 +118,14 @@ def evaluate_folders(
         for folder, one in zip(predictions, labels, strict=True)
     )
     return run_all(steps)
+
+
+def check_different_folders(reference: Path, predictions: Sequence[Path]) -> None:
+    """Raise :class:`InputError` if a folder would be compared with itself, which every score of 1 would hide."""
+    given = [reference.resolve(), *(folder.resolve() for folder in predictions)]
+    doubled = [folder for folder in dict.fromkeys(given) if given.count(folder) > 1]
+    detail, fix = "it is given twice of -r, -p and --compare", "give different folders"
+    raise_if_any([Problem("folder compared with itself", folder, detail, fix) for folder in doubled])
 
 
 def _evaluate(
@@ -235,7 +249,7 @@ def score_cases(
             score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
         )
     files = [file for pair in pairing.pairs.values() for file in pair]
-    print(*by_kind((text, files) for text in found), sep="\n", end="\n" if found else "", file=sys.stderr)
+    print(*by_kind((text, files) for text in sorted(found)), sep="\n", end="\n" if found else "", file=sys.stderr)
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
     return results
@@ -277,13 +291,19 @@ def cases_with_nominal_spacing(record: Path) -> set[str]:
     Raises:
         InputError: the record cannot be read.
     """
-    try:
-        cases = json.loads(record.read_text(encoding="utf-8"))["cases"]
-        return {case for case, facts in cases.items() if facts["spacing_is_nominal"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        fix = "convert the data set again, or give --spacing Z Y X"
-        raise InputError(Problem("unreadable conversion record", record, detail, fix)) from error
+    cases = read_conversion_record(record)["cases"]
+    return {case for case, facts in cases.items() if facts["spacing_is_nominal"]}
+
+
+def read_conversion_record(record: Path) -> dict[str, Any]:
+    """What a converter wrote about a data set.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    fix = "convert the data set again, or give --spacing Z Y X"
+    content: dict[str, Any] = read_json(record, CONVERSION_FORM, fix, "unreadable conversion record")
+    return content
 
 
 def assemble_scores(

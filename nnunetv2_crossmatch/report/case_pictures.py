@@ -22,7 +22,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, reader_errors_told
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions, pair_files
 from nnunetv2_crossmatch.evaluation.label_schemes import read_label_schemes
@@ -139,10 +139,8 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
         InputError: the file is missing, damaged, or on another grid.
     """
     check_file_integrity(file)
-    try:
+    with reader_errors_told(file):
         volume, header = reader.read_images((str(file),))
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        raise damaged_file_error(file, error) from error
     raise_if_any(list(grid_problems(Segmentation(file, volume[0], header), reference)))
     coloured = isinstance(reader, NaturalImage2DIO) and len(volume) >= 3
     return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]

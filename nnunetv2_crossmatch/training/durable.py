@@ -17,6 +17,7 @@ from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAu
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import remove_left_overs_in
 from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
     atomic_checkpoint,
@@ -28,14 +29,12 @@ from nnunetv2_crossmatch.training.checkpoints import (
     load_checkpoint,
     named_tensors,
     newest_checkpoint,
-    remove_partial_files,
     tensor_bytes,
 )
 from nnunetv2_crossmatch.training.distributed import from_first_process
 from nnunetv2_crossmatch.training.finite import MAX_IN_A_ROW, NonFiniteCounter
 from nnunetv2_crossmatch.training.interruption import StopSignals
-from nnunetv2_crossmatch.training.lock import HOLDER, RunLock, lock_folder
-from nnunetv2_crossmatch.training.record import FILE as RECORD
+from nnunetv2_crossmatch.training.lock import RunLock, lock_folder
 from nnunetv2_crossmatch.training.record import RunRecord, check_same_inputs, new_record, read_record, write_record
 from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
 
@@ -90,7 +89,7 @@ class DurableTrainer(nnUNetTrainer):
         """Lock the output folder, or raise if another process trains there; remove what a killed one left."""
         if self.local_rank == 0 and self.lock is None:
             self.lock = lock_folder(self.folder)
-            remove_partial_files(self.folder, RECORD, HOLDER)
+            remove_left_overs_in(self.folder)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does, with the folder locked."""

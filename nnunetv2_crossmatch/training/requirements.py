@@ -9,14 +9,15 @@ import os
 import shlex
 import shutil
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name
+from nnunetv2_crossmatch.data.plans_check import check_dataset_form, check_dataset_name, check_plans, check_plans_form
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, raise_if_any, variable_not_set
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
@@ -38,6 +39,21 @@ def check_requirements(plans: dict, configuration: str, device: torch.device) ->
     raise_if_any(list(_unmet(device)))
 
 
+def check_contents(plans: dict, configuration: str, dataset_json: dict) -> None:
+    """Check the form of what the host has read from ``plans.json`` and ``dataset.json``.
+
+    Raises:
+        InputError: an entry is missing or something else, or there is no such configuration.
+    """
+    file = next(_plans_files_of_training_command(), Path("plans.json"))
+    check_plans(plans, file)
+    check_plans_form(plans, file)
+    check_dataset_form(dataset_json, file.with_name("dataset.json"))
+    if configuration not in plans["configurations"]:
+        fix = f"choose from {', '.join(plans['configurations'])}"
+        raise InputError(Problem("configuration unknown", file, configuration, fix))
+
+
 def check_plans_of_training_command() -> None:
     """Check that ``nnUNetv2_train`` was asked for the data set that its plans name.
 
@@ -47,9 +63,14 @@ def check_plans_of_training_command() -> None:
     Raises:
         InputError: the plans in the folder of the asked data set name another one, which would be trained.
     """
+    for file in _plans_files_of_training_command():
+        check_dataset_name(file)
+
+
+def _plans_files_of_training_command() -> Iterator[Path]:
     for frame, _ in traceback.walk_stack(None):
         if frame.f_code.co_name == "get_trainer_from_args":
-            check_dataset_name(Path(frame.f_locals["plans_file"]))
+            yield Path(frame.f_locals["plans_file"])
 
 
 def check_no_cascade(plans: dict, configuration: str) -> None:
@@ -88,6 +109,28 @@ def check_folds(fold: int | str, configuration: str, labeled: Path) -> None:
     problem = folds_problem(configuration, labeled)
     if problem and fold != "all":
         raise InputError(problem)
+
+
+def check_splits(file: Path, cases: Collection[str], fold: int | None = None) -> None:
+    """Check the file of folds ``splits_final.json``, if there is one.
+
+    Args:
+        file: of the preprocessed data set.
+        cases: the preprocessed labeled cases.
+        fold: its cases are compared with ``cases``; None for those of all folds.
+
+    Raises:
+        InputError: it is no list of folds, or names cases that are not there.
+    """
+    fix = "restore it, or remove it: nnU-Net then makes folds of its own"
+    try:
+        splits = read_json(file, [{"train": [str], "val": [str]}], fix, "unusable folds")
+    except MissingFileError:
+        return
+    chosen = splits if fold is None else splits[fold : fold + 1]
+    if unknown := sorted({case for one in chosen for case in (*one["train"], *one["val"])} - {*cases}):
+        detail = f"{len(unknown)} cases are not preprocessed, the first is {unknown[0]}"
+        raise InputError(Problem("folds of other cases", file, detail, fix))
 
 
 def check_labels(labels: Path, cases: Iterable[str], ending: str, command: str) -> None:

@@ -34,6 +34,7 @@ from nnunetv2_crossmatch.training.distributed import from_first_process, mean_ov
 from nnunetv2_crossmatch.training.progress import draw_curves
 from nnunetv2_crossmatch.training.requirements import (
     check_compiler,
+    check_contents,
     check_requirements,
 )
 from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
@@ -41,6 +42,7 @@ from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 GRADIENT_NORM = 12  # the host's
 COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
+NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
@@ -67,6 +69,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
+        check_contents(plans, configuration, dataset_json)
         check_requirements(plans, configuration, device)
         task = task_of(PlansManager(plans), configuration, dataset_json)
         if problems := self.method_class.problems(self.settings, task):
@@ -98,9 +101,13 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
     ) -> torch.nn.Module:
         """The network of nnU-Net with separately callable encoder and decoder, and with nnU-Net's state dict."""
         check_plans(plans_manager.plans, "plans.json")
-        host = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
+        sizes = num_input_channels, num_output_channels, enable_deep_supervision
+        try:
+            host = nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *sizes)
+        except NOT_BUILT as error:
+            detail = f"no network can be built: {type(error).__name__}: {' '.join(str(error).split())}"
+            fix = "restore the file, or plan a smaller network"
+            raise InputError(Problem("unusable plans", "plans.json", detail, fix)) from error
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:

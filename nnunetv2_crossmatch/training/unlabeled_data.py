@@ -41,6 +41,7 @@ from nnunetv2_crossmatch.training.requirements import (
     check_folds,
     check_labels,
     check_samples_per_process,
+    check_splits,
     preprocess_command,
 )
 from nnunetv2_crossmatch.training.start_from import origin_of
@@ -151,6 +152,14 @@ class UnlabeledDataTrainer(ParallelTrainer):
             ),
             make_augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
         )
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net, after a check of the file of folds."""
+        if self.fold != "all":
+            cases = {file.stem for file in Path(self.preprocessed_dataset_folder).glob("*.pkl")}
+            check_splits(Path(self.preprocessed_dataset_folder_base) / "splits_final.json", cases, self.fold)
+        split: tuple[list[str], list[str]] = super().do_split()
+        return split
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
         """Settings, plans, images, labels and cases, and the model that the run began with, if any.

@@ -509,7 +509,7 @@ def test_nothing_is_removed_or_made_anew_while_a_training_reads(prepared_copy: T
         assert files_of(folder_of(prepared_copy)).items() > before.items()
     reading.release()
     folder_of(prepared_copy).with_name(
-        f".{folder_of(prepared_copy).name}.reader.here.1.lock"
+        f".{folder_of(prepared_copy).name}.reader.{os.uname().nodename}.1.lock"
     ).touch()  # of a killed one
     preprocess(prepared_copy)
     assert not (folder_of(prepared_copy) / "free_05.b2nd").exists()

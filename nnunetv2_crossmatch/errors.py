@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ T = TypeVar("T")
 DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
 ABOUT_CONTENT = (None, errno.EINVAL)
 """``errno`` of an ``OSError`` that altered bytes cause: readers raise it themselves, or seek to impossible places."""
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SHORTAGES = ("bad_alloc", "allocate memory", "enough memory", "out of memory", os.strerror(errno.EMFILE).lower())
 """What libraries write that have no class of errors for a shortage."""
 
@@ -95,7 +98,8 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 def install_excepthook() -> None:
     """Print an uncaught :class:`InputError` without traceback and exit with code 2, also in nnU-Net's commands.
 
-    nnU-Net's error for an environment variable that is not set is printed in the same way.
+    nnU-Net's error for an environment variable that is not set, and any error of a folder without permission or a full
+    disk, is printed in the same way: whatever was to be written there, the remedy is the same.
     """
     previous = sys.excepthook
     if getattr(previous, "is_crossmatch_hook", False):
@@ -131,12 +135,30 @@ def file_not_read(file: Path, reason: str) -> Problem:
     return Problem("file not read", file, f"{reason}; this says nothing about its content", "mend that, then run again")
 
 
+def command_line(*words: object) -> str:
+    """A command as a user can copy it into a shell: all printed commands are built here, so that all are quoted."""
+    return shlex.join(map(str, words))
+
+
 def variable_not_set(variable: str) -> Problem:
     """Problem: a required environment variable is not set."""
     return Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"')
 
 
+def access_problem(error: OSError, where: str | Path) -> Problem | None:
+    """Problem of a place that may not be read or written, or of a full disk; None if ``error`` is another one."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_ACCESS:
+        return Problem("no access", where, reason, "mend the permissions, or use another folder; then run again")
+    if error.errno in FULL_DISK:
+        return Problem("disk full", where, reason, "make room, then run again")
+    return None
+
+
 def _as_input_error(error: BaseException) -> InputError | None:
-    """:class:`InputError` in place of nnU-Net's error for a variable that is not set; None for any other error."""
+    """:class:`InputError` in place of errors that other code raises for a user's mistake; None for any other error."""
+    if isinstance(error, OSError):
+        problem = access_problem(error, error.filename or "")
+        return InputError(problem) if problem else None
     found = re.match(r"(nnUNet_\w+) is not defined", str(error)) if isinstance(error, RuntimeError) else None
     return InputError(variable_not_set(found.group(1))) if found else None

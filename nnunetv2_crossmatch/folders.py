@@ -139,6 +139,13 @@ def private_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of ``folder`` takes names that differ in upper and lower case for the same file."""
+    with private_folder(folder / "case") as probe:
+        (probe / "a").touch()
+        return (probe / "A").exists()
+
+
 def remove_left_overs(path: Path) -> None:
     """Remove what killed writers of ``path`` on this machine left; for those who hold a lock of ``path``."""
     owner = re.escape(socket.gethostname())
@@ -160,9 +167,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def flush_and_rename(source: Path, target: Path) -> None:
-    """Flush a file to disk, then rename it in the same file system: after a power cut it is complete or absent."""
+    """Flush a file to disk, then rename it: after a power cut it is complete or absent.
+
+    If the folder of ``target`` is a link or a mount point into another file system, the file is copied there first.
+    """
     _fsync(source)
-    source.replace(target)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with private_folder(target) as folder:
+            shutil.copy(source, folder / target.name)
+            flush_and_rename(folder / target.name, target)
+        source.unlink()
 
 
 def _fsync(file: Path) -> None:

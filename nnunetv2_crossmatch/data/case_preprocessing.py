@@ -6,9 +6,12 @@ Limit: ``preprocessing`` selects the cases and handles the results.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -236,12 +239,19 @@ def save_case(data: np.ndarray, seg: np.ndarray, properties: dict[str, Any], ste
     The segmentation is nnU-Net's for an image without labels: 0 inside the nonzero region, -1 outside. nnU-Net's
     augmentation masks with it if the plans normalise inside the nonzero region only. It is stored as int8 to save disk
     space.
+
+    Raises:
+        OSError: the files cannot be written; the library writes its own files and does not say why it failed.
     """
     for ending in ENDINGS:
         stem.with_name(stem.name + ending).unlink(missing_ok=True)
     data, seg = data.astype(np.float32, copy=False), seg.astype(np.int8, copy=False)
     blocks, chunks = comp_blosc2_params(data.shape, tuple(patch_size), data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, tuple(patch_size), seg.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        data, seg, properties, str(stem), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
-    )
+    kinds = {"chunks": chunks, "blocks": blocks, "chunks_seg": chunks_seg, "blocks_seg": blocks_seg}
+    try:
+        nnUNetDatasetBlosc2.save_case(data, seg, properties, str(stem), **kinds)
+    except RuntimeError as error:
+        full = shutil.disk_usage(stem.parent).free < data.nbytes + seg.nbytes
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(stem)) from error

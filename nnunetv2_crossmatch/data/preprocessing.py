@@ -34,6 +34,7 @@ from nnunetv2_crossmatch.data.manifest import (
 from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
+    equal_but_for_case,
     find_unlabeled_cases,
     images_by_case,
     labeled_and_test_images,
@@ -220,14 +221,33 @@ def _has_raw_images(dataset: str) -> bool:
 
 def _leak_problems(dataset: str, dataset_json: dict, raw: Mapping[str, RawCase], manifest: Manifest) -> list[Problem]:
     """Unlabeled images that are labeled or held-out images too, by name or by bytes."""
-    reserved = labeled_and_test_images(folders.raw_folder() / dataset, dataset_json["file_ending"])
-    reserved |= _images_in_dataset_json(dataset, dataset_json)
+    reserved = _reserved_images(dataset, dataset_json)
     known = {name: info for record in manifest.cases.values() for name, info in record.sources.items()}
 
     def crc_unlabeled(file: Path) -> int:
         return updated_file_info(file, known.get(file.name)).crc32
 
     return leak_problems(raw.values(), reserved, crc_unlabeled, file_crc32)
+
+
+def _reserved_images(dataset: str, dataset_json: dict) -> dict[str, list[Path]]:
+    """Labeled, validation and test images by identifier."""
+    reserved = labeled_and_test_images(folders.raw_folder() / dataset, dataset_json["file_ending"])
+    return reserved | _images_in_dataset_json(dataset, dataset_json)
+
+
+def _check_cases_of_letters(raw: Iterable[str], reserved: Iterable[str], folder: Path) -> None:
+    """Print pairs of identifiers that differ in upper and lower case only: often one patient under two names.
+
+    Raises:
+        InputError: two unlabeled ones do, and the file system of ``folder`` takes their files for the same.
+    """
+    twins = [(one, other) for one, other in equal_but_for_case(raw, raw) if one < other]
+    if twins and folders.ignores_case(folder):
+        fix = "rename one of each pair, or use a file system that tells upper from lower case"
+        raise_if_any([Problem("one file for two cases", folder, f"{one} and {other}", fix) for one, other in twins])
+    for one, other in twins + equal_but_for_case(raw, reserved):
+        print(f"warning: {one} and {other} differ in upper and lower case only: is it one patient?", flush=True)
 
 
 def raw_case_names(dataset: str) -> list[str]:
@@ -259,6 +279,7 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
     selected = _select_configurations(plans_manager, plans_identifier, configurations)
     raw, dataset_json = _raw_cases(dataset)
     raise_if_any(_leak_problems(dataset, dataset_json, raw, Manifest("", __version__)))
+    _check_cases_of_letters(raw, _reserved_images(dataset, dataset_json), folders.preprocessed_folder() / dataset)
     with ExitStack() as stack:
         job_lists = []
         for configuration in sorted(selected):  # equal order of the locks in all runs, against deadlocks
@@ -319,6 +340,8 @@ def _locked_jobs(
             yield ConfigurationJobs(manifest_writer, [Job(target, case, scratch, unlabeled.folder) for case in todo])
             manifest_writer.manifest.ended = True
         finally:
+            for file in scratch.iterdir():  # half a case on a full disk must leave room for the manifest
+                file.unlink()
             manifest_writer.write()
             shutil.rmtree(scratch, ignore_errors=True)
 

@@ -110,7 +110,8 @@ def disk_errors_reported(unlabeled: UnlabeledFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        detail = f"{error.strerror} ({shutil.disk_usage(unlabeled.folder.parent).free} bytes free)"
+        place = unlabeled.folder if unlabeled.folder.is_dir() else unlabeled.folder.parent
+        detail = f"{error.strerror} ({shutil.disk_usage(place).free} bytes free)"
         remedy = f"make room or mend the permissions, then {unlabeled.command}; finished cases are kept"
         raise InputError(Problem("cannot write", unlabeled.folder, detail, remedy)) from error
 

@@ -24,6 +24,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
+from nnunetv2_crossmatch.data.raw_cases import equal_but_for_case
 from nnunetv2_crossmatch.data.reader_warnings import by_kind, collected_warnings
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates, read_label_schemes
@@ -156,6 +157,9 @@ def pair_files(reference: Path, predictions: Path, file_ending: str, suffixes: S
 def _suffix_hint(detail: str, references: Collection[str], predicted: Collection[str]) -> tuple[str, str]:
     """Detail and fix of the problem that no names are equal, with the suffixes that make most of them equal."""
     suffixes = find_suffixes(references, predicted)
+    if not suffixes and (twins := equal_but_for_case(predicted, references)):
+        (one, other), count = twins[0], len(twins)
+        return f"{detail}; {count} differ in upper and lower case only, as {one} and {other}", "rename them"
     if not suffixes:
         return detail, "name predictions like their references"
     count = len(_without(suffixes, references) & _without(suffixes, predicted))

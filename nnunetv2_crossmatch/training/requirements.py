@@ -5,24 +5,36 @@ Limit: machine and plans; ``data.preprocessing`` checks the unlabeled cases, the
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import os
-import shlex
 import shutil
+import tempfile
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch.data.plans_check import check_dataset_name
-from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError, raise_if_any, variable_not_set
+from nnunetv2_crossmatch.errors import (
+    InputError,
+    Problem,
+    UnsupportedError,
+    command_line,
+    raise_if_any,
+    variable_not_set,
+)
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
 """nnU-Net excludes these versions from its own requirements."""
 HOST_FOLDS = 5
 """As many folds nnU-Net makes where no file names others."""
+WANDB_SWITCH = "nnUNet_wandb_enabled"
+WANDB_VALUES = {"0": False, "False": False, "false": False, "1": True, "True": True, "true": True}
+"""The values that nnU-Net allows for its switch of the logging to Weights & Biases."""
 
 
 def check_requirements(plans: dict, configuration: str, device: torch.device) -> None:
@@ -30,12 +42,56 @@ def check_requirements(plans: dict, configuration: str, device: torch.device) ->
 
     Raises:
         UnsupportedError: the configuration needs the predictions of a previous stage.
-        InputError: the plans are of another data set, a variable is not set, torch is a version that the host excludes,
-            or there is no GPU.
+        InputError: the plans are of another data set, their patch does not fit their network, a variable is not set,
+            torch is a version that the host excludes, there is no GPU, or no package for the logging that is on.
     """
     check_no_cascade(plans, configuration)
     check_plans_of_training_command()
-    raise_if_any(list(_unmet(device)))
+    raise_if_any([*_unmet(device), *patch_problems(plans, configuration)])
+
+
+def run_folder(plans: dict, trainer: str, configuration: str, fold: int | str) -> Path:
+    """The output folder of a run, as the host names it."""
+    manager = PlansManager(plans)
+    model = f"{trainer}__{manager.plans_name}__{configuration}"
+    return Path(os.environ["nnUNet_results"]) / manager.dataset_name / model / f"fold_{fold}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise :class:`InputError` if ``folder``, or the nearest one above it that exists, may not be written to."""
+    nearest = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            return
+    except OSError as error:
+        fix = f"{command_line('chmod', 'u+w', nearest)}, or use another folder"
+        raise InputError(Problem("not writable", nearest, error.strerror or str(error), fix)) from error
+
+
+def logs_to_wandb() -> bool:
+    """Whether the host will log to Weights & Biases."""
+    return WANDB_VALUES.get(os.environ.get(WANDB_SWITCH, "0"), False)
+
+
+def patch_problems(plans: dict, configuration: str) -> Iterator[Problem]:
+    """Problem of a patch whose sides the strides of the network do not divide: its first step would fail.
+
+    Plans that were edited have it; those of architectures without strides are not checked.
+    """
+    planned = PlansManager(plans).get_configuration(configuration)
+    strides = planned.network_arch_init_kwargs.get("strides")
+    if not strides:
+        return
+    sides = planned.patch_size
+    factors = [math.prod(axis) for axis in zip(*(_per_axis(stride, len(sides)) for stride in strides), strict=True)]
+    if any(side % factor for side, factor in zip(sides, factors, strict=True)):
+        detail = f"the patch {list(sides)} is not divisible by {factors}, the strides of the network"
+        fitting = [max(1, round(side / factor)) * factor for side, factor in zip(sides, factors, strict=True)]
+        yield Problem("patch does not fit the network", configuration, detail, f'set "patch_size" to {fitting}')
+
+
+def _per_axis(stride: int | Sequence[int], axes: int) -> Sequence[int]:
+    return [stride] * axes if isinstance(stride, int) else stride
 
 
 def check_plans_of_training_command() -> None:
@@ -70,6 +126,16 @@ def _unmet(device: torch.device) -> Iterator[Problem]:
         yield Problem("torch not usable", "", detail, f'pip install "torch!={EXCLUDED_TORCH}*"')
     if device.type == "cuda" and not torch.cuda.is_available():
         yield Problem("no GPU", "", "torch finds no CUDA device", "nnUNetv2_train ... -device cpu, or mend the driver")
+    yield from _wandb_problems()
+
+
+def _wandb_problems() -> Iterator[Problem]:
+    value = os.environ.get(WANDB_SWITCH, "0")
+    if value not in WANDB_VALUES:
+        yield Problem("unknown value", "", f"{WANDB_SWITCH} is {value}", f"export {WANDB_SWITCH}=0, or 1")
+    elif WANDB_VALUES[value] and importlib.util.find_spec("wandb") is None:
+        fix = f"pip install wandb, or export {WANDB_SWITCH}=0"
+        yield Problem("wandb not installed", "", f"{WANDB_SWITCH} asks nnU-Net to log to it", fix)
 
 
 def folds_problem(configuration: str, labeled: Path) -> Problem | None:
@@ -113,7 +179,7 @@ def check_labels(labels: Path, cases: Iterable[str], ending: str, command: str) 
 def preprocess_command(plans_manager: PlansManager, configuration: str) -> str:
     """The host's command that preprocesses the labeled cases."""
     options = ("-d", plans_manager.dataset_name, "-c", configuration, "-plans_name", plans_manager.plans_name)
-    return shlex.join(("nnUNetv2_preprocess", *options))
+    return command_line("nnUNetv2_preprocess", *options)
 
 
 def check_samples_per_process(unlabeled: int, processes: int) -> None:

@@ -17,6 +17,7 @@ import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch.backends import cudnn
 
@@ -69,8 +70,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
     ) -> None:
         check_requirements(plans, configuration, device)
         task = task_of(PlansManager(plans), configuration, dataset_json)
-        if problems := self.method_class.problems(self.settings, task):
-            raise UnsupportedError(*problems)
+        check_settings(type(self), task)
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.settings
         self.num_epochs = settings.epochs
@@ -319,6 +319,23 @@ def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict)
     planned = plans_manager.get_configuration(configuration)
     dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
     return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
+
+
+def check_settings(trainer: type[nnUNetTrainerSemiSupervised], task: Task) -> None:
+    """Raise :class:`UnsupportedError` if the settings of ``trainer`` are not for its method and ``task``."""
+    if problems := trainer.method_class.problems(trainer.settings, task):
+        raise UnsupportedError(*problems)
+
+
+def check_network(
+    trainer: type[nnUNetTrainerSemiSupervised], plans_manager: PlansManager, configuration: str, dataset_json: dict
+) -> None:
+    """Raise :class:`UnsupportedError` if ``trainer`` cannot use the planned network, which is made without memory."""
+    planned = plans_manager.get_configuration(configuration)
+    channels = determine_num_input_channels(plans_manager, planned, dataset_json)
+    heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
+    with torch.device("meta"):
+        trainer.build_network_architecture(plans_manager, planned, channels, heads)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

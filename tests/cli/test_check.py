@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_a_read_only_folder_is_wrong_if_training_writes_to_it(variable: str, sta
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(environment_checks.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     assert by_name(environment_checks.check_data_folders())[variable].state == state
 
 

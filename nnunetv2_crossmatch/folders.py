@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
 """Names that nnU-Net finds by id, and trains: anything may follow the number."""
@@ -54,7 +54,7 @@ def root_folder(variable: str) -> Path:
     if not value:
         raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
-        raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
+        raise InputError(Problem("folder missing", value, f"named by {variable}", command_line("mkdir", "-p", value)))
     check_names([Path(value)])
     return Path(value)
 
@@ -101,6 +101,15 @@ def dataset_name(dataset: str | int) -> str:
         detail = f"id {int(dataset):03d} is carried by {', '.join(names) or 'no folder'}"
         raise InputError(Problem("no unique data set", raw_folder(), detail, "use an id that exactly one data set has"))
     return names[0]
+
+
+def dataset_number(name: str) -> str:
+    """The number of a data set, by which nnU-Net's planning and preprocessing take it: they take no names.
+
+    A number stays as it is.
+    """
+    match = DATASET_NAME.fullmatch(name)
+    return str(int(match.group(1))) if match else name
 
 
 def unlabeled_images_folder(dataset: str) -> Path:

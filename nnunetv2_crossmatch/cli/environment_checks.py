@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -35,6 +35,7 @@ from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
     c_compiler,
+    check_cases,
     check_labels,
     check_requirements,
     check_writable,
@@ -211,7 +212,7 @@ def check_dataset(
         return
     missing = [needed for needed in (file, file.with_name("dataset.json")) if not needed.is_file()]
     if missing:
-        fix = command_line("nnUNetv2_plan_and_preprocess", "-d", dataset)
+        fix = command_line("nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(name))
         yield CheckResult(WRONG, "plans", f"{missing[0]} is missing", fix)
         return
     try:
@@ -228,7 +229,7 @@ def check_dataset(
     known = [asked for asked in configurations if asked not in unknown]
     chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
     if not chosen and not unknown:
-        fix = command_line("nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans)
+        fix = command_line("nnUNetv2_preprocess", "-d", folders.dataset_number(name), "-plans_name", plans)
         yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
     for configuration in chosen:
         yield from _check_configuration(manager, configuration, file.parent, trainer)
@@ -243,12 +244,13 @@ def _check_configuration(
     )
     cases = _check_labeled_cases(manager, configuration, labeled)
     yield cases
-    yield from _refusals(manager, configuration, labeled, ours)
-    if cases.state != WRONG:
+    refusals = list(_refusals(manager, configuration, labeled, ours))
+    yield from refusals
+    if cases.state != WRONG and not refusals:
         yield from _label_like_channels(configuration, labeled)
     if trainer is None or (ours is not None and ours.settings.unsupervised):
         yield from _check_unlabeled_cases(manager, configuration)
-    if ours is not None:
+    if ours is not None and not refusals:
         yield _check_shared_memory(manager, configuration, load_json(str(folder / "dataset.json")), ours)
 
 
@@ -297,15 +299,19 @@ def _refusals(
     """What the trainer refuses in plans, labels and settings, by the functions that it asks itself."""
     dataset_json = load_json(str(labeled.with_name("dataset.json")))
     cases = [file.stem for file in labeled.glob("*.pkl")]
+    command = preprocess_command(manager, configuration)
     labels, ending = labeled.with_name("gt_segmentations"), dataset_json["file_ending"]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    questions = [
+    questions: list[Callable[[], None]] = [
         partial(check_requirements, manager.plans, configuration, device),
-        partial(check_labels, labels, cases, ending, preprocess_command(manager, configuration)),
+        partial(check_labels, labels, cases, ending, command),
     ]
+    splits = labeled.with_name("splits_final.json")
+    folds = load_json(str(splits)) if splits.is_file() else [{"train": cases, "val": cases}]
+    questions += [partial(check_cases, labeled, fold["train"], fold["val"], command) for fold in folds if cases]
     if trainer is not None:
         questions += [
-            partial(check_settings, trainer, task_of(manager, configuration, dataset_json)),
+            lambda: check_settings(trainer, task_of(manager, configuration, dataset_json)),
             partial(check_network, trainer, manager, configuration, dataset_json),
             partial(check_writable, run_folder(manager.plans, trainer.__name__, configuration, "all")),
         ]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.errors import command, command_line
 from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.start_from import start_from
@@ -47,4 +46,4 @@ def main() -> None:
     arguments = plans, given.configuration, fold, load_json(str(source / "dataset.json")), torch.device("cpu")
     written = start_from(trainer_class(given.tr)(*arguments), given.m.resolve())
     train = ["nnUNetv2_train", given.dataset, given.configuration, given.fold, "-tr", given.tr, "-p", given.p, "--c"]
-    print(f"Written: {written}\nTrain it: {shlex.join(train)}")
+    print(f"Written: {written}\nTrain it: {command_line(*train)}")

@@ -143,6 +143,7 @@ def preprocess_case(job: Job) -> PreprocessedCase | Problem:
         with collected_warnings() as warnings:
             data, properties = read_and_check(nnunet, case)
         warnings += constant_channels(data, case)
+        raw_range = float(data.min()), float(data.max())
     except InputError as error:
         return error.problems[0]
     except OSError as error:
@@ -151,6 +152,10 @@ def preprocess_case(job: Job) -> PreprocessedCase | Problem:
     data, seg, properties = preprocessor.run_case_npy(
         data, None, properties, nnunet.plans_manager, nnunet.configuration_manager, nnunet.dataset_json
     )
+    if not np.isfinite(data).all():
+        low, high = raw_range
+        detail = f"its voxels run from {low:g} to {high:g}, too far for nnU-Net's normalization"
+        return Problem("image not finite", case.images[0], detail, "replace its padding value by that of air or of 0")
     properties["class_locations"] = empty_class_locations(nnunet.plans_manager.get_label_manager(nnunet.dataset_json))
     save_case(data, seg, properties, job.scratch / case.identifier, nnunet.configuration_manager.patch_size)
     names = {ending: case.identifier + ending for ending in ENDINGS}

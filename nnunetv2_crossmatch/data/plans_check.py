@@ -13,17 +13,18 @@ import inspect
 import json
 import os
 import pydoc
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nnunetv2
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import is_file_name
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
+from nnunetv2_crossmatch.folders import dataset_number, is_file_name
 
 TRUSTED_VARIABLE = "NNUNETV2_CROSSMATCH_TRUSTED_CLASSES"
 """Environment variable with names of own classes that plans may contain, separated by commas."""
@@ -67,7 +68,7 @@ def check_dataset_name(file: Path) -> None:
     dataset, named = file.parent.name, _read_json(file).get("dataset_name")
     if named != dataset:
         detail = f'"dataset_name" is {named}, but the file belongs to {dataset}'
-        again = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        again = command_line("nnUNetv2_plan_and_preprocess", "-d", dataset_number(dataset))
         fix = f'set "dataset_name" to "{dataset}" in it, or {again}'
         raise InputError(Problem("plans of another data set", file, detail, fix))
 
@@ -79,6 +80,20 @@ def check_dataset_file(file: Path) -> None:
         InputError: the file is unreadable, or names something else than a reader of nnU-Net.
     """
     raise_if_any(list(_nnunet_problems(_read_json(file), file)))
+
+
+def label_manager_of(plans_manager: PlansManager, dataset_json: dict[str, Any]) -> LabelManager:
+    """nnU-Net's label manager.
+
+    Raises:
+        InputError: it does not understand the labels, for example numbers by name and name by number exchanged.
+    """
+    try:
+        return plans_manager.get_label_manager(dataset_json)
+    except Exception as error:  # of any type, whatever stands there
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        fix = 'write numbers by name, {"background": 0, "liver": 1, ...}, in the raw data set, too'
+        raise InputError(Problem("labels not understood", "dataset.json", detail, fix)) from error
 
 
 def check_plans(plans: Mapping[str, Any], file: Path | str, trusted: Sequence[str] = ()) -> None:

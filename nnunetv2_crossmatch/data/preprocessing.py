@@ -6,7 +6,6 @@ Limit: one machine; a second run on the same folder waits for the first.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,7 +30,7 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file, label_manager_of
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
     equal_but_for_case,
@@ -51,7 +50,7 @@ from nnunetv2_crossmatch.data.unlabeled_folder import (
     unlabeled_folder_of,
     up_to_date_cases,
 )
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,9 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     """Raw unlabeled cases and dataset.json; if not ``required``, no cases where the raw data set is absent."""
     description = folders.preprocessed_folder() / dataset / "dataset.json"
     if not description.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)} --verify_dataset_integrity"
+        remedy = command_line(
+            "nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(dataset), "--verify_dataset_integrity"
+        )
         raise InputError(Problem("data set not planned", description, "file missing", remedy))
     dataset_json = load_json(str(description))
     if not required and not _has_raw_images(dataset):
@@ -278,6 +279,7 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
     plans_manager = _plans_manager(dataset, plans_identifier)
     selected = _select_configurations(plans_manager, plans_identifier, configurations)
     raw, dataset_json = _raw_cases(dataset)
+    label_manager_of(plans_manager, dataset_json)
     raise_if_any(_leak_problems(dataset, dataset_json, raw, Manifest("", __version__)))
     _check_cases_of_letters(raw, _reserved_images(dataset, dataset_json), folders.preprocessed_folder() / dataset)
     with ExitStack() as stack:
@@ -293,7 +295,8 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
 def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     file = DatasetConfiguration(dataset, plans_identifier, "").plans_file
     if not file.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}, or name other plans with -p"
+        plan = command_line("nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(dataset))
+        remedy = f"{plan}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
     check_plans_file(file)
     check_dataset_name(file)

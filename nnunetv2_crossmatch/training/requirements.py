@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_crossmatch.data.manifest import ENDINGS
 from nnunetv2_crossmatch.data.plans_check import check_dataset_name
 from nnunetv2_crossmatch.errors import (
     InputError,
@@ -26,6 +27,7 @@ from nnunetv2_crossmatch.errors import (
     raise_if_any,
     variable_not_set,
 )
+from nnunetv2_crossmatch.folders import dataset_number
 
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
@@ -176,9 +178,44 @@ def check_labels(labels: Path, cases: Iterable[str], ending: str, command: str) 
         raise InputError(Problem("labels for the validation missing", labels, detail, fix))
 
 
+def check_cases(labeled: Path, training: Sequence[str], validation: Sequence[str], command: str) -> None:
+    """Check that the preprocessed cases of a fold are there, and whole.
+
+    Args:
+        labeled: folder of the preprocessed labeled cases.
+        training, validation: cases of the fold.
+        command: what preprocesses them.
+
+    Raises:
+        InputError: the fold names a case that does not exist, or no case; or a preprocessing was interrupted, which a
+            worker of the loader would find, with an error that does not name the case.
+    """
+    splits = labeled.with_name("splits_final.json")
+    parts = {"training": training, "validation": validation}
+    problems = [
+        Problem("fold without cases", splits, f"no {part} cases", "add some") for part in parts if not parts[part]
+    ]
+    cases = sorted({*training, *validation})
+    known = [case for case in cases if any((labeled / f"{case}{ending}").exists() for ending in (*ENDINGS, ".npz"))]
+    if unknown := [case for case in cases if case not in known]:
+        detail = f"{len(unknown)} cases are not in {labeled}, the first is {unknown[0]}"
+        problems.append(Problem("fold with unknown cases", splits, detail, f"correct their names, or {command}"))
+    if half := [case for case in known if not _is_whole(labeled, case)]:
+        detail = f"files of {len(half)} cases are missing or empty, the first is {half[0]}: it was interrupted"
+        problems.append(Problem("preprocessing incomplete", labeled, detail, command))
+    raise_if_any(problems)
+
+
+def _is_whole(labeled: Path, case: str) -> bool:
+    """Whether all files of a preprocessed case have content; older versions of nnU-Net wrote voxels as npz."""
+    endings = (".npz", ".pkl") if (labeled / f"{case}.npz").exists() else ENDINGS
+    return all(file.is_file() and file.stat().st_size for file in (labeled / f"{case}{end}" for end in endings))
+
+
 def preprocess_command(plans_manager: PlansManager, configuration: str) -> str:
     """The host's command that preprocesses the labeled cases."""
-    options = ("-d", plans_manager.dataset_name, "-c", configuration, "-plans_name", plans_manager.plans_name)
+    number = dataset_number(plans_manager.dataset_name)
+    options = ("-d", number, "-c", configuration, "-plans_name", plans_manager.plans_name)
     return command_line("nnUNetv2_preprocess", *options)
 
 

@@ -23,7 +23,7 @@ from torch.backends import cudnn
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice
 from nnunetv2_crossmatch.data.loader import seed_everything
-from nnunetv2_crossmatch.data.plans_check import check_plans
+from nnunetv2_crossmatch.data.plans_check import check_plans, label_manager_of
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
@@ -314,8 +314,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
 
 
 def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
-    """The task that plans and ``dataset.json`` describe."""
-    labels = plans_manager.get_label_manager(dataset_json)
+    """The task that plans and ``dataset.json`` describe; raises :class:`InputError` for labels that nobody can read."""
+    labels = label_manager_of(plans_manager, dataset_json)
     planned = plans_manager.get_configuration(configuration)
     dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
     return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
@@ -332,8 +332,8 @@ def check_network(
 ) -> None:
     """Raise :class:`UnsupportedError` if ``trainer`` cannot use the planned network, which is made without memory."""
     planned = plans_manager.get_configuration(configuration)
+    heads = label_manager_of(plans_manager, dataset_json).num_segmentation_heads
     channels = determine_num_input_channels(plans_manager, planned, dataset_json)
-    heads = plans_manager.get_label_manager(dataset_json).num_segmentation_heads
     with torch.device("meta"):
         trainer.build_network_architecture(plans_manager, planned, channels, heads)
 

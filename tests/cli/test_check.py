@@ -248,7 +248,7 @@ def test_missing_labels_name_the_folder_and_the_command(prepared_copy: TinyDatas
         started(prepared_copy, f"{TRAINER}_1epochs")
     folder = prepared_copy.preprocessed / "gt_segmentations"
     assert f"labels for the validation missing in {folder}: 1 of 4 cases" in str(caught.value)
-    assert f"nnUNetv2_preprocess -d {prepared_copy.name} -c 2d -plans_name nnUNetPlans" in str(caught.value)
+    assert f"nnUNetv2_preprocess -d {prepared_copy.id} -c 2d -plans_name nnUNetPlans" in str(caught.value)
 
 
 def test_the_console_command_exists(tiny_copy: TinyDataset):

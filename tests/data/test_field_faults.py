@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 from conftest import TinyDataset, blob_case, write_volume
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
@@ -152,3 +156,68 @@ def test_two_thousand_unlabeled_cases_are_checked_in_seconds_and_few_megabytes(p
     assert len(cases) == 2004
     assert peak < 30e6
     assert time.process_time() - started < 10
+
+
+def test_a_padding_value_too_far_for_the_normalization_is_named(tiny_copy: TinyDataset, preprocess):
+    """Finite voxels, of which mean and standard deviation are not."""
+    image = blob_case(61)[0]
+    image[:3] = -3.4028e38
+    write_volume(image, tiny_copy.raw / "imagesUn" / "padded_0000.nii.gz")
+    with pytest.raises(InputError, match=r"not finite in .*padded_0000.nii.gz: its voxels run from -3.4028e.38 to"):
+        preprocess()
+    assert len(read_manifest(folders.manifest_file(folder_of(tiny_copy)), "").cases) == 4
+
+
+def header_changed(file: Path, **entries: float) -> None:
+    image = nibabel.load(file)
+    content = bytearray(gzip.decompress(file.read_bytes()))
+    for name, value in entries.items():
+        offset = image.header.template_dtype.fields[name][1]
+        content[offset : offset + 4] = struct.pack("<f", value)
+    file.write_bytes(gzip.compress(bytes(content)))
+
+
+def voxels_of(tiny: TinyDataset, case: str) -> np.ndarray:
+    return np.asarray(nnUNetDatasetBlosc2(str(folder_of(tiny)), [case]).load_case(case)[0][:])
+
+
+def slope_of_zero(file: Path) -> None:
+    header_changed(file, scl_slope=0.0, scl_inter=7.0)
+
+
+def slope_not_a_number(file: Path) -> None:
+    header_changed(file, scl_slope=float("nan"), scl_inter=float("nan"))
+
+
+def big_endian(file: Path) -> None:
+    image = nibabel.load(file)
+    header = image.header.as_byteswapped(">")
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), image.affine, header), file)
+
+
+def one_time_point(file: Path) -> None:
+    image = nibabel.load(file)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj)[..., None], image.affine), file)
+
+
+def stored_as_float64(file: Path) -> None:
+    image = nibabel.load(file)
+    voxels = np.asarray(image.dataobj).astype(np.float64)
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), file)
+
+
+def beside_files_of_macos(file: Path) -> None:
+    for name in (f"._{file.name}", ".DS_Store"):
+        file.with_name(name).write_bytes(b"\0\5\26\7")
+
+
+FORMS = [slope_of_zero, slope_not_a_number, big_endian, one_time_point, stored_as_float64, beside_files_of_macos]
+
+
+@pytest.mark.parametrize("change", FORMS)
+def test_an_image_in_an_unusual_form_has_the_voxels_of_a_usual_one(tiny_copy: TinyDataset, preprocess, change):
+    preprocess()
+    before = voxels_of(tiny_copy, "free_05")
+    change(tiny_copy.raw / "imagesUn" / "free_05_0000.nii.gz")
+    preprocess()
+    assert np.allclose(voxels_of(tiny_copy, "free_05"), before, atol=1e-4)

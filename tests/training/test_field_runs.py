@@ -167,6 +167,13 @@ def test_a_label_that_only_a_validation_case_has_is_trained_without_an_amount(pr
     assert len(trainer.logger.get_value("dice_per_class_or_region", step=-1)) == 2
 
 
+def test_a_label_that_dataset_json_does_not_name_is_told(prepared_copy: TinyDataset):
+    """On a GPU the loss would end with "device-side assert triggered"."""
+    give_label(prepared_copy.preprocessed / "nnUNetPlans_2d", "train_02", 7)
+    with pytest.raises(InputError, match=r"label not in dataset.json in train_02: 7; known: 0, 1"):
+        make_trainer(prepared_copy, NAME).on_train_start()
+
+
 def give_label(folder: Path, case: str, label: int) -> None:
     """Give some voxels of the preprocessed ``case`` another label."""
     data, seg, _, properties = nnUNetDatasetBlosc2(str(folder), [case]).load_case(case)

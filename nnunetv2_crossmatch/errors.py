@@ -9,6 +9,7 @@ import errno
 import functools
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -22,8 +23,16 @@ T = TypeVar("T")
 DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
 ABOUT_CONTENT = (None, errno.EINVAL)
 """``errno`` of an ``OSError`` that altered bytes cause: readers raise it themselves, or seek to impossible places."""
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NOT_CONTENT = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM, errno.ETIMEDOUT)
-SHORTAGES = ("bad_alloc", "enough memory", "out of memory", *(os.strerror(code).lower() for code in NOT_CONTENT))
+SHORTAGES = (
+    "bad_alloc",
+    "allocate memory",
+    "enough memory",
+    "out of memory",
+    *(os.strerror(code).lower() for code in NOT_CONTENT),
+)
 """What libraries write that have no class of errors for a shortage, or for a fault of the disk."""
 CHUNK_BYTES = 1 << 20
 HOST_JSON_READER = "load_json"
@@ -106,8 +115,9 @@ def command(main: Callable[[], None]) -> Callable[[], None]:
 def install_excepthook() -> None:
     """Print an uncaught :class:`InputError` without traceback and exit with code 2, also in nnU-Net's commands.
 
-    nnU-Net's errors for an environment variable that is not set, and for a JSON file that it cannot read, are printed
-    in the same way.
+    nnU-Net's errors for an environment variable that is not set, and for a JSON file that it cannot read, and any error
+    of a folder without permission or a full disk, are printed in the same way: whatever was to be written there, the
+    remedy is the same.
     """
     previous = sys.excepthook
     if getattr(previous, "is_crossmatch_hook", False):
@@ -156,19 +166,35 @@ def file_not_read(file: Path, reason: str) -> Problem:
     return Problem("file not read", file, f"{reason}; this says nothing about its content", "mend that, then run again")
 
 
+def command_line(*words: object) -> str:
+    """A command as a user can copy it into a shell: all printed commands are built here, so that all are quoted."""
+    return shlex.join(map(str, words))
+
+
 def variable_not_set(variable: str) -> Problem:
     """Problem: a required environment variable is not set."""
     return Problem("variable not set", "", variable, f'export {variable}="/path/to/your/{variable}"')
 
 
+def access_problem(error: OSError, where: str | Path) -> Problem | None:
+    """Problem of a place that may not be read or written, or of a full disk; None if ``error`` is another one."""
+    reason = error.strerror or str(error)
+    if error.errno in NO_ACCESS:
+        return Problem("no access", where, reason, "mend the permissions, or use another folder; then run again")
+    if error.errno in FULL_DISK:
+        return Problem("disk full", where, reason, "make room, then run again")
+    return None
+
+
 def _as_input_error(error: BaseException) -> InputError | None:
-    """:class:`InputError` in place of nnU-Net's for a variable that is not set or for a JSON file; else None."""
+    """:class:`InputError` in place of errors that other code raises for a user's mistake; None for any other error."""
     if found := re.match(r"(nnUNet_\w+) is not defined", str(error)) if isinstance(error, RuntimeError) else None:
         return InputError(variable_not_set(found.group(1)))
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     files = (Path(frame.f_locals["file"]) for frame in frames if frame.f_code.co_name == HOST_JSON_READER)
-    if (file := next(files, None)) is None:
-        return None
-    if reason := unread_reason(error):
-        return InputError(file_not_read(file, reason))
-    return InputError(Problem("unusable JSON", file, str(error) or type(error).__name__, "restore the file"))
+    if (file := next(files, None)) is not None:
+        reason = unread_reason(error)
+        fault = Problem("unusable JSON", file, str(error) or type(error).__name__, "restore the file")
+        return InputError(file_not_read(file, reason) if reason else fault)
+    problem = access_problem(error, error.filename or "") if isinstance(error, OSError) else None
+    return InputError(problem) if problem else None

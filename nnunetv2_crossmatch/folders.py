@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
 """Names that nnU-Net finds by id, and trains: anything may follow the number."""
@@ -56,7 +56,7 @@ def root_folder(variable: str) -> Path:
     if not value:
         raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
-        raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
+        raise InputError(Problem("folder missing", value, f"named by {variable}", command_line("mkdir", "-p", value)))
     check_names([Path(value)])
     return Path(value)
 
@@ -106,6 +106,15 @@ def dataset_name(dataset: str | int) -> str:
     return names[0]
 
 
+def dataset_number(name: str) -> str:
+    """The number of a data set, by which nnU-Net's planning and preprocessing take it: they take no names.
+
+    A number stays as it is.
+    """
+    match = DATASET_NAME.fullmatch(name)
+    return str(int(match.group(1))) if match else name
+
+
 def unlabeled_images_folder(dataset: str) -> Path:
     """``$nnUNet_raw/<dataset>/imagesUn``: the raw unlabeled images, named like those in ``imagesTr``."""
     return raw_folder() / dataset / "imagesUn"
@@ -142,6 +151,13 @@ def private_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of ``folder`` takes names that differ in upper and lower case for the same file."""
+    with private_folder(folder / "case") as probe:
+        (probe / "a").touch()
+        return (probe / "A").exists()
+
+
 def remove_left_overs(path: Path) -> None:
     """Remove what killed writers of ``path`` on this machine left; for those who hold a lock of ``path``."""
     _remove_left_overs(path.parent, re.escape(path.name))
@@ -172,9 +188,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def flush_and_rename(source: Path, target: Path) -> None:
-    """Flush a file to disk, then rename it in the same file system: after a power cut it is complete or absent."""
+    """Flush a file to disk, then rename it: after a power cut it is complete or absent.
+
+    If the folder of ``target`` is a link or a mount point into another file system, the file is copied there first.
+    """
     _fsync(source)
-    source.replace(target)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with private_folder(target) as folder:
+            shutil.copy(source, folder / target.name)
+            flush_and_rename(folder / target.name, target)
+        source.unlink()
 
 
 def _fsync(file: Path) -> None:

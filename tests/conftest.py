@@ -167,6 +167,15 @@ def copy_dataset(source: TinyDataset, folder: Path, monkeypatch: pytest.MonkeyPa
     return tiny
 
 
+def renamed(tiny: TinyDataset, name: str) -> TinyDataset:
+    """The data set under another name, as the host's planner would have written it."""
+    plans = {**json.loads(tiny.plans_file.read_text()), "dataset_name": name}
+    tiny.plans_file.write_text(json.dumps(plans))
+    for folder in (tiny.raw, tiny.preprocessed):
+        folder.rename(folder.with_name(name))
+    return TinyDataset(tiny.root, name)
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> TinyDataset:
     """Four labeled, four unlabeled and two test volumes, planned and preprocessed for 2d and 3d_fullres.

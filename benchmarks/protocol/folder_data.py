@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from nnunetv2_crossmatch.dataset_conversion.splits import (
     read_splits,
 )
 from nnunetv2_crossmatch.dataset_conversion.writing import FOLDER_ENDINGS, new_dataset_name, write_json
-from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
 from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
@@ -231,7 +230,7 @@ def main() -> None:
     lists = read_json(given.splits, {role: [str] for role in ROLES}, FORM)
     roles, missing = roles_of(data, lists, given.allow_missing)
     target = raw_folder() / new_dataset_name(given.dataset_id, given.name)
-    record = {"command": shlex.join(["folder_data", *sys.argv[1:]]), "missing": missing}
+    record = {"command": command_line("folder_data", *sys.argv[1:]), "missing": missing}
     convert(data, roles, target, record, classes=given.classes, channels=given.channels)
     counts = ", ".join(f"{list(roles.values()).count(role)} {role}" for role in ROLES)
     print(f"{target.name} written to {target}: {counts}")

@@ -27,6 +27,7 @@ from benchmarks.protocol.rows import CONTINUED, Run
 from benchmarks.protocol.score import UNMIRRORED
 from benchmarks.protocol.trainers import epochs_of
 from nnunetv2_crossmatch.demo.stages import Stages
+from nnunetv2_crossmatch.errors import command_line
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.json_files import read_json
 
@@ -270,7 +271,7 @@ def write_script(file: Path, exported: Mapping[str, str], steps: Iterable[Step])
     """A shell script of all commands in their order, for a folder that holds the lists and nothing else yet."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     roots = 'mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"'
-    lines = ["#!/bin/sh", "set -e", *exports, roots, *(shlex.join(step.command) for step in steps)]
+    lines = ["#!/bin/sh", "set -e", *exports, roots, *(command_line(*step.command) for step in steps)]
     with atomic_write(file) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

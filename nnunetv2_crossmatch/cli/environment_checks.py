@@ -8,38 +8,51 @@ from __future__ import annotations
 import multiprocessing
 import os
 import platform
-import shlex
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
+from nnunetv2_crossmatch.data.loader import shared_memory_bytes
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, run_all
+from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
+from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
     c_compiler,
+    check_cases,
     check_labels,
-    check_no_cascade,
+    check_requirements,
     check_splits,
+    check_writable,
     folds_problem,
     preprocess_command,
+    run_folder,
 )
+from nnunetv2_crossmatch.training.supervised import HOST_NAME
+from nnunetv2_crossmatch.training.trainer import check_network, check_settings, task_of
+from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised as Trainer
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
 DISK_NEEDED, DISK_RECOMMENDED = 1 * GIB, 20 * GIB
 SHARED_MEMORY = Path("/dev/shm")
 SHARED_MEMORY_NEEDED = GIB // 8  # containers often have 64 MiB, with which loader workers end with a bus error
+SHARED_MEMORY_FIX = "docker run --shm-size=8g ..., fewer workers (export nnUNet_n_proc_DA=2), or none (0)"
 REPORTED_PACKAGES = (
     "nnunetv2_crossmatch", "nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "numpy",
 )  # fmt: skip
@@ -61,15 +74,22 @@ class CheckResult:
         return f"{self.state:>5}    {self.what}: {self.detail}{remedy}"
 
 
-def check_all(dataset: str | None, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
-    """Run all checks, in the order in which faults should be fixed; ``dataset`` is an id, a name, or None."""
+def check_all(
+    dataset: str | None, configurations: Sequence[str], plans: str, trainer: str | None = None
+) -> Iterator[CheckResult]:
+    """Run all checks, in the order in which faults should be fixed; ``dataset`` is an id, a name, or None.
+
+    ``trainer`` is the name of a trainer, whose settings are checked, too, and its run of ``dataset``.
+    """
     yield from check_versions()
     yield from check_device()
     yield from check_data_folders()
     yield check_trainers_folder()
     yield from check_workers()
+    if trainer is not None:
+        yield check_trainer_name(trainer)
     if dataset is not None:
-        yield from check_dataset(dataset, configurations, plans)
+        yield from check_dataset(dataset, configurations, plans, trainer)
 
 
 def check_versions() -> Iterator[CheckResult]:
@@ -122,11 +142,12 @@ def check_data_folders() -> Iterator[CheckResult]:
 
 def _check_writable(name: str, root: Path) -> CheckResult:
     try:
-        with tempfile.TemporaryFile(dir=root):
-            return CheckResult(OK, name, str(root))
-    except OSError as error:
+        check_writable(root)
+        return CheckResult(OK, name, str(root))
+    except InputError as error:
+        (problem,) = error.problems
         state = NOTE if name == "nnUNet_raw" else WRONG  # training only reads the raw images
-        return CheckResult(state, name, f"{root} is not writable ({error.strerror})", f'chmod u+w "{root}"')
+        return CheckResult(state, name, f"{root} is not writable ({problem.detail})", problem.fix)
 
 
 def _check_disk_space(name: str, root: Path) -> CheckResult:
@@ -161,10 +182,27 @@ def check_workers() -> Iterator[CheckResult]:
     if free >= SHARED_MEMORY_NEEDED or os.environ.get("nnUNet_n_proc_DA") == "0":
         yield CheckResult(OK, "shared memory", detail)
     else:
-        yield CheckResult(WRONG, "shared memory", detail, "docker run --shm-size=8g ..., or export nnUNet_n_proc_DA=0")
+        yield CheckResult(WRONG, "shared memory", detail, SHARED_MEMORY_FIX)
 
 
-def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
+def check_trainer_name(name: str) -> CheckResult:
+    """Whether ``name`` is that of a trainer of this package, with valid tokens, or of one of nnU-Net's own."""
+    if method_of(name) is None and name.startswith(HOST_NAME):
+        try:
+            recursive_find_trainer_class_by_name(name)
+        except RuntimeError as error:
+            return CheckResult(WRONG, "trainer", str(error).splitlines()[0], "use the name of an existing trainer")
+        return CheckResult(OK, "trainer", f"{name} learns from labeled cases only")
+    try:
+        settings_from_name(name)
+    except InputError as error:
+        return _result_of_problem(error.problems[0])
+    return CheckResult(OK, "trainer", name)
+
+
+def check_dataset(
+    dataset: str, configurations: Sequence[str], plans: str, trainer: str | None = None
+) -> Iterator[CheckResult]:
     """Plans, labeled and unlabeled cases of a data set; default ``configurations``: all that are preprocessed."""
     try:
         name = folders.dataset_name(dataset)
@@ -174,7 +212,7 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         return
     missing = [needed for needed in (file, file.with_name("dataset.json")) if not needed.is_file()]
     if missing:
-        fix = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        fix = command_line("nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(name))
         yield CheckResult(WRONG, "plans", f"{missing[0]} is missing", fix)
         return
     try:
@@ -191,20 +229,46 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
     known = [asked for asked in configurations if asked not in unknown]
     chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
     if not chosen and not unknown:
-        fix = shlex.join(("nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans))
+        fix = command_line("nnUNetv2_preprocess", "-d", folders.dataset_number(name), "-plans_name", plans)
         yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
     for configuration in chosen:
-        yield from _check_configuration(manager, configuration, file.parent)
+        yield from _check_configuration(manager, configuration, file.parent, trainer)
 
 
-def _check_configuration(manager: PlansManager, configuration: str, folder: Path) -> Iterator[CheckResult]:
+def _check_configuration(
+    manager: PlansManager, configuration: str, folder: Path, trainer: str | None
+) -> Iterator[CheckResult]:
     labeled = folder / manager.get_configuration(configuration).data_identifier
+    ours = (
+        trainer_class(trainer) if trainer and method_of(trainer) and check_trainer_name(trainer).state == OK else None
+    )
     cases = _check_labeled_cases(manager, configuration, labeled)
     yield cases
-    yield from _refusals(manager, configuration, labeled)
-    if cases.state != WRONG:
+    refusals = list(_refusals(manager, configuration, labeled, ours))
+    yield from refusals
+    if cases.state != WRONG and not refusals:
         yield from _label_like_channels(configuration, labeled)
-    yield from _check_unlabeled_cases(manager, configuration)
+    if trainer is None or (ours is not None and ours.settings.unsupervised):
+        yield from _check_unlabeled_cases(manager, configuration)
+    if ours is not None and not refusals:
+        yield _check_shared_memory(manager, configuration, check_dataset_file(folder / "dataset.json"), ours)
+
+
+def _check_shared_memory(
+    manager: PlansManager, configuration: str, dataset_json: dict[str, Any], trainer: type[Trainer]
+) -> CheckResult:
+    """Shared memory that the batches of the loader's workers take; without enough a worker ends with a bus error."""
+    settings, planned = trainer.settings, manager.get_configuration(configuration)
+    task = task_of(manager, configuration, dataset_json)
+    batch = settings.batch or max(planned.batch_size, 2)
+    views = 1 if settings.gpu_views else len(trainer.method_class(settings, task).unlabeled_views)
+    unlabeled = (settings.unlabeled_batch or batch) * views if settings.unsupervised else 0
+    channels = determine_num_input_channels(manager, planned, dataset_json)
+    needed = shared_memory_bytes(planned.patch_size, channels, batch, unlabeled, get_allowed_n_proc_DA())
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+    detail = f"{needed / GIB:.2f} GiB for the loader's workers, {free / GIB:.2f} GiB free in {SHARED_MEMORY}"
+    what = f"shared memory, {configuration}"
+    return CheckResult(OK, what, detail) if needed <= free else CheckResult(WRONG, what, detail, SHARED_MEMORY_FIX)
 
 
 def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:
@@ -229,15 +293,34 @@ def _label_like_channels(configuration: str, labeled: Path) -> Iterator[CheckRes
         yield CheckResult(NOTE, f"channel {channel}, {configuration}", detail, fix)
 
 
-def _refusals(manager: PlansManager, configuration: str, labeled: Path) -> Iterator[CheckResult]:
-    """What the trainer refuses in plans and labels, by the functions that it asks itself."""
-    ending = check_dataset_file(labeled.with_name("dataset.json"))["file_ending"]
+def _refusals(
+    manager: PlansManager, configuration: str, labeled: Path, trainer: type[Trainer] | None
+) -> Iterator[CheckResult]:
+    """What the trainer refuses in plans, labels and settings, by the functions that it asks itself."""
+    dataset_json = check_dataset_file(labeled.with_name("dataset.json"))
     cases = [file.stem for file in labeled.glob("*.pkl")]
     command = preprocess_command(manager, configuration)
+    labels, ending = labeled.with_name("gt_segmentations"), dataset_json["file_ending"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    questions: list[Callable[[], None]] = [
+        partial(check_requirements, manager.plans, configuration, device),
+        partial(check_labels, labels, cases, ending, command),
+    ]
+    splits = labeled.with_name("splits_final.json")
     try:
-        check_no_cascade(manager.plans, configuration)
-        check_splits(labeled.with_name("splits_final.json"), cases)
-        check_labels(labeled.with_name("gt_segmentations"), cases, ending, command)
+        folds = check_splits(splits, cases) or [{"train": cases, "val": cases}]
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
+        folds = []
+    questions += [partial(check_cases, labeled, fold["train"], fold["val"], command) for fold in folds if cases]
+    if trainer is not None:
+        questions += [
+            lambda: check_settings(trainer, task_of(manager, configuration, dataset_json)),
+            partial(check_network, trainer, manager, configuration, dataset_json),
+            partial(check_writable, run_folder(manager.plans, trainer.__name__, configuration, "all")),
+        ]
+    try:
+        run_all(questions)
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
 

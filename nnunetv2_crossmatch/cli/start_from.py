@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import torch
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.errors import command, command_line
 from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.start_from import start_from
@@ -51,6 +50,6 @@ def main() -> None:
     description = check_dataset_file(source / "dataset.json")
     arguments = plans, given.configuration, given.fold, description, torch.device("cpu")
     written = start_from(trainer_class(given.tr)(*arguments), given.m.resolve())
-    run = given.dataset, given.configuration, str(given.fold)
+    run = given.dataset, given.configuration, given.fold
     train = ["nnUNetv2_train", *run, "-tr", given.tr, "-p", given.p, "--c"]
-    print(f"Written: {written}\nTrain it: {shlex.join(train)}")
+    print(f"Written: {written}\nTrain it: {command_line(*train)}")

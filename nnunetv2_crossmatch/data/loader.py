@@ -7,8 +7,9 @@ augmentation are done by nnU-Net's loader and transforms.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty
 from unittest.mock import patch
@@ -22,6 +23,7 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_crossmatch.data.workers import exit_with_parent
 
+CACHED_BATCHES = 2  # that each worker holds ready
 PAUSE_SECONDS = 0.1  # without a batch for so long, paused workers have no batch in transfer
 
 
@@ -94,6 +96,21 @@ class DrainingAugmenter(MultiThreadedAugmenter):
         return True
 
 
+def shared_memory_bytes(patch: Sequence[int], channels: int, labeled: int, views: int, workers: int) -> int:
+    """Shared memory (bytes) that the workers of the training loader fill at most.
+
+    Args:
+        patch: voxels per axis.
+        channels: of the images, float32.
+        labeled: labeled samples per batch.
+        views: views of all unlabeled samples of a batch.
+        workers: processes; each holds some batches ready, and one more is on its way.
+    """
+    labels = 2  # bytes per voxel, in all resolutions of deep supervision a little more than in the first
+    voxel_bytes = labeled * (4 * channels + labels) + views * 4 * channels
+    return math.prod(patch) * voxel_bytes * (workers * CACHED_BATCHES + 1) if workers else 0
+
+
 def seed_everything(entropy: tuple[int, ...]) -> None:
     """Seed the global generators of numpy and torch, which nnU-Net's loaders and transforms use."""
     state = np.random.SeedSequence(entropy).generate_state(2)
@@ -116,7 +133,7 @@ def make_augmenter(
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     workers_augmenter = DrainingAugmenter(
-        batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
+        batches, None, workers, num_cached_per_queue=CACHED_BATCHES, pin_memory=pin_memory, wait_time=0.002
     )
     workers_augmenter._start()
     return workers_augmenter

@@ -13,7 +13,6 @@ import copy
 import inspect
 import os
 import pydoc
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import is_file_name
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
+from nnunetv2_crossmatch.folders import dataset_number, is_file_name
 from nnunetv2_crossmatch.json_files import check_form, read_json
 
 TRUSTED_VARIABLE = "NNUNETV2_CROSSMATCH_TRUSTED_CLASSES"
@@ -139,7 +138,7 @@ def check_dataset_name(file: Path) -> None:
     dataset, named = file.parent.name, read_json(file, dict, RESTORE, nan=True).get("dataset_name")
     if named != dataset:
         detail = f'"dataset_name" is {named}, but the file belongs to {dataset}'
-        again = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        again = command_line("nnUNetv2_plan_and_preprocess", "-d", dataset_number(dataset))
         fix = f'set "dataset_name" to "{dataset}" in it, or {again}'
         raise InputError(Problem("plans of another data set", file, detail, fix))
 
@@ -176,6 +175,20 @@ def check_dataset_form(content: dict[str, Any], file: Path | str) -> None:
         LabelManager(content["labels"], content.get("regions_class_order"))
     except (*CONTENT_ERRORS, RecursionError) as error:
         raise InputError(Problem("unusable dataset.json", file, _reason(error), RESTORE)) from error
+
+
+def label_manager_of(plans_manager: PlansManager, dataset_json: dict[str, Any]) -> LabelManager:
+    """nnU-Net's label manager.
+
+    Raises:
+        InputError: it does not understand the labels, for example numbers by name and name by number exchanged.
+    """
+    try:
+        return plans_manager.get_label_manager(dataset_json)
+    except Exception as error:  # of any type, whatever stands there
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        fix = 'write numbers by name, {"background": 0, "liver": 1, ...}, in the raw data set, too'
+        raise InputError(Problem("labels not understood", "dataset.json", detail, fix)) from error
 
 
 def check_plans(plans: Mapping[str, Any], file: Path | str, trusted: Sequence[str] = ()) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import socket
 from collections.abc import Container, Iterator, Mapping
@@ -32,7 +31,7 @@ from nnunetv2_crossmatch.data.manifest import (
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.signs_of_life import STALE_SECONDS, SignsOfLife, lives, may_live
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, command_line
 
 READER = ".reader."  # in the names of the marks
 VOXEL_INDEPENDENT_ENTRIES = frozenset(
@@ -73,7 +72,7 @@ def unlabeled_folder_of(plans_manager: PlansManager, configuration: str, plans_i
     dataset = plans_manager.dataset_name
     manager = plans_manager.get_configuration(configuration)
     options = ("-d", dataset, "-c", configuration, "-p", plans_identifier)
-    command = shlex.join(("nnUNetv2_crossmatch_preprocess", *options))
+    command = command_line("nnUNetv2_crossmatch_preprocess", *options)
     folder = folders.unlabeled_folder(dataset, manager.data_identifier)
     return UnlabeledFolder(folder, plans_hash(plans_manager, manager), command)
 
@@ -115,7 +114,8 @@ def disk_errors_reported(unlabeled: UnlabeledFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        detail = f"{error.strerror} ({shutil.disk_usage(unlabeled.folder.parent).free} bytes free)"
+        place = unlabeled.folder if unlabeled.folder.is_dir() else unlabeled.folder.parent
+        detail = f"{error.strerror} ({shutil.disk_usage(place).free} bytes free)"
         remedy = f"make room or mend the permissions, then {unlabeled.command}; finished cases are kept"
         raise InputError(Problem("cannot write", unlabeled.folder, detail, remedy)) from error
 

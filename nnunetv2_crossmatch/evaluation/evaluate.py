@@ -10,8 +10,6 @@ import functools
 import itertools
 import os
 import re
-import shlex
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from nnunetv2_crossmatch.data.reader_warnings import by_kind, collected_warnings
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
+from nnunetv2_crossmatch.data.raw_cases import equal_but_for_case
+from nnunetv2_crossmatch.data.reader_warnings import collected_warnings, print_warnings
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates, read_label_schemes
 from nnunetv2_crossmatch.evaluation.metrics import (
     MM_DISTANCE_MEASURES,
@@ -170,10 +169,13 @@ def pair_files(reference: Path, predictions: Path, file_ending: str, suffixes: S
 def _suffix_hint(detail: str, references: Collection[str], predicted: Collection[str]) -> tuple[str, str]:
     """Detail and fix of the problem that no names are equal, with the suffixes that make most of them equal."""
     suffixes = find_suffixes(references, predicted)
+    if not suffixes and (twins := equal_but_for_case(predicted, references)):
+        (one, other), count = twins[0], len(twins)
+        return f"{detail}; {count} differ in upper and lower case only, as {one} and {other}", "rename them"
     if not suffixes:
         return detail, "name predictions like their references"
     count = len(_without(suffixes, references) & _without(suffixes, predicted))
-    options = shlex.join(f"--suffix={suffix}" for suffix in suffixes)
+    options = command_line(*(f"--suffix={suffix}" for suffix in suffixes))
     return f"{detail}; without the suffix {' and '.join(suffixes)} {count} are equal", f"add {options}"
 
 
@@ -249,7 +251,7 @@ def score_cases(
             score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
         )
     files = [file for pair in pairing.pairs.values() for file in pair]
-    print(*by_kind((text, files) for text in sorted(found)), sep="\n", end="\n" if found else "", file=sys.stderr)
+    print_warnings((text, files) for text in found)
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
     return results

@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nnunetv2_crossmatch.data.reader_warnings import print_warnings
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import (
     EvaluationOptions,
@@ -153,6 +154,7 @@ def case_entries(content: ReportContent, request: ReportRequest) -> Iterator[Cas
     drawn = tqdm(ranked[: request.pictures], desc="draw", unit="case")
     draw = ((case, rank <= request.surfaces) for rank, case in enumerate(drawn, 1))
     pictures = run_all(partial(draw_case, content, case, with_surface) for case, with_surface in draw)
+    print_warnings(content.case_files.warned)
     for rank, case in enumerate(ranked, 1):
         yield case_entry(content.main, case, rank, pictures[rank - 1] if rank <= len(pictures) else {})
 

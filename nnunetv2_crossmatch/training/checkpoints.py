@@ -5,7 +5,6 @@ Limit: files of ``torch.save`` (zip archives) with the entries of nnU-Net's trai
 
 from __future__ import annotations
 
-import errno
 import itertools
 import pickle
 import shutil
@@ -22,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import FULL_DISK, InputError, NotReadError, Problem, file_not_read, unread_reason
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.json_files import check_form
 
@@ -36,7 +35,6 @@ UNREADABLE = (
     AssertionError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 """What the readers of zip archives and pickles raise where bytes were altered."""
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def nonfinite(weights: Mapping[str, torch.Tensor]) -> list[str]:

@@ -17,12 +17,13 @@ import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch.backends import cudnn
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice
 from nnunetv2_crossmatch.data.loader import seed_everything
-from nnunetv2_crossmatch.data.plans_check import check_plans
+from nnunetv2_crossmatch.data.plans_check import check_plans, label_manager_of
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
@@ -72,8 +73,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         check_contents(plans, configuration, dataset_json)
         check_requirements(plans, configuration, device)
         task = task_of(PlansManager(plans), configuration, dataset_json)
-        if problems := self.method_class.problems(self.settings, task):
-            raise UnsupportedError(*problems)
+        check_settings(type(self), task)
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.settings
         self.num_epochs = settings.epochs
@@ -322,11 +322,28 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
 
 
 def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
-    """The task that plans and ``dataset.json`` describe."""
-    labels = plans_manager.get_label_manager(dataset_json)
+    """The task that plans and ``dataset.json`` describe; raises :class:`InputError` for labels that nobody can read."""
+    labels = label_manager_of(plans_manager, dataset_json)
     planned = plans_manager.get_configuration(configuration)
     dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
     return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
+
+
+def check_settings(trainer: type[nnUNetTrainerSemiSupervised], task: Task) -> None:
+    """Raise :class:`UnsupportedError` if the settings of ``trainer`` are not for its method and ``task``."""
+    if problems := trainer.method_class.problems(trainer.settings, task):
+        raise UnsupportedError(*problems)
+
+
+def check_network(
+    trainer: type[nnUNetTrainerSemiSupervised], plans_manager: PlansManager, configuration: str, dataset_json: dict
+) -> None:
+    """Raise :class:`UnsupportedError` if ``trainer`` cannot use the planned network, which is made without memory."""
+    planned = plans_manager.get_configuration(configuration)
+    heads = label_manager_of(plans_manager, dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(plans_manager, planned, dataset_json)
+    with torch.device("meta"):
+        trainer.build_network_architecture(plans_manager, planned, channels, heads)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -38,6 +38,7 @@ from nnunetv2_crossmatch.training.distributed import wait_for_first_process
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
 from nnunetv2_crossmatch.training.requirements import (
+    check_cases,
     check_folds,
     check_labels,
     check_samples_per_process,
@@ -165,14 +166,16 @@ class UnlabeledDataTrainer(ParallelTrainer):
         """Settings, plans, images, labels and cases, and the model that the run began with, if any.
 
         Raises:
-            InputError: labels of validation cases are missing.
+            InputError: cases of the fold, or labels of its validation cases, are missing.
         """
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
         labels, ending = (
             Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
             self.dataset_json["file_ending"],
         )
-        check_labels(labels, validation, ending, preprocess_command(self.plans_manager, self.configuration_name))
+        command = preprocess_command(self.plans_manager, self.configuration_name)
+        check_cases(Path(self.preprocessed_dataset_folder), list(training), list(validation), command)
+        check_labels(labels, validation, ending, command)
         return {
             "settings": asdict(self.settings),
             "plans": plans,

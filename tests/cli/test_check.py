@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_a_read_only_folder_is_wrong_if_training_writes_to_it(variable: str, sta
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(environment_checks.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     assert by_name(environment_checks.check_data_folders())[variable].state == state
 
 
@@ -247,7 +248,7 @@ def test_missing_labels_name_the_folder_and_the_command(prepared_copy: TinyDatas
         started(prepared_copy, f"{TRAINER}_1epochs")
     folder = prepared_copy.preprocessed / "gt_segmentations"
     assert f"labels for the validation missing in {folder}: 1 of 4 cases" in str(caught.value)
-    assert f"nnUNetv2_preprocess -d {prepared_copy.name} -c 2d -plans_name nnUNetPlans" in str(caught.value)
+    assert f"nnUNetv2_preprocess -d {prepared_copy.id} -c 2d -plans_name nnUNetPlans" in str(caught.value)
 
 
 def test_the_console_command_exists(tiny_copy: TinyDataset):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -386,3 +388,18 @@ def test_a_browser_shows_the_whole_page(full_report, tmp_path, width):
     assert found["broken"] == found["dead"] == 0
     assert found["pictures"] > 20
     assert found["page"] <= found["window"] == width
+
+
+def test_what_the_reader_warns_of_in_images_is_told_once_by_the_report_itself(tmp_path, capfd):
+    three_cases(tmp_path)
+    images = write_images(tmp_path)
+    for file in images.iterdir():
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[296:300] = struct.pack("<f", 5.0)  # the third row of the sform gets another scale
+        content[254:256] = struct.pack("<h", 1)
+        file.write_bytes(gzip.compress(bytes(content)))
+    write_report(make_request(tmp_path, images=images, surfaces=0), tmp_path / "report.html")
+    lines = [line for line in capfd.readouterr().err.splitlines() if "sform" in line or "WARNING" in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("warning: ")
+    assert "3 files, the first is" in lines[0]

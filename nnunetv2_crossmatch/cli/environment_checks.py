@@ -32,6 +32,7 @@ from nnunetv2_crossmatch.training.requirements import (
     check_labels,
     check_no_cascade,
     folds_problem,
+    missing_for_compiler,
     preprocess_command,
 )
 
@@ -93,7 +94,7 @@ def _installed_version(name: str) -> str | None:
 
 
 def check_device() -> Iterator[CheckResult]:
-    """GPU and, if nnU-Net would compile the network, the C compiler."""
+    """GPU and, if nnU-Net would compile the network, what the compiler needs."""
     if not torch.cuda.is_available():
         yield CheckResult(NOTE, "CUDA", "no GPU that torch can use: training is slow", "nnUNetv2_train ... -device cpu")
         return
@@ -101,11 +102,11 @@ def check_device() -> Iterator[CheckResult]:
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
         yield CheckResult(OK, "torch.compile", "switched off by nnUNet_compile")
         return
-    compiler = c_compiler()
-    if compiler is None:
-        yield CheckResult(WRONG, "torch.compile", "no C compiler found", "export nnUNet_compile=f")
+    if missing := missing_for_compiler():
+        fix = "install it, or export nnUNet_compile=f"
+        yield CheckResult(WRONG, "torch.compile", f"not found: {', '.join(missing)}", fix)
     else:
-        yield CheckResult(OK, "torch.compile", compiler)
+        yield CheckResult(OK, "torch.compile", str(c_compiler()))
 
 
 def check_data_folders() -> Iterator[CheckResult]:

@@ -6,8 +6,7 @@ Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -15,12 +14,12 @@ import torch
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
 from nnunetv2_crossmatch.learning.joint import joint_target
 from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
-from nnunetv2_crossmatch.learning.perturbation import Perturbation
+from nnunetv2_crossmatch.learning.perturbation import Perturbation, ValueMask
 from nnunetv2_crossmatch.learning.step import Step
 from nnunetv2_crossmatch.learning.streams import LABELED
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 
-Drawn = Mapping[str, Sequence[Perturbation | None]]
+Drawn = Mapping[str, Sequence[Perturbation | ValueMask | None]]
 
 
 def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
@@ -121,23 +120,3 @@ def with_orientations(
     return {
         view: oriented(image, orientations[view]) if view in orientations else image for view, image in images.items()
     }
-
-
-def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool:
-    """Whether ``step`` (forward and backward) runs without exhausting the GPU's memory; frees what it held.
-
-    The optimizer's state, which the first real step will add, is held in reserve meanwhile: at most two values per
-    parameter (AdamW).
-    """
-    try:
-        reserve = [torch.empty_like(p) for p in network.parameters() for _ in range(2)]
-        step()
-        del reserve
-        return True
-    except torch.cuda.OutOfMemoryError:
-        return False
-    finally:
-        network.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_crossmatch.errors import Problem, UnsupportedError
-from nnunetv2_crossmatch.learning.perturbation import Perturbation, perturbed
+from nnunetv2_crossmatch.learning.perturbation import Perturbation, ValueMask, perturbed
 from nnunetv2_crossmatch.learning.streams import LABELED
 
 Features = list[torch.Tensor]
@@ -71,7 +71,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder(images)
 
     def decode(
-        self, features: Features, labeled_rows: int = 0, drawn: Sequence[Perturbation | None] | None = None
+        self, features: Features, labeled_rows: int = 0, drawn: Sequence[Perturbation | ValueMask | None] | None = None
     ) -> list[torch.Tensor]:
         """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
 
@@ -91,7 +91,7 @@ class EncoderDecoder(nn.Module):
     def stacked(
         self,
         images: Mapping[str, torch.Tensor],
-        drawn: Mapping[str, Sequence[Perturbation | None]],
+        drawn: Mapping[str, Sequence[Perturbation | ValueMask | None]],
         views: Mapping[str, str],
         teachers: Sequence[str],
         students: Sequence[str],

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -188,20 +188,16 @@ def interruptible() -> Iterator[None]:
 
 
 def run_stages(session: Session, names: Sequence[str]) -> None:
-    """Run the stages; the data are prepared beside the first one."""
+    """Run the stages; the data are prepared beside the first one, and longer only if they are not ready then."""
     session.set_up()
-    started = time.monotonic()
     with (session.work / f"{PREPARE}.log").open("wb") as log:
-        limit = session.left() / 3
-        preparing = session.start(PREPARE, "prepare_data", limit, log)
-        if "a" in names:
-            session.run("a", names)
-        if set(names) & {"c", "d"}:
-            session.wait(PREPARE, preparing, limit - (time.monotonic() - started))
-        else:
-            end(preparing)
-    for name in names:
-        if name != "a":
+        preparing = session.start(PREPARE, "prepare_data", session.left() / 2, log)
+        for name in names:
+            if name == "b" and set(names) & {"c", "d"}:
+                with suppress(subprocess.TimeoutExpired):  # it would disturb the times
+                    preparing.wait(session.left() / 5)
+            if name in ("c", "d") and PREPARE not in session.ended:
+                session.wait(PREPARE, preparing, session.left() / 2)
             session.run(name, names)
 
 

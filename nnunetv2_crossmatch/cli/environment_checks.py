@@ -5,6 +5,7 @@ Limit: changes nothing, starts nothing, reads a few labeled cases, and not the u
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import platform
@@ -18,14 +19,18 @@ from pathlib import Path
 
 import torch
 from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
+from nnunetv2_crossmatch.data.loader import bytes_of_batch, shared_memory_needed
 from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
     c_compiler,
@@ -40,7 +45,7 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
 DISK_NEEDED, DISK_RECOMMENDED = 1 * GIB, 20 * GIB
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_NEEDED = GIB // 8  # containers often have 64 MiB, with which loader workers end with a bus error
+SHARED_MEMORY_NEEDED = GIB // 8  # for any data set; containers often have 64 MiB, with which workers end in a bus error
 REPORTED_PACKAGES = (
     "nnunetv2_crossmatch", "nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "numpy",
 )  # fmt: skip
@@ -154,15 +159,35 @@ def check_trainers_folder() -> CheckResult:
 def check_workers() -> Iterator[CheckResult]:
     """Start method of the loader processes, and size of the shared memory."""
     yield CheckResult(OK, "start method", multiprocessing.get_start_method())
-    if not SHARED_MEMORY.is_dir():
-        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}"
-    if free >= SHARED_MEMORY_NEEDED or os.environ.get("nnUNet_n_proc_DA") == "0":
-        yield CheckResult(OK, "shared memory", detail)
+    if SHARED_MEMORY.is_dir():
+        yield _check_shared_memory("shared memory", SHARED_MEMORY_NEEDED if get_allowed_n_proc_DA() else 0)
     else:
-        yield CheckResult(WRONG, "shared memory", detail, "docker run --shm-size=8g ..., or export nnUNet_n_proc_DA=0")
+        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
+
+
+def _check_shared_memory(what: str, needed: int) -> CheckResult:
+    """Whether the loaders' workers can hand over their batches: ``needed`` bytes, 0 without workers."""
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}, needed are {needed / GIB:.2f}"
+    if free >= needed:
+        return CheckResult(OK, what, detail)
+    fix = f"docker run --shm-size={math.ceil(2 * needed / GIB)}g ..., or export nnUNet_n_proc_DA=0 (or fewer workers)"
+    return CheckResult(WRONG, what, detail, fix)
+
+
+def _check_loaders(manager: PlansManager, configuration: str, folder: Path) -> Iterator[CheckResult]:
+    """Shared memory for a training of the default CrossMatch, whose batches are the largest of all methods."""
+    workers = get_allowed_n_proc_DA()
+    if not (workers and SHARED_MEMORY.is_dir()):
+        return
+    planned = manager.get_configuration(configuration)
+    channels = determine_num_input_channels(manager, planned, load_json(str(folder / "dataset.json")))
+    batch, validating = max(planned.batch_size, 2), -(-workers // 2)
+    views = len(CrossMatch.unlabeled_views)
+    joint = bytes_of_batch(batch, batch, views, channels, planned.patch_size)
+    labeled = bytes_of_batch(batch, 0, 0, channels, planned.patch_size)
+    needed = shared_memory_needed(joint, workers) + shared_memory_needed(labeled, validating)
+    yield _check_shared_memory(f"shared memory, {configuration}", max(needed, SHARED_MEMORY_NEEDED))
 
 
 def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
@@ -203,6 +228,8 @@ def _check_configuration(manager: PlansManager, configuration: str, folder: Path
     cases = _check_labeled_cases(manager, configuration, labeled)
     yield cases
     yield from _refusals(manager, configuration, labeled)
+    if cases.state != WRONG:
+        yield from _check_loaders(manager, configuration, folder)
     if cases.state != WRONG:
         yield from _label_like_channels(configuration, labeled)
     yield from _check_unlabeled_cases(manager, configuration)

@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))  # a script's own folder is there, not the reposit
 from benchmarks.gpu_stages.page import RUN, make_page, write_json  # noqa: E402
 
 PREPARE = "prepare"
-DRY_MINUTES = 5.0
+MINUTES, DRY_MINUTES = 15.0, 5.0
 DRY_VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "OMP_WAIT_POLICY": "PASSIVE",
@@ -204,7 +204,7 @@ def run_stages(session: Session, names: Sequence[str]) -> None:
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = result.add_argument
-    add("--minutes", type=float, default=15.0, help="for everything, the preparation included (default: %(default)s)")
+    add("--minutes", type=float, help="for everything, the preparation included (default: 15, of a dry run 5)")
     add("--out", type=Path, metavar="FOLDER", help="folder of the results")
     add("--data", type=Path, metavar="FOLDER", help="see above")
     add("--work", type=Path, metavar="FOLDER", help="folder for data and models (default: a temporary one)")
@@ -222,7 +222,7 @@ def main() -> None:
         return
     if not arguments.out:
         options.error("--out or --report is needed")
-    minutes = min(arguments.minutes, DRY_MINUTES) if arguments.dry else arguments.minutes
+    minutes = arguments.minutes or (DRY_MINUTES if arguments.dry else MINUTES)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "log.txt").unlink(missing_ok=True)
     work = arguments.work or Path(tempfile.mkdtemp(prefix="gpu_"))

@@ -179,9 +179,8 @@ class StepBenchmark:
         boxes, drawn = self.draw_random(unlabeled)
         images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
         table = loss_table(0.3).drawn(count, np.random.default_rng(self.count))
-        loss = UnsupervisedLoss(
-            table, Criterion(False, tuple(range(CHANNELS))), partial(label_of, tau=0.5, regions=False), boxes
-        )
+        criterion = Criterion(False, tuple(range(CHANNELS)), compiled=self.network is not self.uncompiled_network)
+        loss = UnsupervisedLoss(table, criterion, partial(label_of, tau=0.5, regions=False), boxes)
         step = Step(
             self.network, execution.with_boxes(images, boxes), self.target, Task(CHANNELS), self.loss, weight=0.5,
             scale=self.scaler.scale, autocast=self.autocast,

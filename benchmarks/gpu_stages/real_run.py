@@ -72,6 +72,7 @@ def scored(trainer: Any, dataset: dict[str, Any], device: torch.device) -> dict[
 
     raw = Path(os.environ["nnUNet_raw"]) / dataset["name"]
     predictions = Path(trainer.output_folder) / "predicted"
+    predictions.mkdir()
     start = time.monotonic()
     predictor = nnUNetPredictor(device=device, perform_everything_on_device=device.type == "cuda", allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, ("all",), "checkpoint_final.pth")

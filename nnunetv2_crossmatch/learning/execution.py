@@ -13,10 +13,11 @@ import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
 from nnunetv2_crossmatch.learning.joint import joint_target
+from nnunetv2_crossmatch.learning.network import StackedOutput
 from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 from nnunetv2_crossmatch.learning.perturbation import Perturbation, ValueMask
 from nnunetv2_crossmatch.learning.step import Step
-from nnunetv2_crossmatch.learning.streams import LABELED
+from nnunetv2_crossmatch.learning.streams import LABELED, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 
 Drawn = Mapping[str, Sequence[Perturbation | ValueMask | None]]
@@ -34,10 +35,8 @@ def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tenso
         L_sup without gradient.
     """
     table = loss.table
-    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
-    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
     with step.autocast():
-        output = step.network(images, mode="stacked", drawn=drawn, **roles)
+        output = _in_one_call(step, drawn, table)
         supervised = step.supervised(output.labeled)
         for stream, logits in output.streams.items():
             loss.add_pseudo_labels(stream, logits)
@@ -46,16 +45,27 @@ def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tenso
     return supervised.detach()
 
 
+def _in_one_call(step: Step, drawn: Drawn, table: StreamTable, joint: bool = False) -> StackedOutput:
+    """All streams of ``table`` in one encoder and one decoder call.
+
+    Compiled, the whole is one graph. Where every step draws its students, that would be a graph for each set of them;
+    encoder and decoder apart, whose graphs depend on the numbers of rows alone, are one for each number of views.
+    """
+    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
+    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
+    if step.compiled and table.drawn_anew:
+        return step.network._orig_mod.stacked(images, drawn, joint=joint, parts=step.network, **roles)
+    return step.network(images, mode="stacked", drawn=drawn, joint=joint, **roles)
+
+
 def run_joint(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
     """Backpropagate the host's loss of labeled and pseudo-labeled images as one batch, on all heads; returns it.
 
     A student learns from its first teacher's labels; the weights of the rows are not used.
     """
     table = loss.table
-    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
-    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
     with step.autocast():
-        output = step.network(images, mode="stacked", drawn=drawn, joint=True, **roles)
+        output = _in_one_call(step, drawn, table, joint=True)
         for stream, logits in output.streams.items():
             loss.add_pseudo_labels(stream, logits)
         labels = [loss.first_target(student) for student in table.students]

@@ -91,6 +91,11 @@ class Step:
     stateless: Sequence[torch.Tensor] | None = None
     pseudo_labels: PseudoLabel | None = None
 
+    @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` compiles the network."""
+        return hasattr(self.network, "_orig_mod")
+
     def supervised(self, output: Any) -> torch.Tensor:
         """The host's loss of the network's ``output`` for the labeled images."""
         return self.supervised_loss(output, self.target)

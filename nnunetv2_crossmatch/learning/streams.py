@@ -51,6 +51,7 @@ class StreamTable:
         parts: names of the logged losses; those of ``rows`` if not given.
         labelers: streams whose labels a row needs, with or without gradient; those of ``rows`` if not given.
         labeled_before: streams whose labels are made before the others are computed, in another way.
+        drawn_anew: whether each step has a table of its own, with as many students.
     """
 
     streams: Mapping[str, Stream]
@@ -58,6 +59,7 @@ class StreamTable:
     parts: tuple[str, ...] = ()
     labelers: tuple[str, ...] = ()
     labeled_before: tuple[str, ...] = ()
+    drawn_anew: bool = False
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -126,4 +128,4 @@ class StreamTable:
         """The table of some students, whose rows weigh more by as much as they are fewer."""
         scale = len(self._listed_students) / len(students)
         rows = tuple(replace(row, weight=scale * row.weight) for row in self.rows if row.student in students)
-        return replace(self, rows=rows)
+        return replace(self, rows=rows, drawn_anew=True)

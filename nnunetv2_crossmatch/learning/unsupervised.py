@@ -82,7 +82,7 @@ class UnsupervisedLoss:
         if view not in self.boxes:
             return self.labels[teacher]
         if (teacher, view) not in self._mixed:
-            label = self.labels[teacher]
+            label = self.labels[teacher].for_students()
             label = label.oriented(self.orientations[view]) if view in self.orientations else label
             self._mixed[teacher, view] = label.cutmixed(self.boxes[view], self.references, self.donors.get(view, ()))
         return self._mixed[teacher, view]

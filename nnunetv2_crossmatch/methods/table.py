@@ -252,10 +252,10 @@ class TableMethod(Method):
     def unsupervised_loss(self, step: Step, table: StreamTable) -> UnsupervisedLoss:
         """The loss of ``table``, nothing computed yet."""
         tau = 0.0 if self.settings.joint else self.settings.tau_at(step.progress, self.task.foreground)
-        return UnsupervisedLoss(table, self.criterion(step.distributed), partial(self.labeling, tau=tau))
+        return UnsupervisedLoss(table, self.criterion(step.distributed, step.compiled), partial(self.labeling, tau=tau))
 
-    def criterion(self, distributed: bool) -> Criterion:
-        """H of the rows; ``distributed``: its sums run over all processes."""
+    def criterion(self, distributed: bool, compiled: bool = False) -> Criterion:
+        """H of the rows; ``distributed``: its sums run over all processes; ``compiled``: by ``torch.compile``."""
         settings, task = self.settings, self.task
         return Criterion(
             task.regions,
@@ -264,6 +264,7 @@ class TableMethod(Method):
             settings.criterion == "dicece",
             settings.temperature,
             distributed,
+            compiled,
         )
 
     @property
@@ -334,7 +335,9 @@ class TableMethod(Method):
         """Try one stacked step, without exchange between processes; whether the memory suffices in all of them."""
         trial, device = step.without_exchange(), step.images[WEAK].device
         trial.weight = 1.0
-        trial_loss = replace(loss, table=self.table_of_trial(loss.table), criterion=self.criterion(False))
+        trial_loss = replace(
+            loss, table=self.table_of_trial(loss.table), criterion=self.criterion(False, step.compiled)
+        )
         trial_loss.labels = dict(loss.labels)
         fits = False
         try:

@@ -34,6 +34,7 @@ def test_a_training_on_a_gpu_is_predicted_with_and_exported(trained, prepared_co
     assert weights_of(trained).isfinite().all()
     predictor = nnUNetPredictor(device=CUDA, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trained.output_folder_base, ("all",), "checkpoint_final.pth")
+    (tmp_path / "predicted").mkdir()
     predictor.predict_from_files_sequential(str(prepared_copy.raw / "imagesTs"), str(tmp_path / "predicted"))
     assert len(list((tmp_path / "predicted").glob("*.nii.gz"))) == 2
     arguments = ("-m", trained.output_folder_base, "-o", str(tmp_path / "stock"))

@@ -77,7 +77,7 @@ def test_a_sequential_step_compiles_each_way_through_the_network_once():
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_drawn_students_share_graphs_by_their_number_of_rows(count):
-    """Encoded with one, two or three views, decoded by the teacher and by the students: not one for each set of them."""
+    """Encoded with one, two or three views, decoded by teacher and students: not one for each set of them."""
     graphs, difference = counted(network_for(), "stacked", count, steps=16)
     assert graphs[-1] <= 5
     assert difference == 0

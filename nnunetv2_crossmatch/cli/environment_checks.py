@@ -5,6 +5,7 @@ Limit: changes nothing, starts nothing, reads a few labeled cases, and not the u
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import platform
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -24,11 +24,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
-from nnunetv2_crossmatch.data.loader import shared_memory_bytes
+from nnunetv2_crossmatch.data.loader import bytes_of_batch, shared_memory_needed
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command_line, run_all
+from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import (
@@ -40,6 +41,7 @@ from nnunetv2_crossmatch.training.requirements import (
     check_splits,
     check_writable,
     folds_problem,
+    missing_for_compiler,
     preprocess_command,
     run_folder,
 )
@@ -51,8 +53,7 @@ OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
 DISK_NEEDED, DISK_RECOMMENDED = 1 * GIB, 20 * GIB
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_NEEDED = GIB // 8  # containers often have 64 MiB, with which loader workers end with a bus error
-SHARED_MEMORY_FIX = "docker run --shm-size=8g ..., fewer workers (export nnUNet_n_proc_DA=2), or none (0)"
+SHARED_MEMORY_NEEDED = GIB // 8  # for any data set; containers often have 64 MiB, with which workers end in a bus error
 REPORTED_PACKAGES = (
     "nnunetv2_crossmatch", "nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "numpy",
 )  # fmt: skip
@@ -113,7 +114,7 @@ def _installed_version(name: str) -> str | None:
 
 
 def check_device() -> Iterator[CheckResult]:
-    """GPU and, if nnU-Net would compile the network, the C compiler."""
+    """GPU and, if nnU-Net would compile the network, what the compiler needs."""
     if not torch.cuda.is_available():
         yield CheckResult(NOTE, "CUDA", "no GPU that torch can use: training is slow", "nnUNetv2_train ... -device cpu")
         return
@@ -121,11 +122,11 @@ def check_device() -> Iterator[CheckResult]:
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
         yield CheckResult(OK, "torch.compile", "switched off by nnUNet_compile")
         return
-    compiler = c_compiler()
-    if compiler is None:
-        yield CheckResult(WRONG, "torch.compile", "no C compiler found", "export nnUNet_compile=f")
+    if missing := missing_for_compiler():
+        fix = "install it, or export nnUNet_compile=f"
+        yield CheckResult(WRONG, "torch.compile", f"not found: {', '.join(missing)}", fix)
     else:
-        yield CheckResult(OK, "torch.compile", compiler)
+        yield CheckResult(OK, "torch.compile", str(c_compiler()))
 
 
 def check_data_folders() -> Iterator[CheckResult]:
@@ -174,15 +175,20 @@ def check_trainers_folder() -> CheckResult:
 def check_workers() -> Iterator[CheckResult]:
     """Start method of the loader processes, and size of the shared memory."""
     yield CheckResult(OK, "start method", multiprocessing.get_start_method())
-    if not SHARED_MEMORY.is_dir():
-        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}"
-    if free >= SHARED_MEMORY_NEEDED or os.environ.get("nnUNet_n_proc_DA") == "0":
-        yield CheckResult(OK, "shared memory", detail)
+    if SHARED_MEMORY.is_dir():
+        yield _check_shared_memory("shared memory", SHARED_MEMORY_NEEDED if get_allowed_n_proc_DA() else 0)
     else:
-        yield CheckResult(WRONG, "shared memory", detail, SHARED_MEMORY_FIX)
+        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
+
+
+def _check_shared_memory(what: str, needed: int) -> CheckResult:
+    """Whether the loaders' workers can hand over their batches: ``needed`` bytes, 0 without workers."""
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}, needed are {needed / GIB:.2f}"
+    if free >= needed:
+        return CheckResult(OK, what, detail)
+    fix = f"docker run --shm-size={math.ceil(2 * needed / GIB)}g ..., or export nnUNet_n_proc_DA=0 (or fewer workers)"
+    return CheckResult(WRONG, what, detail, fix)
 
 
 def check_trainer_name(name: str) -> CheckResult:
@@ -250,25 +256,28 @@ def _check_configuration(
         yield from _label_like_channels(configuration, labeled)
     if trainer is None or (ours is not None and ours.settings.unsupervised):
         yield from _check_unlabeled_cases(manager, configuration)
-    if ours is not None and not refusals:
-        yield _check_shared_memory(manager, configuration, check_dataset_file(folder / "dataset.json"), ours)
+    if not refusals and (trainer is None or ours is not None):
+        yield from _check_loaders(manager, configuration, folder, ours)
 
 
-def _check_shared_memory(
-    manager: PlansManager, configuration: str, dataset_json: dict[str, Any], trainer: type[Trainer]
-) -> CheckResult:
-    """Shared memory that the batches of the loader's workers take; without enough a worker ends with a bus error."""
-    settings, planned = trainer.settings, manager.get_configuration(configuration)
-    task = task_of(manager, configuration, dataset_json)
+def _check_loaders(
+    manager: PlansManager, configuration: str, folder: Path, trainer: type[Trainer] | None
+) -> Iterator[CheckResult]:
+    """Shared memory for the batches of a training, of the default CrossMatch if no trainer of this package is given."""
+    workers = get_allowed_n_proc_DA()
+    if not (workers and SHARED_MEMORY.is_dir()):
+        return
+    planned, dataset_json = manager.get_configuration(configuration), check_dataset_file(folder / "dataset.json")
+    settings = trainer.settings if trainer else CrossMatch.Settings()
+    method = (trainer.method_class if trainer else CrossMatch)(settings, task_of(manager, configuration, dataset_json))
     batch = settings.batch or max(planned.batch_size, 2)
-    views = 1 if settings.gpu_views else len(trainer.method_class(settings, task).unlabeled_views)
-    unlabeled = (settings.unlabeled_batch or batch) * views if settings.unsupervised else 0
-    channels = determine_num_input_channels(manager, planned, dataset_json)
-    needed = shared_memory_bytes(planned.patch_size, channels, batch, unlabeled, get_allowed_n_proc_DA())
-    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
-    detail = f"{needed / GIB:.2f} GiB for the loader's workers, {free / GIB:.2f} GiB free in {SHARED_MEMORY}"
-    what = f"shared memory, {configuration}"
-    return CheckResult(OK, what, detail) if needed <= free else CheckResult(WRONG, what, detail, SHARED_MEMORY_FIX)
+    unlabeled = (settings.unlabeled_batch or batch) if settings.unsupervised else 0
+    views = 1 if settings.gpu_views else len(method.unlabeled_views)
+    channels, validating = determine_num_input_channels(manager, planned, dataset_json), -(-workers // 2)
+    joint = bytes_of_batch(batch, unlabeled, views, channels, planned.patch_size)
+    labeled = bytes_of_batch(batch, 0, 0, channels, planned.patch_size)
+    needed = shared_memory_needed(joint, workers) + shared_memory_needed(labeled, validating)
+    yield _check_shared_memory(f"shared memory, {configuration}", max(needed, SHARED_MEMORY_NEEDED))
 
 
 def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:

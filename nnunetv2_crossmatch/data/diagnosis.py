@@ -126,7 +126,7 @@ def mean_dice(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelMan
         classes = classes.view(1, -1, *[1] * (labels.ndim - 1))
         reference, predicted = truth == classes, labels[:, None] == classes
     overlap, size = (
-        mask.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+        mask.transpose(0, 1).flatten(1).sum(1)  # int64: exact, and on every device
         for mask in (reference & predicted, reference * 1 + predicted * 1)
     )
     return (2 * overlap / size).nanmean()

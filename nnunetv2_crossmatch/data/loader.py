@@ -23,7 +23,9 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_crossmatch.data.workers import exit_with_parent
 
-CACHED_BATCHES = 2  # that each worker holds ready
+READY_BYTES = 2**30
+"""Of batches that workers keep ready in shared memory; one for each worker in any case."""
+READY_PER_WORKER = 2
 PAUSE_SECONDS = 0.1  # without a batch for so long, paused workers have no batch in transfer
 
 
@@ -96,26 +98,35 @@ class DrainingAugmenter(MultiThreadedAugmenter):
         return True
 
 
-def shared_memory_bytes(patch: Sequence[int], channels: int, labeled: int, views: int, workers: int) -> int:
-    """Shared memory (bytes) that the workers of the training loader fill at most.
-
-    Args:
-        patch: voxels per axis.
-        channels: of the images, float32.
-        labeled: labeled samples per batch.
-        views: views of all unlabeled samples of a batch.
-        workers: processes; each holds some batches ready, and one more is on its way.
-    """
-    labels = 2  # bytes per voxel, in all resolutions of deep supervision a little more than in the first
-    voxel_bytes = labeled * (4 * channels + labels) + views * 4 * channels
-    return math.prod(patch) * voxel_bytes * (workers * CACHED_BATCHES + 1) if workers else 0
-
-
 def seed_everything(entropy: tuple[int, ...]) -> None:
     """Seed the global generators of numpy and torch, which nnU-Net's loaders and transforms use."""
     state = np.random.SeedSequence(entropy).generate_state(2)
     np.random.seed(state[0])
     torch.manual_seed(int(state[1]))
+
+
+def bytes_of_batch(labeled: int, unlabeled: int, views: int, channels: int, patch_size: Sequence[int]) -> int:
+    """Bytes of a joint batch: images and views in float32, targets in int16, with the lower resolutions' ones.
+
+    Args:
+        labeled: samples.
+        unlabeled: samples, 0 in a supervised training.
+        views: of each unlabeled one.
+        channels: of an image.
+        patch_size: voxels by axis.
+    """
+    voxels, targets = math.prod(patch_size), 1.5  # all lower resolutions together are at most half of the full one
+    return int(voxels * (4 * channels * (labeled + unlabeled * views) + 2 * targets * labeled))
+
+
+def ready_per_worker(batch: int, workers: int) -> int:
+    """Batches of so many bytes that each worker keeps ready: two, or one where all together exceed READY_BYTES."""
+    return READY_PER_WORKER if READY_PER_WORKER * workers * batch <= READY_BYTES else 1
+
+
+def shared_memory_needed(batch: int, workers: int) -> int:
+    """Bytes of shared memory for a loader: what is ready, and a batch of each worker that is being handed over."""
+    return batch * workers * (ready_per_worker(batch, workers) + 1)
 
 
 def make_augmenter(
@@ -127,13 +138,22 @@ def make_augmenter(
     pin_memory: bool,
     with_segmentation: bool = False,
     first_unlabeled: int = 0,
+    batch_bytes: int = 0,
 ) -> DrainingAugmenter | SingleThreadedAugmenter:
-    """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order."""
+    """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order.
+
+    What they keep ready follows from ``batch_bytes``.
+    """
     batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation, first_unlabeled)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     workers_augmenter = DrainingAugmenter(
-        batches, None, workers, num_cached_per_queue=CACHED_BATCHES, pin_memory=pin_memory, wait_time=0.002
+        batches,
+        None,
+        workers,
+        num_cached_per_queue=ready_per_worker(batch_bytes, workers),
+        pin_memory=pin_memory,
+        wait_time=0.002,
     )
     workers_augmenter._start()
     return workers_augmenter

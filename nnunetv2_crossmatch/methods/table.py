@@ -18,7 +18,6 @@ from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes, draw_donors
 from nnunetv2_crossmatch.learning.exchange import any_process
 from nnunetv2_crossmatch.learning.execution import (
     Drawn,
-    fits_in_memory,
     run_joint,
     run_sequential,
     run_stacked,
@@ -27,6 +26,7 @@ from nnunetv2_crossmatch.learning.execution import (
 )
 from nnunetv2_crossmatch.learning.labeling import Labeling
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
+from nnunetv2_crossmatch.learning.memory import fits_in_memory, free_memory, is_out_of_memory
 from nnunetv2_crossmatch.learning.moving_average import draw_flip, mean_probability, update_average
 from nnunetv2_crossmatch.learning.orientation import Orientation, draw_orientations
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
@@ -224,8 +224,26 @@ class TableMethod(Method):
     def _run(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
         if self.stacked is None:
             self.stacked = self._stacked_fits(step, drawn, loss)
-        run = run_stacked if self.stacked else run_sequential
-        return loss.values(run(step, drawn, loss), step.weight)
+        if self.stacked:
+            labels = dict(loss.labels)
+            try:
+                return loss.values(run_stacked(step, drawn, loss), step.weight)
+            except Exception as error:
+                if not self._may_go_on_sequentially(step, error):
+                    raise
+            loss.begin_again(labels)
+            free_memory(step.network)
+            self.stacked = self._told_to_be_sequential(step)
+        return loss.values(run_sequential(step, drawn, loss), step.weight)
+
+    def _may_go_on_sequentially(self, step: Step, error: Exception) -> bool:
+        # Several processes would have to agree in every step, by an exchange that waits for the device.
+        return self.settings.execution == "auto" and not step.distributed and is_out_of_memory(error)
+
+    @staticmethod
+    def _told_to_be_sequential(step: Step) -> bool:
+        step.log("Not enough GPU memory for all streams at once: they run one after the other.")
+        return False
 
     def _run_joint(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
         total = run_joint(step, drawn, loss)
@@ -234,10 +252,10 @@ class TableMethod(Method):
     def unsupervised_loss(self, step: Step, table: StreamTable) -> UnsupervisedLoss:
         """The loss of ``table``, nothing computed yet."""
         tau = 0.0 if self.settings.joint else self.settings.tau_at(step.progress, self.task.foreground)
-        return UnsupervisedLoss(table, self.criterion(step.distributed), partial(self.labeling, tau=tau))
+        return UnsupervisedLoss(table, self.criterion(step.distributed, step.compiled), partial(self.labeling, tau=tau))
 
-    def criterion(self, distributed: bool) -> Criterion:
-        """H of the rows; ``distributed``: its sums run over all processes."""
+    def criterion(self, distributed: bool, compiled: bool = False) -> Criterion:
+        """H of the rows; ``distributed``: its sums run over all processes; ``compiled``: by ``torch.compile``."""
         settings, task = self.settings, self.task
         return Criterion(
             task.regions,
@@ -246,6 +264,7 @@ class TableMethod(Method):
             settings.criterion == "dicece",
             settings.temperature,
             distributed,
+            compiled,
         )
 
     @property
@@ -299,14 +318,32 @@ class TableMethod(Method):
         loss.labels[teacher] = loss.label(probability)
         loss.table = replace(loss.table, labeled_before=(teacher,))
 
+    def table_of_trial(self, table: StreamTable) -> StreamTable:
+        """The table that needs most memory of those that may be drawn; ``table`` is that of the step."""
+        return table
+
+    def decisions(self) -> dict[str, Any]:
+        """The execution, once ``auto`` has chosen one."""
+        return {} if self.settings.execution != "auto" or self.stacked is None else {"stacked": self.stacked}
+
+    def decide_as(self, decisions: Mapping[str, Any]) -> None:
+        """Keep the execution of the run that is continued."""
+        if self.settings.execution == "auto":
+            self.stacked = decisions.get("stacked", self.stacked)
+
     def _stacked_fits(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> bool:
         """Try one stacked step, without exchange between processes; whether the memory suffices in all of them."""
-        trial = step.without_exchange()
+        trial, device = step.without_exchange(), step.images[WEAK].device
         trial.weight = 1.0
-        trial_loss = replace(loss, criterion=self.criterion(False))
+        trial_loss = replace(
+            loss, table=self.table_of_trial(loss.table), criterion=self.criterion(False, step.compiled)
+        )
         trial_loss.labels = dict(loss.labels)
-        fits = fits_in_memory(lambda: run_stacked(trial, drawn, trial_loss), step.network)
-        stacked = not any_process(not fits, step.images[WEAK].device)
-        if not stacked:
-            step.log("Not enough GPU memory for all streams at once: they run one after the other.")
-        return stacked
+        fits = False
+        try:
+            if trial_loss.table != loss.table:
+                drawn = self.draw(trial, trial_loss.table)[1]  # of the same random numbers, anew
+            fits = fits_in_memory(lambda: run_stacked(trial, drawn, trial_loss), step.network, step.stateless)
+        finally:  # also with an error of another kind, or the other processes would wait for this one
+            stacked = not any_process(not fits, device)
+        return stacked or self._told_to_be_sequential(step)

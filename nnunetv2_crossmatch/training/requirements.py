@@ -9,10 +9,12 @@ import importlib.util
 import math
 import os
 import shutil
+import sysconfig
 import tempfile
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -33,6 +35,7 @@ from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 NEEDED_VARIABLES = ("nnUNet_preprocessed", "nnUNet_results")
 EXCLUDED_TORCH = "2.9."
 """nnU-Net excludes these versions from its own requirements."""
+COMPILED_VARIANTS = 64  # of one function
 HOST_FOLDS = 5
 """As many folds nnU-Net makes where no file names others."""
 WANDB_SWITCH = "nnUNet_wandb_enabled"
@@ -266,10 +269,38 @@ def check_samples_per_process(unlabeled: int, processes: int) -> None:
         raise InputError(Problem("batch too small", "", detail, "raise ubatch<n> (or batch<n>), or use fewer GPUs"))
 
 
+def prepare_compiler(deterministic: bool = False) -> None:
+    """Settings of ``torch.compile`` for a training.
+
+    Each set of drawn students and each batch size is a variant with sizes of its own; beyond torch's limit of 8 they
+    would run eagerly, and sizes that become symbols make slower code.
+
+    Args:
+        deterministic: do not choose among kernels by timing, where torch can do without (from 2.10 on).
+    """
+    torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
+    torch._dynamo.config.automatic_dynamic_shapes = False
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    if hasattr(inductor, "deterministic"):
+        inductor.deterministic = deterministic
+
+
 def check_compiler() -> None:
-    """Raise :class:`InputError` if there is no compiler for ``torch.compile``, which the host uses by default."""
-    if c_compiler() is None:
-        raise InputError(Problem("no C compiler", "", "torch.compile needs one", "export nnUNet_compile=f"))
+    """Raise :class:`InputError` if ``torch.compile``, which the host uses by default, lacks what it builds with."""
+    if missing := missing_for_compiler():
+        detail = f"torch.compile needs {' and '.join(missing)}"
+        raise InputError(Problem("torch.compile not usable", "", detail, "install it, or export nnUNet_compile=f"))
+
+
+def missing_for_compiler() -> list[str]:
+    """What Triton, which ``torch.compile`` uses on a GPU, builds its launchers with and does not find here."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    needs = {
+        "a C compiler": c_compiler() is not None,
+        f"Python's headers ({header}, Debian: python3-dev)": header.is_file(),
+        "Triton": importlib.util.find_spec("triton") is not None,
+    }
+    return [what for what, found in needs.items() if not found]
 
 
 def c_compiler() -> str | None:

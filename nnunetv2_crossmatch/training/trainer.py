@@ -26,6 +26,7 @@ from nnunetv2_crossmatch.data.loader import seed_everything
 from nnunetv2_crossmatch.data.plans_check import check_plans, label_manager_of
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
+from nnunetv2_crossmatch.learning.memory import lack_of_memory_told
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
@@ -37,15 +38,16 @@ from nnunetv2_crossmatch.training.requirements import (
     check_compiler,
     check_contents,
     check_requirements,
+    prepare_compiler,
 )
 from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 
 GRADIENT_NORM = 12  # the host's
-COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
 NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
+METHOD_DECISIONS = "method_decisions"
 
 
 class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
@@ -114,7 +116,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         """Initialize as nnU-Net, with seeded weights and the method's modules."""
         if self._do_i_compile():
             check_compiler()
-            torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
+            prepare_compiler(deterministic=self.settings.seed is not None)
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         super().initialize()
@@ -156,8 +158,13 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def run_training(self) -> None:
-        """Train as nnU-Net; with a token ``seed`` cuDNN uses deterministic kernels."""
-        with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
+        """Train as nnU-Net; with a token ``seed`` cuDNN uses deterministic kernels.
+
+        Raises:
+            InputError: the GPU's memory does not suffice, among others.
+        """
+        repeatable = cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext()
+        with repeatable, lack_of_memory_told(self.folder):
             super().run_training()
 
     # One step
@@ -207,6 +214,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             autocast=amp,
             log=self.print_to_log_file,
             class_shares=self.class_shares,
+            stateless=[p for each in self.optimizers for p in parameters_of(each) if p not in each.state],
         )
 
     @property
@@ -299,19 +307,23 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             draw_curves(self.curves, Path(self.output_folder) / "progress_crossmatch.png")
 
     def extra_entries(self) -> dict[str, Any]:
-        """Modules and optimizers of the method, if it has any."""
+        """Modules and optimizers of the method, and what it has decided, if there is anything."""
         modules, optimizers = self.method.state_dict(), [each.state_dict() for each, _ in self.method_optimizers]
-        return {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
+        state = {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
+        decided = self.method.decisions()
+        return state | ({METHOD_DECISIONS: decided} if decided else {})
 
     def restore_extra_entries(self, file: Path) -> None:
-        """Restore modules and optimizers of the method.
+        """Restore modules, optimizers and decisions of the method.
 
         Raises:
             InputError: the checkpoint is of a run that did not have it.
         """
-        if not self.extra_entries():
+        checkpoint = load_checkpoint(file, self.device)
+        self.method.decide_as(checkpoint.get(METHOD_DECISIONS, {}))
+        if METHOD_STATE not in self.extra_entries():
             return
-        saved = load_checkpoint(file, self.device).get(METHOD_STATE)
+        saved = checkpoint.get(METHOD_STATE)
         if saved is None:
             detail = f"it holds no state of {type(self.method).__name__}, whose training goes on from more than weights"
             fix = "continue with the trainer that wrote it, or train anew without --c"

@@ -21,7 +21,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.data.diagnosis import DatasetWithReferenceLabels, preprocess_reference_labels, reference_folder
-from nnunetv2_crossmatch.data.loader import make_augmenter, nnunet_loaders_without_workers, seed_everything
+from nnunetv2_crossmatch.data.loader import (
+    bytes_of_batch,
+    make_augmenter,
+    nnunet_loaders_without_workers,
+    seed_everything,
+)
 from nnunetv2_crossmatch.data.npz_dataset import writable_dataset_class
 from nnunetv2_crossmatch.data.preprocessing import (
     is_preprocessed,
@@ -66,6 +71,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
     unlabeled_views: tuple[str, ...]
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
+    batch_size: int
+    num_input_channels: int
     class_shares: Mapping[str, float] = MappingProxyType({})
     reading: Reading | None = None
     dataset_class: type[nnUNetBaseDataset]
@@ -150,9 +157,23 @@ class UnlabeledDataTrainer(ParallelTrainer):
                 pin_memory,
                 with_segmentation,
                 self.settings.first_unsupervised,
+                self._bytes_of_batch(self.unlabeled_batch_size if unlabeled else 0),
             ),
-            make_augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
+            make_augmenter(
+                validation.data_loader,
+                None,
+                (*seed, 1),
+                first_validation,
+                -(-workers // 2),
+                pin_memory,
+                batch_bytes=self._bytes_of_batch(0),
+            ),
         )
+
+    def _bytes_of_batch(self, unlabeled: int) -> int:
+        views = 1 if self.settings.gpu_views else len(self.unlabeled_views)
+        patch_size = self.configuration_manager.patch_size
+        return bytes_of_batch(self.batch_size, unlabeled, views, self.num_input_channels, patch_size)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """As nnU-Net, after a check of the file of folds."""
@@ -239,7 +260,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
         unlabeled = move(batch["unlabeled"])  # whole: a copy of a slice of pinned memory would block
         if self.settings.gpu_views:
             unlabeled = self._views_of(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
-        views = zip(self.unlabeled_views, unlabeled.unbind(1), strict=True)
+        # Contiguous, all views alike: for the compiler, strides are a part of the kind of tensor.
+        views = zip(self.unlabeled_views, (view.contiguous() for view in unlabeled.unbind(1)), strict=True)
         target = batch["target"]
         target = [move(scale) for scale in target] if isinstance(target, list) else move(target)
         return {LABELED: move(batch["data"]), **dict(views)}, target
@@ -247,6 +269,5 @@ class UnlabeledDataTrainer(ParallelTrainer):
     def _views_of(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
         """Views (U, views, C, S) of crops (U, C, S), made on the device as the loader's workers would make them."""
         seed_everything((self.seed, self.local_rank, 4, self.steps_done))
-        samples = zip(crops, segmentations, strict=True)
-        views = [self.views.make_views(*sample)["image"] for sample in samples]
-        return torch.stack(views).unflatten(1, (len(self.unlabeled_views), -1))
+        views = self.views.make_all_views(crops, segmentations)
+        return views.unflatten(1, (len(self.unlabeled_views), -1))

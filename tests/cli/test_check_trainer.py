@@ -14,7 +14,6 @@ from nnunetv2.run.run_training import get_trainer_from_args
 
 from nnunetv2_crossmatch.cli import check, environment_checks
 from nnunetv2_crossmatch.cli.environment_checks import OK, WRONG, check_dataset, check_trainer_name
-from nnunetv2_crossmatch.data.loader import shared_memory_bytes
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.training.requirements import WANDB_SWITCH
 
@@ -125,13 +124,6 @@ NAMES = {
 @pytest.mark.parametrize(("name", "state"), NAMES.items())
 def test_the_name_is_read_as_the_trainer_reads_it(name: str, state: str, tiny_copy: TinyDataset):
     assert check_trainer_name(name).state == state
-
-
-def test_shared_memory_grows_with_workers_views_and_patch():
-    one = shared_memory_bytes([16, 16], 1, 2, 6, 1)
-    assert one == 16 * 16 * (2 * (4 + 2) + 6 * 4) * 3
-    assert shared_memory_bytes([16, 16], 1, 2, 6, 0) == 0
-    assert shared_memory_bytes([16, 32], 1, 2, 6, 1) == 2 * one
 
 
 def test_too_little_shared_memory_for_the_batches_is_wrong(prepared_copy: TinyDataset, monkeypatch):

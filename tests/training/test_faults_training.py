@@ -171,7 +171,7 @@ def test_28_compiling_without_compiler_is_refused(tiny_copy: TinyDataset, monkey
     trainer = make_trainer(tiny_copy, NAME)
     monkeypatch.setattr(trainer, "_do_i_compile", lambda: True)
     monkeypatch.setattr("nnunetv2_crossmatch.training.requirements.c_compiler", lambda: None)
-    assert error_of(trainer.initialize).endswith("Fix: export nnUNet_compile=f")
+    assert error_of(trainer.initialize).endswith("a C compiler. Fix: install it, or export nnUNet_compile=f")
 
 
 @pytest.fixture

@@ -385,6 +385,7 @@ def start_preprocessing(tiny: TinyDataset) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_22_a_killed_worker_is_an_error_and_finished_cases_are_kept(tiny_copy: TinyDataset) -> None:
     process = start_preprocessing(tiny_copy)
     os.kill(workers_of(process)[0], signal.SIGKILL)
@@ -402,6 +403,7 @@ def test_22_a_killed_worker_is_an_error_and_finished_cases_are_kept(tiny_copy: T
     assert {name: (folder / f"{name}.b2nd").stat().st_ino for name in finished} == kept
 
 
+@pytest.mark.slow
 def test_22_after_kill_9_workers_end_and_the_next_run_ends_as_an_uninterrupted_one(
     tiny_copy: TinyDataset, tiny_prepared: TinyDataset
 ) -> None:

@@ -362,10 +362,11 @@ print("went on to epoch", places[-1][0])
 """
 
 
+@pytest.mark.slow
 def test_32_twenty_kills_leave_readable_checkpoints_and_the_run_goes_on(prepared_copy: TinyDataset) -> None:
-    command = [sys.executable, "-c", KILLED, str(TESTS), str(prepared_copy.root)]
-    done = subprocess.run(command, env=prepared_copy.env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    script = prepared_copy.root / "killed.py"
+    script.write_text(KILLED)
+    done = prepared_copy.run("python", str(script), str(TESTS), str(prepared_copy.root))
     assert "went on to epoch" in done.stdout
 
 

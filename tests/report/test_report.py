@@ -4,15 +4,16 @@ import base64
 import gzip
 import io
 import json
+import os
 import re
 import shlex
 import shutil
 import struct
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import command_server
 import numpy as np
 import pytest
 from PIL import Image
@@ -341,8 +342,9 @@ def test_viewer_commands_quote_spaces(tmp_path):
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess:
-    call = "from nnunetv2_crossmatch.cli.report import main; main()"
-    return subprocess.run([sys.executable, "-c", call, *map(str, arguments)], capture_output=True, text=True)
+    command = ["nnUNetv2_crossmatch_report", *map(str, arguments)]
+    environment = {**os.environ, **command_server.variables()}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_the_command_writes_the_file_and_prints_its_path(tmp_path):

@@ -1,0 +1,158 @@
+"""The consistency methods stated once more, slowly: one image, one class, one voxel's term after the other, in float64.
+
+Limit: shares no arithmetic with the package; only what was drawn comes from it, as plain values.
+Shapes: networks' outputs (N, C, S); every statement returns the losses by name, ``unsup`` without its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import torch
+from reference import heads_of
+from small import supervised_loss
+from torch import nn
+
+
+def probabilities(z: torch.Tensor, regions: bool) -> torch.Tensor:
+    if regions:
+        return 1 / (1 + torch.exp(-z))
+    return torch.stack(
+        [torch.exp(z[:, c]) / sum(torch.exp(z[:, k]) for k in range(z.shape[1])) for c in range(z.shape[1])], 1
+    )
+
+
+def of_unlabeled(network: nn.Module, seen: SimpleNamespace, dropout=None, image=None) -> torch.Tensor:
+    """Probabilities of the unlabeled images, or of another version of them."""
+    return probabilities(heads_of(network, seen.images["weak"] if image is None else image, dropout)[0], seen.regions)
+
+
+def mean_square(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    terms = [((p[n, c] - q[n, c]) ** 2).sum() for n in range(len(p)) for c in range(p.shape[1])]
+    return sum(terms) / p.numel()
+
+
+def soft_dice(p: torch.Tensor, q: torch.Tensor, classes: list[int]) -> torch.Tensor:
+    each = []
+    for c in classes:
+        overlap = 2 * (p[:, c] * q[:, c]).sum() + 1e-5
+        each.append(1 - overlap / ((p[:, c] ** 2).sum() + (q[:, c] ** 2).sum() + 1e-5))
+    return sum(each) / len(each)
+
+
+def of_dice(channels: int, regions: bool) -> list[int]:
+    """Channels that a Dice averages over: without the background where it is one of two classes."""
+    return [1] if channels == 2 and not regions else list(range(channels))
+
+
+def mean_teacher(network, method, seen):
+    student = of_unlabeled(network, seen, seen.dropouts[0])
+    teacher = of_unlabeled(method.average, seen, seen.dropouts[1], seen.noisy[0]).detach()
+    return {
+        "sup": supervised_loss(heads_of(network, seen.images["labeled"], None)),
+        "unsup": mean_square(student, teacher),
+    }
+
+
+def uamt(network, method, seen):
+    student = of_unlabeled(network, seen, seen.dropouts[0])
+    teacher, *samples = (
+        of_unlabeled(method.average, seen, dropout, image).detach()
+        for dropout, image in zip(seen.dropouts[1:], seen.noisy, strict=True)
+    )
+    assert len(samples) == 3
+    mean = sum(samples) / 3
+    share = 0.75 + 0.25 * math.exp(-5 * (1 - seen.progress) ** 2)
+    kinds = range(mean.shape[1]) if seen.regions else [None]
+    total, count, voxels = 0, 0, 0
+    for c in kinds:
+        if c is None:
+            spread = -sum(mean[:, k] * torch.log(mean[:, k] + 1e-6) for k in range(mean.shape[1]))
+            sure, channels, limit = spread < share * math.log(mean.shape[1]), range(mean.shape[1]), mean.shape[1]
+        else:
+            m = mean[:, c]
+            spread = -(m * torch.log(m + 1e-6) + (1 - m) * torch.log(1 - m + 1e-6))
+            sure, channels, limit = spread < share * math.log(2), [c], 1
+        voxels += sure.numel()
+        count += limit * sure.sum()
+        seen.sure = seen.sure + sure.sum().item()
+        for k in channels:
+            total = total + ((student[:, k] - teacher[:, k]) ** 2)[sure].sum()
+    assert 0.05 < seen.sure / voxels < 0.95
+    return {"sup": supervised_loss(heads_of(network, seen.images["labeled"], None)), "unsup": total / count}
+
+
+def of_two(network, method, seen):
+    """Supervised losses of both networks."""
+    both = [supervised_loss(heads_of(each, seen.images["labeled"], None)) for each in (network, method.peer)]
+    return {"sup": both[0], "sup_peer": both[1]}
+
+
+def cps(network, method, seen):
+    z = [heads_of(each, seen.images["weak"], None)[0] for each in (network, method.peer)]
+    p = [probabilities(each, seen.regions) for each in z]
+    total = 0
+    for learner, other in ((0, 1), (1, 0)):
+        q, terms = p[other].detach(), 0
+        for c in range(q.shape[1]):
+            if seen.regions:
+                label = (q[:, c] > 0.5).double()
+                terms = (
+                    terms - (label * torch.log(p[learner][:, c]) + (1 - label) * torch.log(1 - p[learner][:, c])).sum()
+                )
+            else:
+                label = (q[:, c] == q.max(1).values).double()
+                terms = terms - (label * torch.log(p[learner][:, c])).sum()
+        total = total + terms / (q.numel() if seen.regions else q[:, 0].numel())
+    return {**of_two(network, method, seen), "unsup": total}
+
+
+def dmd(network, method, seen):
+    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
+    p, q = (probabilities(heads_of(each, images, None)[0] / 2, seen.regions) for each in (network, method.peer))
+    return {**of_two(network, method, seen), "unsup": soft_dice(p, q, of_dice(p.shape[1], seen.regions))}
+
+
+def upsampled(z: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Linear interpolation between the centres of voxels, one axis after the other; constant beyond the outer ones."""
+    for axis, length in enumerate(size, start=2):
+        known = z.shape[axis]
+        slices = []
+        for i in range(length):
+            place = min(max((i + 0.5) * known / length - 0.5, 0), known - 1)
+            left = min(int(place), known - 1)
+            right, share = min(left + 1, known - 1), place - left
+            slices.append((1 - share) * z.select(axis, left) + share * z.select(axis, right))
+        z = torch.stack(slices, axis)
+    return z
+
+
+def urpc(network, method, seen):
+    size = seen.images["weak"].shape[2:]
+    of_labeled = [upsampled(z, size) for z in heads_of(network, seen.images["labeled"], None)]
+    scales = [
+        probabilities(upsampled(z, size), seen.regions)
+        for z in heads_of(network, seen.images["weak"], seen.dropouts[0])
+    ]
+    mean, total = sum(scales) / len(scales), 0
+    for p in scales:
+        squares, weights, unsure, voxels = 0, 0, 0, 0
+        channels = p.shape[1]
+        for group in [[c] for c in range(channels)] if seen.regions else [list(range(channels))]:
+            apart, kinds = 0, 2 if seen.regions else channels
+            for c in group:
+                a, b = (0.99 * each[:, c] + 0.01 / kinds for each in (mean, p))
+                apart = apart + a * (torch.log(a) - torch.log(b))
+                if seen.regions:
+                    apart = apart + (1 - a) * (torch.log(1 - a) - torch.log(1 - b))
+            w = torch.exp(-apart)
+            squares = squares + sum((w * (mean[:, c] - p[:, c]) ** 2).sum() for c in group)
+            weights = weights + len(group) * w.sum()
+            unsure, voxels = unsure + apart.sum(), voxels + apart.numel()
+        total = total + squares / weights + unsure / voxels
+    supervised = sum(supervised_loss(z) for z in of_labeled) / len(of_labeled)
+    return {"sup": supervised, "unsup": total / len(scales)}
+
+
+STATEMENTS = {"MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc}

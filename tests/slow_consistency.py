@@ -7,8 +7,10 @@ Shapes: networks' outputs (N, C, S); every statement returns the losses by name,
 from __future__ import annotations
 
 import math
+from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 from reference import heads_of
 from small import supervised_loss
@@ -155,4 +157,75 @@ def urpc(network, method, seen):
     return {"sup": supervised, "unsup": total / len(scales)}
 
 
-STATEMENTS = {"MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc}
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest set of voxels that touch, by a face or a corner; all of them if several are as large."""
+    left, found = {tuple(map(int, voxel)) for voxel in np.argwhere(mask)}, []
+    while left:
+        edge = [left.pop()]
+        component = list(edge)
+        while edge:
+            voxel = edge.pop()
+            near = {
+                tuple(a + b for a, b in zip(voxel, move, strict=True)) for move in product((-1, 0, 1), repeat=mask.ndim)
+            }
+            new = near & left
+            left -= new
+            edge += new
+            component += new
+        found.append(component)
+    result = np.zeros_like(mask)
+    for component in found:
+        if len(component) == max(map(len, found)):
+            result[tuple(np.transpose(component))] = True
+    return result
+
+
+def bcp_masks(method, seen, i: int) -> tuple[torch.Tensor, list[torch.Tensor], bool]:
+    """Of pair i: voxels from the unlabeled image, one-hot labels of it and of the labeled one, and its direction."""
+    size = seen.images["weak"].shape[2:]
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[seen.boxes[0]] = True
+    assert 0.2 < inside.double().mean() < 0.5
+    inward = i % 2 == 0
+    q = of_unlabeled(method.average, seen)[i].detach()
+    channels = len(q)
+    guess = [(q[c] > 0.5 if seen.regions else q[c] == q.max(0).values).numpy() for c in range(channels)]
+    foreground = range(channels) if seen.regions else range(1, channels)
+    kept = {c: largest_component(guess[c]) for c in foreground}
+    guess = [kept[c] if c in kept else ~np.logical_or.reduce(list(kept.values())) for c in range(channels)]
+    known = [(seen.target[i, c] == 1) if seen.regions else (seen.target[i, 0] == c) for c in range(channels)]
+    unlabeled = inside if inward else ~inside
+    return unlabeled, [torch.where(unlabeled, torch.tensor(g), k) for g, k in zip(guess, known, strict=True)], inward
+
+
+def bcp_parts(z: torch.Tensor, pairs: list, regions: bool, reduce=lambda mask: mask) -> dict[str, torch.Tensor]:
+    """Cross-entropy and Dice of logits z of the mixed images, whose masks ``reduce`` brings to their resolution."""
+    p = probabilities(z, regions)
+    totals = {"sup": 0, "unsup": 0}
+    for name, wanted in (("sup", False), ("unsup", True)):
+        for way in (True, False):
+            entropy, voxels, dices = 0, 0, []
+            for c in range(p.shape[1]):
+                overlap, squares, size = 0, 0, 0
+                for n, (unlabeled, labels, inward) in enumerate(pairs):
+                    if inward is not way:
+                        continue
+                    chosen = reduce(unlabeled) == wanted
+                    a, y = p[n, c][chosen], reduce(labels[c])[chosen].double()
+                    overlap, squares, size = overlap + (a * y).sum(), squares + (a**2).sum(), size + y.sum()
+                    entropy = entropy - (y * torch.log(a) + ((1 - y) * torch.log(1 - a) if regions else 0)).sum()
+                    voxels += int(chosen.sum()) if regions or c == 0 else 0
+                dices.append(1 - (2 * overlap + 1e-5) / (squares + size + 1e-5))
+            classes = of_dice(p.shape[1], regions)
+            totals[name] = totals[name] + (sum(dices[c] for c in classes) / len(classes) + entropy / voxels) / 2
+    return totals
+
+
+def bcp(network, method, seen):
+    """The network has two heads, of which the lower one has no weight."""
+    pairs = [bcp_masks(method, seen, i) for i in range(len(seen.images["weak"]))]
+    images = [torch.where(pair[0], seen.images["weak"][i], seen.images["labeled"][i]) for i, pair in enumerate(pairs)]
+    return bcp_parts(heads_of(network, torch.stack(images), None)[0], pairs, seen.regions)
+
+
+STATEMENTS = {"MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp}

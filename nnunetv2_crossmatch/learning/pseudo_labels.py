@@ -49,9 +49,14 @@ class PseudoLabel(NamedTuple):
         return {name: field for name, field in self._asdict().items() if field is not None}
 
 
+def in_float(logits: torch.Tensor) -> torch.Tensor:
+    """``logits`` in float32 or better: logarithms and powers of half-precision values are worthless."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
 def distribution(logits: torch.Tensor, regions: bool) -> torch.Tensor:
     """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S), in float32 or better."""
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logits = in_float(logits)
     return torch.sigmoid(logits) if regions else torch.softmax(logits, dim=1)
 
 

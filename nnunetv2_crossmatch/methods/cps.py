@@ -14,7 +14,7 @@ from torch import nn
 
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import StackedOutput
-from nnunetv2_crossmatch.learning.pseudo_labels import distribution, label_of, probabilities
+from nnunetv2_crossmatch.learning.pseudo_labels import distribution, in_float, label_of, probabilities
 from nnunetv2_crossmatch.learning.step import Step
 from nnunetv2_crossmatch.learning.streams import WEAK
 from nnunetv2_crossmatch.methods.consistency import ConsistencyMethod, ConsistencySettings, Parts
@@ -68,8 +68,3 @@ class CPS(ConsistencyMethod):
     def passes(self) -> Passes:
         """Two networks."""
         return Passes(4, 0, 4, 0)
-
-
-def in_float(logits: torch.Tensor) -> torch.Tensor:
-    """``logits`` in float32 or better."""
-    return logits if logits.dtype == torch.float64 else logits.float()

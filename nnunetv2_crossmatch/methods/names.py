@@ -11,6 +11,7 @@ from typing import Any
 
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.learning.step import Task
+from nnunetv2_crossmatch.methods.bcp import BCP
 from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.dmd import DMD
@@ -23,7 +24,7 @@ from nnunetv2_crossmatch.methods.uamt import UAMT
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
 from nnunetv2_crossmatch.methods.urpc import URPC
 
-METHODS: list[type[Method]] = [CrossMatch, FixMatch, UniMatch, MeanTeacher, CPS, DMD, UAMT, URPC]
+METHODS: list[type[Method]] = [CrossMatch, FixMatch, UniMatch, MeanTeacher, CPS, DMD, UAMT, URPC, BCP]
 PREFIX = "nnUNetTrainer"
 
 

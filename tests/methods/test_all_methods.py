@@ -75,7 +75,8 @@ def relabel(tiny: TinyDataset, kind: str) -> None:
 
 def first_loss(tiny: TinyDataset, method: str, batch: dict[str, Any]) -> tuple[dict[str, float], torch.Tensor]:
     """Report of the first step on ``batch``, and the weights after it."""
-    trainer = make_trainer(tiny, f"{name_of(method)}_warmup0")
+    second_stage = "_pretrain0" if method == "BCP" else ""
+    trainer = make_trainer(tiny, f"{name_of(method)}_warmup0{second_stage}")
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
     report = trainer.train_step(batch)
@@ -114,7 +115,7 @@ def made(method: str, task: Task, **options: Any) -> tuple[Any, Step]:
     shape = (2, 1, *PATCH[task.dimensions])
     images = {view: torch.randn(shape) for view in ("labeled", *made.unlabeled_views)}
     target = torch.randint(0, task.channels, shape)
-    return made, Step(network, images, target, task, loss_of, head_loss=loss_of, index=3, seed=1, **options)
+    return made, Step(network, images, target, task, loss_of, head_loss=loss_of, progress=0.9, index=3, seed=1, **options)
 
 
 def loss_of(output: Any, target: Any) -> torch.Tensor:

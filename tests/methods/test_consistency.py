@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from slow_consistency import STATEMENTS
+from slow_consistency import STATEMENTS, bcp_masks, bcp_parts
 from small import PATCH, host_network, supervised_loss
 
 from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy
@@ -24,7 +24,7 @@ TASKS = {
     "two classes 3d": Task(3, dimensions=3),
     "regions 2d": Task(3, regions=True, dimensions=2),
 }
-TOKENS = {"UAMT": "_samples3"}
+TOKENS = {"UAMT": "_samples3"}  # BCP is in its second stage at PROGRESS
 
 
 def network_of(task: Task) -> EncoderDecoder:
@@ -116,7 +116,9 @@ def test_the_teacher_follows_the_network_as_a_loop_by_hand_says(name):
     method, step = made(name, TASKS["one class 2d"])
     method.start(step.network)
     by_hand = [p.detach().clone() for p in step.network.parameters()]
-    for index, kept in ((0, 0.0), (1, 0.5), (2, 2 / 3), (1000, 0.99)):
+    of_second_stage = ((0, 0.0), (1, 0.0), (2, 0.99), (3, 0.99))
+    for index, kept in of_second_stage if name == "BCP" else ((0, 0.0), (1, 0.5), (2, 2 / 3), (1000, 0.99)):
+        step.progress = PROGRESS if index >= 2 else 0.0
         with torch.no_grad():
             for p in step.network.parameters():
                 p += torch.randn_like(p)
@@ -125,6 +127,47 @@ def test_the_teacher_follows_the_network_as_a_loop_by_hand_says(name):
         by_hand = [kept * a + (1 - kept) * p for a, p in zip(by_hand, step.network.parameters(), strict=True)]
     for average, expected in zip(method.average.parameters(), by_hand, strict=True):
         assert torch.allclose(average, expected, rtol=1e-12)
+
+
+def test_lower_heads_of_mixed_images_learn_reduced_labels_with_half_the_weight():
+    method, step = made("BCP", TASKS["two classes 3d"])
+    seen, network = recorded(method, step), step.network
+    shapes = [(3, 3, *(edge // 2**scale for edge in PATCH[3])) for scale in (0, 1, 1)]
+    heads = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    step.network = lambda images: heads
+    parts = method.parts(step)
+    pairs = [bcp_masks(method, seen, i) for i in range(3)]
+    full = bcp_parts(heads[0], pairs, False)
+    half = bcp_parts(heads[1], pairs, False, lambda mask: mask[1::2, 1::2, 1::2])
+    assert parts.supervised["sup"].item() == pytest.approx((full["sup"] * 2 / 3 + half["sup"] / 3).item(), rel=1e-10)
+    assert parts.unsupervised.item() == pytest.approx((full["unsup"] * 2 / 3 + half["unsup"] / 3).item(), rel=1e-10)
+    assert network.encoder is not None
+
+
+def test_in_the_first_stage_labeled_images_and_targets_get_one_box_of_the_next_sample():
+    method, step = made("BCP", TASKS["two classes 3d"])
+    seen, given = recorded(method, step), {}
+    step.progress, step.target = 0.1, [step.target, step.target[..., 1::2, 1::2, 1::2]]
+    step.network = lambda images: given.setdefault("images", images).sum().requires_grad_()
+    step.supervised_loss = lambda output, target: given.setdefault("target", target) and output
+    assert set(method.losses(step)) == {"loss", "loss_sup", "unsup_weight"}
+    inside = torch.zeros(PATCH[3], dtype=torch.bool)
+    inside[seen.boxes[0]] = True
+    for i in range(3):
+        following = (i + 1) % 3
+        assert torch.equal(given["images"][i][:, inside], seen.images["labeled"][following][:, inside])
+        assert torch.equal(given["images"][i][:, ~inside], seen.images["labeled"][i][:, ~inside])
+        expected = torch.where(inside, seen.target[following], seen.target[i])
+        assert torch.equal(given["target"][0][i], expected)
+        assert torch.equal(given["target"][1][i], expected[:, 1::2, 1::2, 1::2])
+
+
+def test_directions_of_pairs_alternate_over_all_processes():
+    method, step = made("BCP", TASKS["one class 2d"])
+    ways = []
+    for step.rank in (0, 1):
+        ways += method.unlabeled_part(step)[1].flatten().tolist()
+    assert ways == [True, False, True, False, True, False]
 
 
 def test_noise_is_that_share_of_each_images_own_deviation_and_cut_at_twice_that():

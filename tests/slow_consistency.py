@@ -228,4 +228,80 @@ def bcp(network, method, seen):
     return bcp_parts(heads_of(network, torch.stack(images), None)[0], pairs, seen.regions)
 
 
-STATEMENTS = {"MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp}
+def decoder_heads(decoder: nn.Module, features: list[torch.Tensor], way: str) -> list[torch.Tensor]:
+    """Logits of a decoder that interpolates, full resolution first."""
+    x, heads = features[-1], []
+    for i, skip in enumerate(features[-2::-1]):
+        convolution = decoder.transpconvs[i][1]
+        if way == "linear":
+            larger = upsampled(x, skip.shape[2:])
+        else:
+            larger = x
+            for axis in range(2, x.ndim):
+                larger = larger.repeat_interleave(skip.shape[axis] // x.shape[axis], axis)
+        x = decoder.stages[i](torch.cat([convolution(larger), skip], 1))
+        heads.insert(0, decoder.seg_layers[i](x))
+    return heads
+
+
+def mcnet(network, method, seen):
+    ways = ("linear", "nearest")[: len(method.decoders)]
+    losses, p, total = {}, [], 0
+    for name, decoder, way in (
+        ("sup", None, ""),
+        *((f"sup_{w}", d, w) for w, d in zip(ways, method.decoders, strict=True)),
+    ):
+        of = {}
+        for view in ("labeled", "weak"):
+            features = network.encoder(seen.images[view])
+            of[view] = network.decoder(features) if decoder is None else decoder_heads(decoder, features, way)
+        losses[name] = supervised_loss(of["labeled"])
+        p.append(probabilities(torch.cat([of["labeled"][0], of["weak"][0]]), seen.regions))
+    for i, a in enumerate(p):
+        for j, b in enumerate(p):
+            if i != j:
+                rest = (1 - b) ** 10 if seen.regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
+                total = total + mean_square(a, b**10 / (b**10 + rest))
+    return {**losses, "unsup": total}
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Of every voxel from the nearest one of the other kind, by all pairs; negative inside."""
+    inner, outer = np.argwhere(mask), np.argwhere(~mask)
+    result = np.zeros(mask.shape)
+    if not len(inner) or not len(outer):
+        return result
+    for own, other, sign in ((inner, outer, -1), (outer, inner, 1)):
+        for voxel in own:
+            result[tuple(voxel)] = sign * math.sqrt(((other - voxel) ** 2).sum(1).min())
+    touches = [(-1 <= result[tuple(voxel)] < 0) for voxel in inner]
+    result = np.where(result > 0, result / result.max(), result / -result.min())
+    result[tuple(inner[touches].T)] = 0
+    return result
+
+
+def dtc(network, method, seen):
+    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
+    features, kept = network.encoder(images), []
+    hook = network.decoder.stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    z = network.decoder(features)[0]
+    hook.remove()
+    s, p = method.head(kept[0]), probabilities(z, seen.regions)
+    s = (torch.exp(s) - torch.exp(-s)) / (torch.exp(s) + torch.exp(-s))
+    classes = list(range(p.shape[1])) if seen.regions else list(range(1, p.shape[1]))
+    error, agreement = 0, 0
+    for k, c in enumerate(classes):
+        for n in range(len(seen.target)):
+            mask = (seen.target[n, c] == 1) if seen.regions else (seen.target[n, 0] == c)
+            wanted = torch.tensor(signed_distance(mask.numpy()))
+            error = error + ((s[n, k] - wanted) ** 2).sum()
+        agreement = agreement + ((torch.sigmoid(-1500 * s[:, k]) - p[:, c]) ** 2).sum()
+    half = s[: len(seen.target)].numel()
+    supervised = supervised_loss(heads_of(network, seen.images["labeled"], None))
+    return {"sup": supervised, "distance": 0.3 * error / half, "unsup": agreement / s.numel()}
+
+
+STATEMENTS = {
+    "MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp, "MCNet": mcnet,
+    "MCNetPlus": mcnet, "DTC": dtc,
+}  # fmt: skip

@@ -32,7 +32,7 @@ def largest_components(labels: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def distance_maps(
-    label: PseudoLabel, channels: int, spacing: Sequence[float] = ()
+    label: PseudoLabel, channels: int, spacing: Sequence[float] = (), dtype: torch.dtype = torch.float32
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Signed distances from the boundary of every foreground class or region, and where they are known.
 
@@ -44,24 +44,23 @@ def distance_maps(
         label: of labeled images.
         channels: outputs of the network.
         spacing: voxel size in mm; empty: distances in voxels.
+        dtype: of the distances.
     """
     masks = masks_of(label.labels, channels)
     known = (label.valid if label.valid.ndim == masks.ndim else label.valid[:, None]).expand_as(masks)
     pairs = zip(masks.flatten(0, 1).cpu().numpy(), known.flatten(0, 1).cpu().numpy(), strict=True)
     maps, valid = zip(*(_distance_map(mask, where, spacing or None) for mask, where in pairs), strict=True)
-    shape = masks.shape[:2]
-    return tuple(  # type: ignore[return-value]
-        torch.from_numpy(np.stack(each)).to(masks.device).unflatten(0, shape) for each in (maps, valid)
-    )
+    distances, are_known = (torch.from_numpy(np.stack(each)).unflatten(0, masks.shape[:2]) for each in (maps, valid))
+    return distances.to(dtype).to(masks.device), are_known.to(masks.device)
 
 
 def _distance_map(
     mask: np.ndarray, known: np.ndarray, spacing: Sequence[float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     if mask.all() or not mask.any():
-        return np.zeros(mask.shape, np.float32), np.full(mask.shape, known.all())
+        return np.zeros(mask.shape), np.full(mask.shape, known.all())
     outside, inside = (distance_transform_edt(each, spacing) for each in (~mask, mask))
     valid = known if known.all() else known & (outside + inside <= distance_transform_edt(known, spacing))
     distance = outside / outside.max() - inside / inside.max()
     distance[mask & ~binary_erosion(mask, border_value=1)] = 0
-    return distance.astype(np.float32), valid
+    return distance, valid

@@ -15,7 +15,10 @@ from nnunetv2_crossmatch.methods.bcp import BCP
 from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.dmd import DMD
+from nnunetv2_crossmatch.methods.dtc import DTC
 from nnunetv2_crossmatch.methods.fixmatch import FixMatch
+from nnunetv2_crossmatch.methods.mcnet import MCNet
+from nnunetv2_crossmatch.methods.mcnet_plus import MCNetPlus
 from nnunetv2_crossmatch.methods.mean_teacher import MeanTeacher
 from nnunetv2_crossmatch.methods.method import Method
 from nnunetv2_crossmatch.methods.settings import CommonSettings
@@ -24,7 +27,10 @@ from nnunetv2_crossmatch.methods.uamt import UAMT
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
 from nnunetv2_crossmatch.methods.urpc import URPC
 
-METHODS: list[type[Method]] = [CrossMatch, FixMatch, UniMatch, MeanTeacher, CPS, DMD, UAMT, URPC, BCP]
+METHODS: list[type[Method]] = [
+    *(CrossMatch, FixMatch, UniMatch),
+    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC),
+]
 PREFIX = "nnUNetTrainer"
 
 

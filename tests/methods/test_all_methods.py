@@ -115,7 +115,9 @@ def made(method: str, task: Task, **options: Any) -> tuple[Any, Step]:
     shape = (2, 1, *PATCH[task.dimensions])
     images = {view: torch.randn(shape) for view in ("labeled", *made.unlabeled_views)}
     target = torch.randint(0, task.channels, shape)
-    return made, Step(network, images, target, task, loss_of, head_loss=loss_of, progress=0.9, index=3, seed=1, **options)
+    return made, Step(
+        network, images, target, task, loss_of, head_loss=loss_of, progress=0.9, index=3, seed=1, **options
+    )
 
 
 def loss_of(output: Any, target: Any) -> torch.Tensor:

@@ -171,8 +171,8 @@ LEARNING = {
     ),
     "pseudo-labels with gradient": Mutation(
         "learning/pseudo_labels.py",
-        "logits = logits.detach()",
-        "pass",
+        "distribution(logits.detach(), regions)",
+        "distribution(logits, regions)",
         "learning/test_pseudo_labels.py",
         "constant",
     ),

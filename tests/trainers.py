@@ -47,3 +47,22 @@ def started(tiny: TinyDataset, name: str, configuration: str = "2d", plans_name:
 def weights_of(trainer: Any) -> torch.Tensor:
     """All parameters of a trainer's network in one row, on their own memory."""
     return torch.cat([parameter.detach().flatten().clone() for parameter in trainer.network.parameters()])
+
+
+def resumed(tiny: TinyDataset, name: str) -> Any:
+    """The trainer of ``nnUNetv2_train ... --c`` before its first step."""
+    trainer = continued(tiny, name)
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    return trainer
+
+
+def steps(trainer: Any, count: int) -> list[dict]:
+    """What the next steps report."""
+    return [trainer.train_step(next(trainer.dataloader_train)) for _ in range(count)]
+
+
+def flat(module: torch.nn.Module) -> torch.Tensor:
+    """All parameters and buffers in one row, on their own memory."""
+    return torch.cat([value.detach().flatten().clone() for value in module.state_dict().values()])

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
+from torch.distributed.nn.functional import all_reduce
 
 
 def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -36,6 +37,15 @@ def sum_over_processes(values: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def joined_sum(values: torch.Tensor, distributed: bool) -> torch.Tensor:
+    """The sum of ``values`` over all processes if the run is ``distributed``, differentiable.
+
+    The trainer averages gradients; all_reduce sums both the values and, backwards, the gradients, so that the average
+    is the gradient of the loss on the joined batch.
+    """
+    return all_reduce(values) if distributed and dist.is_initialized() else values
 
 
 def any_process(condition: bool, device: torch.device) -> bool:

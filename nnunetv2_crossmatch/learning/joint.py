@@ -26,7 +26,7 @@ def joint_target(target: Any, labels: Sequence[PseudoLabel], channels: int) -> A
     """
     scales = target if isinstance(target, list) else [target]
     added = torch.cat([_as_target(label, scales[0], channels) for label in labels])
-    joined = [torch.cat([scale, _resized(added, scale)]) for scale in scales]
+    joined = [torch.cat([scale, resized(added, scale)]) for scale in scales]
     return joined if isinstance(target, list) else joined[0]
 
 
@@ -39,7 +39,7 @@ def _as_target(label: PseudoLabel, target: torch.Tensor, channels: int) -> torch
     return torch.cat([labels, ignored], dim=1)[:, : target.shape[1]].to(target.dtype)
 
 
-def _resized(target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+def resized(target: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """``target`` at the resolution of ``scale``, as the host makes it: by the nearest voxel."""
     size = scale.shape[2:]
     return target if target.shape[2:] == size else interpolate(target.float(), size, mode="nearest-exact").to(scale)

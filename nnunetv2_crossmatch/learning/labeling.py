@@ -122,10 +122,10 @@ def shifted(probability: torch.Tensor, shift: torch.Tensor, regions: bool) -> to
     return odds / (odds + 1 - probability) if regions else odds / odds.sum(1, keepdim=True)
 
 
-def sharpened(probability: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Probabilities (N, C, S) of logits divided by :data:`TEMPERATURE`."""
-    power = probability ** (1 / TEMPERATURE)
-    return power / (power + (1 - probability) ** (1 / TEMPERATURE)) if regions else power / power.sum(1, keepdim=True)
+def sharpened(probability: torch.Tensor, regions: bool, temperature: float = TEMPERATURE) -> torch.Tensor:
+    """Probabilities (N, C, S) of logits divided by ``temperature``, with gradient."""
+    power = probability ** (1 / temperature)
+    return power / (power + (1 - probability) ** (1 / temperature)) if regions else power / power.sum(1, keepdim=True)
 
 
 def one_hot(labels: torch.Tensor, channels: int) -> torch.Tensor:

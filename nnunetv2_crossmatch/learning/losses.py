@@ -14,11 +14,10 @@ from functools import cache
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.autograd.function import once_differentiable
-from torch.distributed.nn.functional import all_reduce
 from torch.nn import functional
 
+from nnunetv2_crossmatch.learning.exchange import joined_sum
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 
 SMOOTH = 1e-5
@@ -169,9 +168,7 @@ class Criterion:
         return total[0] / total[1].clamp(min=1)
 
     def _total(self, sums: torch.Tensor) -> torch.Tensor:
-        # DDP averages gradients; all_reduce sums both the values and, backwards, the gradients, so that the average is
-        # the gradient of the loss on the joined batch.
-        return all_reduce(sums) if self.distributed and dist.is_initialized() else sums
+        return joined_sum(sums, self.distributed)
 
 
 def dice_classes(choice: str, channels: int, regions: bool) -> tuple[int, ...]:

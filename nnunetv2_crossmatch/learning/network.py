@@ -54,7 +54,7 @@ class EncoderDecoder(nn.Module):
         self.recompute = recompute
 
     def forward(self, inputs: Any, mode: str = "predict", **options: Any) -> Any:
-        """``predict``: the host's forward. ``encode``, ``decode``, ``stacked``: see the methods of these names."""
+        """``predict``: the host's forward. The other modes are the methods of their names."""
         if mode == "predict":
             return self.decoder(self.encoder(inputs))
         if mode == "encode":
@@ -63,7 +63,9 @@ class EncoderDecoder(nn.Module):
             return self.decode(list(inputs), **options)
         if mode == "stacked":
             return self.stacked(inputs, **options)
-        raise ValueError(f"mode must be predict, encode, decode or stacked, got {mode}")
+        if mode == "heads_and_last":
+            return self.heads_and_last(inputs, **options)
+        raise ValueError(f"mode must be predict, encode, decode, stacked or heads_and_last, got {mode}")
 
     def encode(self, images: torch.Tensor) -> Features:
         """Features of ``images`` (N, C, S)."""
@@ -79,15 +81,11 @@ class EncoderDecoder(nn.Module):
         ``drawn`` is the perturbation of each level, or None. ``features`` is emptied on the way: no level is held
         longer than it is needed.
         """
-        features = perturbed(features, drawn)
-        x, heads, decoder = features.pop(), [], self.decoder
-        for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
-            x = stage(torch.cat((up(x), features.pop()), dim=1))
-            if head is decoder.seg_layers[-1]:
-                heads.append(head(x))
-            elif labeled_rows and decoder.deep_supervision:
-                heads.append(head(x[:labeled_rows]))
-        return heads[::-1]
+        return decoded(self.decoder, perturbed(features, drawn), labeled_rows)[0]
+
+    def heads_and_last(self, images: torch.Tensor, labeled_rows: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Logits of ``images`` (N, C, S) as :meth:`decode` returns them, and the last features (N, C_0, S)."""
+        return decoded(self.decoder, self.encode(images), labeled_rows)
 
     def stacked(
         self,
@@ -141,6 +139,24 @@ class EncoderDecoder(nn.Module):
             size = tuple(-(-edge // step) for edge, step in zip(size, stride, strict=True))
             shapes.append((rows, channels, *size))
         return shapes
+
+
+def decoded(decoder: Any, features: Features, labeled_rows: int = 0) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Logits, full resolution first, and the features (N, C_0, S) of the last stage.
+
+    Args:
+        decoder: has the host's parts: ``transpconvs``, ``stages``, ``seg_layers`` and ``deep_supervision``.
+        features: emptied on the way.
+        labeled_rows: rows that the lower heads see.
+    """
+    x, heads = features.pop(), []
+    for up, stage, head in zip(decoder.transpconvs, decoder.stages, decoder.seg_layers, strict=True):
+        x = stage(torch.cat((up(x), features.pop()), dim=1))
+        if head is decoder.seg_layers[-1]:
+            heads.append(head(x))
+        elif labeled_rows and decoder.deep_supervision:
+            heads.append(head(x[:labeled_rows]))
+    return heads[::-1], x
 
 
 def full_resolution(output: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:

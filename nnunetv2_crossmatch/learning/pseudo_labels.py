@@ -1,6 +1,6 @@
 """Pseudo-labels: hard labels of a network's logits, their confidence, and the voxels that count.
 
-Limit: constant values without gradient; the losses compare students with them.
+Limit: labels are constant values without gradient; the losses compare students with them.
 Shapes: N samples, C output channels, S spatial axes. Softmax: fields are (N, S). Regions: (N, C, S), each by itself.
 """
 
@@ -53,14 +53,20 @@ class PseudoLabel(NamedTuple):
         return {name: field for name, field in self._asdict().items() if field is not None}
 
 
-def probabilities(logits: torch.Tensor, regions: bool) -> torch.Tensor:
-    """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S).
+def in_float(logits: torch.Tensor) -> torch.Tensor:
+    """``logits`` in float32 or better: logarithms and powers of half-precision values are worthless."""
+    return logits if logits.dtype == torch.float64 else logits.float()
 
-    In float32 or better, without gradient.
-    """
-    logits = logits.detach()
-    logits = logits if logits.dtype == torch.float64 else logits.float()
+
+def distribution(logits: torch.Tensor, regions: bool) -> torch.Tensor:
+    """Softmax over the channels, or a sigmoid of each region, of ``logits`` (N, C, S), in float32 or better."""
+    logits = in_float(logits)
     return torch.sigmoid(logits) if regions else torch.softmax(logits, dim=1)
+
+
+def probabilities(logits: torch.Tensor, regions: bool) -> torch.Tensor:
+    """:func:`distribution` without gradient."""
+    return distribution(logits.detach(), regions)
 
 
 def label_of(probability: torch.Tensor, tau: float, regions: bool) -> PseudoLabel:

@@ -56,6 +56,7 @@ class Step:
         task: the labels of the data set.
         supervised_loss: the host's loss of (output, target).
         local_supervised_loss: the same without exchange between processes.
+        head_loss: the host's loss of one head and the target at its resolution; ``supervised_loss`` if not given.
         weight: of the unsupervised losses (u).
         progress: share of the run that is done, 0 to 1.
         index: number of the step in the run.
@@ -78,6 +79,7 @@ class Step:
     task: Task
     supervised_loss: Callable[[Any, Any], torch.Tensor]
     local_supervised_loss: Callable[[Any, Any], torch.Tensor] | None = None
+    head_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     weight: float = 1.0
     progress: float = 0.0
     index: int = 0
@@ -99,6 +101,15 @@ class Step:
     def supervised(self, output: Any) -> torch.Tensor:
         """The host's loss of the network's ``output`` for the labeled images."""
         return self.supervised_loss(output, self.target)
+
+    @property
+    def full_target(self) -> torch.Tensor:
+        """The target of the labeled images at full resolution."""
+        return self.target[0] if isinstance(self.target, list) else self.target
+
+    def full_supervised(self, logits: torch.Tensor) -> torch.Tensor:
+        """The host's loss of ``logits`` (B, C, S) of the labeled images at full resolution."""
+        return (self.head_loss or self.supervised_loss)(logits, self.full_target)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of ``loss`` to ``.grad`` of every parameter that it depends on."""

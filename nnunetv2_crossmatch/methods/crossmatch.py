@@ -86,6 +86,7 @@ class CrossMatch(TableMethod):
 
     Settings = CrossMatchSettings
     settings: CrossMatchSettings
+    summary = "two strong views and four perturbed decodings learn from the weak view and from each other"
     unlabeled_views = (WEAK, "strong1", "strong2")
     # Published settings; everything that is not named here is the default.
     presets: ClassVar = {

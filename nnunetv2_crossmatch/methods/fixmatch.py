@@ -26,6 +26,7 @@ class FixMatch(TableMethod):
     """One weak and one strong view."""
 
     Settings = FixMatchSettings
+    summary = "one strong view learns from the labels of the weak one"
     unlabeled_views = (WEAK, "strong1")
     presets: ClassVar = {
         # UniMatch's medical scripts: 300 passes over the unlabeled slices of ACDC with 7 labeled patients (29 000

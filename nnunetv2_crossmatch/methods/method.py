@@ -7,7 +7,7 @@ checkpoint under a key of their own; it never holds the network itself. Limit: a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import nn
@@ -25,11 +25,34 @@ Values = dict[str, torch.Tensor | float]
 in steps that have no value for it."""
 
 
+ENCODER_SHARE = 0.29  # of the multiplications of nnU-Net's plain 3d U-Net in a pass, patch 112 x 112 x 80
+
+
+class Passes(NamedTuple):
+    """How often encoders and decoders see a batch in a step: with gradient, and without.
+
+    One unit is as many images as a step has labeled ones, which are as many as the unlabeled ones.
+    """
+
+    encoder: float
+    encoder_without: float
+    decoder: float
+    decoder_without: float
+
+    @property
+    def cost(self) -> float:
+        """In supervised steps; a pass with gradient costs three times one without. Losses are not counted."""
+        encoder = self.encoder + self.encoder_without / 3
+        decoder = self.decoder + self.decoder_without / 3
+        return ENCODER_SHARE * encoder + (1 - ENCODER_SHARE) * decoder
+
+
 class Method(nn.Module):
     """Base of all methods; :meth:`losses` (or :meth:`backward`) is what a method must have.
 
     Attributes:
         Settings: the settings class, common fields and the method's own.
+        summary: what is learned from unlabeled images, in one line.
         presets: published settings by name.
         unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
         settings: of this run.
@@ -37,6 +60,7 @@ class Method(nn.Module):
     """
 
     Settings: ClassVar[type[CommonSettings]] = CommonSettings
+    summary: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     unlabeled_views: ClassVar[tuple[str, ...]] = (WEAK,)
 
@@ -63,6 +87,10 @@ class Method(nn.Module):
         Each is clipped and stepped by itself, and skipped in steps without a gradient.
         """
         return []
+
+    def passes(self) -> Passes:
+        """Passes of a step: the labeled and the unlabeled images once, unless a method says otherwise."""
+        return Passes(2, 0, 2, 0)
 
     def start(self, network: nn.Module) -> None:
         """Take over what depends on the network's first weights (moving averages); called before the first step."""

@@ -5,18 +5,33 @@ Limit: names only; ``training`` makes trainers of them.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from difflib import get_close_matches
 from typing import Any
 
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.learning.step import Task
+from nnunetv2_crossmatch.methods.bcp import BCP
+from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
+from nnunetv2_crossmatch.methods.dmd import DMD
+from nnunetv2_crossmatch.methods.dtc import DTC
 from nnunetv2_crossmatch.methods.fixmatch import FixMatch
+from nnunetv2_crossmatch.methods.mcnet import MCNet
+from nnunetv2_crossmatch.methods.mcnet_plus import MCNetPlus
+from nnunetv2_crossmatch.methods.mean_teacher import MeanTeacher
 from nnunetv2_crossmatch.methods.method import Method
 from nnunetv2_crossmatch.methods.settings import CommonSettings
 from nnunetv2_crossmatch.methods.tokens import BadTokenError, ordered_fields, pattern, read_token
+from nnunetv2_crossmatch.methods.uamt import UAMT
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
+from nnunetv2_crossmatch.methods.urpc import URPC
 
-METHODS: list[type[Method]] = [CrossMatch, FixMatch, UniMatch]
+METHODS: list[type[Method]] = [
+    *(CrossMatch, FixMatch, UniMatch),
+    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC),
+]
+PREFIX = "nnUNetTrainer"
 
 
 def method_of(trainer_name: str) -> type[Method] | None:
@@ -33,7 +48,7 @@ def settings_from_name(trainer_name: str) -> CommonSettings:
     """
     method = method_of(trainer_name)
     if method is None:
-        known = ", ".join(each.Settings.trainer for each in METHODS)
+        known = ", ".join(nearest_names(trainer_name) or [each.Settings.trainer for each in METHODS])
         raise InputError(Problem("unknown trainer", f"trainer name {trainer_name}", "none of ours", f"use {known}"))
     tokens = [] if trainer_name == f"{method.Settings.trainer}_" else trainer_name.split("_")[1:]
     values: dict[str, Any] = {}
@@ -47,6 +62,25 @@ def settings_from_name(trainer_name: str) -> CommonSettings:
         given.add(name)
         values[name] = value
     return replace(method.Settings(), **values)
+
+
+def nearest_names(trainer_name: str) -> list[str]:
+    """Trainers of ours that ``trainer_name``, with or without tokens, may have meant, the nearest first."""
+    known = {each.Settings.trainer.removeprefix(PREFIX).lower(): each.Settings.trainer for each in METHODS}
+    wanted = trainer_name.split("_")[0].removeprefix(PREFIX).lower()
+    return [known[name] for name in get_close_matches(wanted, known)]
+
+
+def list_methods() -> list[str]:
+    """A line per method: trainer, cost of a step, what is learned, and the tokens that not every method has."""
+    common = {setting.name for setting in fields(CommonSettings)}
+    lines = []
+    for method in METHODS:
+        settings = method.Settings()
+        own = [pattern(setting) for setting in ordered_fields(settings) if setting.name not in common]
+        cost = method(settings, Task(2)).passes().cost
+        lines.append(f"{settings.trainer}  {cost:.1f}x  {method.summary}  [{' '.join(own)}]")
+    return lines
 
 
 def list_tokens(method: type[Method]) -> str:

@@ -6,7 +6,7 @@ Limit: plain values only; the modules that read them say what they do, ``tokens`
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from nnunetv2_crossmatch.methods.tokens import spelled
@@ -45,6 +45,13 @@ def setting(
 def switch(token: str, meaning: str, source: str = OURS, default: int = 0) -> Any:
     """A setting that is 0 or 1."""
     return setting(default, token, meaning, source, low=0, high=1, kind=int)
+
+
+def redefined(settings: type, name: str, default: Any, source: str, meaning: str = "") -> Any:
+    """The field ``name`` of ``settings`` with a default of another source, and with another ``meaning`` if given."""
+    metadata = dict(next(each.metadata for each in fields(settings) if each.name == name))
+    changed = {"source": source, "meaning": meaning or metadata["meaning"]}
+    return field(default=default, metadata=metadata | changed)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from nnunetv2_crossmatch.learning.pseudo_labels import reference_label
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import LABELED, WEAK, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
-from nnunetv2_crossmatch.methods.method import Method, Values
+from nnunetv2_crossmatch.methods.method import Method, Passes, Values
 from nnunetv2_crossmatch.methods.settings import HOST, OURS, RELEASED, CommonSettings, setting, switch
 from nnunetv2_crossmatch.methods.tokens import spelled
 
@@ -205,6 +205,15 @@ class TableMethod(Method):
         """The table of one step; ``rng`` is equal in all processes, which sum its losses."""
         return self.table()
 
+    def passes(self) -> Passes:
+        """Of stacked streams: views are encoded once, teachers decoded without gradient, or run before the others."""
+        settings, table = self.settings, self.table_of_step(np.random.default_rng(0))
+        before = 1 + settings.mirror_teacher if settings.ema or settings.mirror_teacher else 0
+        if before:
+            table = replace(table, labeled_before=table.teachers[:1])
+        views, students, teachers = set(table.views.values()), table.students, table.computed_teachers
+        return Passes(1 + len(views), before, 1 + len(students), before + len(teachers))
+
     def perturbations(self) -> Mapping[str, FeatureDropout]:
         """Feature perturbations by the name that streams use."""
         return {}
@@ -298,8 +307,8 @@ class TableMethod(Method):
         probability, labeled = self.settings.labeled_mix, len(step.images[LABELED])
         if not probability:
             return {}
-        target = step.target[0] if isinstance(step.target, list) else step.target
-        loss.references = self.labeling.reference(reference_label(target, self.task.channels, self.task.regions))
+        known = reference_label(step.full_target, self.task.channels, self.task.regions)
+        loss.references = self.labeling.reference(known)
         return {view: draw_donors(step.rng, boxes, labeled, probability) for view, boxes in loss.boxes.items()}
 
     def draw_flips(self, step: Step) -> list[tuple[int, ...]]:

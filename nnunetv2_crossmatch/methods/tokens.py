@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 ORDER = (
-    "epochs iters valiters eta tau tauend weak strong drop levels temp absent classes criterion unsup warmup cutmix "
-    "labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint views gpuviews batch "
-    "ubatch exec students recompute opt lr seed verify diagnose"
+    "epochs iters valiters eta tau tauend weak strong drop levels temp absent classes criterion unsup warmup ramp "
+    "cutmix labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint "
+    "noise featdrop samples certain scales pretrain largest distance steepness "
+    "views gpuviews batch ubatch exec students recompute opt lr seed verify diagnose"
 ).split()
 """Order of the tokens in a canonical name, which names results folders; tokens that are not listed come last."""
 

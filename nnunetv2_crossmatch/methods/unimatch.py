@@ -40,6 +40,7 @@ class UniMatch(TableMethod):
 
     Settings = UniMatchSettings
     settings: UniMatchSettings
+    summary = "two strong views and perturbed features learn from the labels of the weak view"
     unlabeled_views = (WEAK, "strong1", "strong2")
     presets = FixMatch.presets  # one script, one set of numbers
 

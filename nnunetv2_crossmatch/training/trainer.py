@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -203,6 +204,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             target=target,
             task=self.method.task,
             supervised_loss=self.loss,
+            head_loss=self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss,
             local_supervised_loss=lambda *arguments: self.local_loss()(*arguments),
             weight=self.settings.unsupervised_at(progress),
             progress=progress,

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
-from typing import Any
 
 import pytest
 import torch
-from conftest import TinyDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from toy_methods import MovingAverage, TwoNetworks, with_toys
-from trainers import continued, make_trainer, started
+from trainers import continued, flat, make_trainer, resumed, started, steps
 
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.methods import names
@@ -26,22 +24,6 @@ LATER = f"nnUNetTrainerCrossMatch_{LENGTH}_labeledonly0p3_geometry1_labeledmix0p
 @pytest.fixture(autouse=True)
 def _toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(names, "METHODS", with_toys())
-
-
-def steps(trainer: Any, count: int) -> list[dict]:
-    return [trainer.train_step(next(trainer.dataloader_train)) for _ in range(count)]
-
-
-def flat(module: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([value.detach().flatten().clone() for value in module.state_dict().values()])
-
-
-def resumed(tiny: TinyDataset, name: str) -> Any:
-    trainer = continued(tiny, name)
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
-    return trainer
 
 
 def test_the_average_starts_at_weights_that_were_loaded_after_the_network_was_made(prepared_copy):

@@ -1,0 +1,190 @@
+"""The consistency methods: one step of each against its slow statement, and what they are made of by hand."""
+
+from __future__ import annotations
+
+import copy
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from slow_consistency import STATEMENTS, bcp_masks, bcp_parts
+from small import PATCH, host_network, supervised_loss
+
+from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy
+from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.methods.consistency import ConsistencySettings
+from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
+
+U, PROGRESS = 0.7, 0.6
+TASKS = {
+    "one class 2d": Task(2, dimensions=2),
+    "two classes 3d": Task(3, dimensions=3),
+    "regions 2d": Task(3, regions=True, dimensions=2),
+}
+TOKENS = {"UAMT": "_samples3"}  # BCP is in its second stage at PROGRESS
+
+
+def network_of(task: Task) -> EncoderDecoder:
+    """A network in float64 that is sure of some voxels."""
+    network = EncoderDecoder(host_network(task.dimensions, task.channels)).double()
+    with torch.no_grad():
+        for layer in network.decoder.seg_layers:
+            layer.weight.mul_(2)
+    return network
+
+
+def step_of(network: Any, task: Task, **options: Any) -> Step:
+    shape = (3, 1, *PATCH[task.dimensions])
+    images = {view: torch.randn(shape, dtype=torch.float64) for view in ("labeled", "weak")}
+    target = torch.randint(
+        0, 2 if task.regions else task.channels, (3, task.channels if task.regions else 1, *shape[2:])
+    )
+    return Step(network, images, target, task, supervised_loss, weight=U, progress=PROGRESS, index=5, seed=3, **options)
+
+
+def made(name: str, task: Task) -> tuple[Any, Step]:
+    """A method by its short name, ready for its first step, and a step; teachers are other networks already."""
+    torch.manual_seed(1)
+    trainer = f"nnUNetTrainer{name}{TOKENS.get(name, '')}"
+    method = method_of(trainer)(settings_from_name(trainer), task)
+    network = network_of(task)
+    method.build(network, lambda: network_of(task))
+    method.double()
+    return method, step_of(network, task)
+
+
+def recorded(method: Any, step: Step) -> SimpleNamespace:
+    """What the method will draw, in order, and what it sees."""
+    seen = SimpleNamespace(
+        images=dict(step.images), target=step.target, regions=step.task.regions, progress=PROGRESS, sure=0
+    )
+    for name, list_name in (("noisy", "noisy"), ("draw_dropout", "dropouts"), ("draw_box", "boxes")):
+        setattr(seen, list_name, [])
+        if hasattr(method, name):
+            setattr(method, name, remembering(getattr(method, name), getattr(seen, list_name)))
+    return seen
+
+
+def remembering(own: Any, results: list) -> Any:
+    def draw(*arguments: Any) -> Any:
+        results.append(own(*arguments))
+        return results[-1]
+
+    return draw
+
+
+def gradients(*modules: Any) -> torch.Tensor:
+    learning = [p for module in modules for p in module.parameters() if p.requires_grad]
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in learning])
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_a_step_equals_the_slow_statement(name, task):
+    method, step = made(name, task)
+    slow = copy.deepcopy((step.network, method))
+    seen = recorded(method, step)
+    values = method.backward(step)
+    losses = STATEMENTS[name](*slow, seen)
+    total = sum(loss for part, loss in losses.items() if part != "unsup") + U * losses["unsup"]
+    total.backward()
+    assert values["loss"].item() == pytest.approx(total.item(), rel=1e-10)
+    assert {f"loss_{part}": pytest.approx(loss.item(), rel=1e-10) for part, loss in losses.items()} == {
+        part: values[part].item() for part in values if part.startswith("loss_")
+    }
+    assert losses["unsup"].item() > 1e-4
+    expected = gradients(*slow)
+    assert (gradients(step.network, method) - expected).norm() < 1e-9 * expected.norm()
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_the_first_step_learns_from_unlabeled_images(name):
+    """Without a difference of its own a method's loss would be 0 as long as nothing has been learned."""
+    method, step = made(name, TASKS["two classes 3d"])
+    method.start(step.network)
+    loss = method.parts(step).unsupervised
+    loss.backward()
+    assert loss.item() > 1e-4
+    assert gradients(step.network).norm() > 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in STATEMENTS if hasattr(method_of(f"nnUNetTrainer{name}"), "kept_at")])
+def test_the_teacher_follows_the_network_as_a_loop_by_hand_says(name):
+    method, step = made(name, TASKS["one class 2d"])
+    method.start(step.network)
+    by_hand = [p.detach().clone() for p in step.network.parameters()]
+    of_second_stage = ((0, 0.0), (1, 0.0), (2, 0.99), (3, 0.99))
+    for index, kept in of_second_stage if name == "BCP" else ((0, 0.0), (1, 0.5), (2, 2 / 3), (1000, 0.99)):
+        step.progress = PROGRESS if index >= 2 else 0.0
+        with torch.no_grad():
+            for p in step.network.parameters():
+                p += torch.randn_like(p)
+        step.index = index
+        method.after_step(step)
+        by_hand = [kept * a + (1 - kept) * p for a, p in zip(by_hand, step.network.parameters(), strict=True)]
+    for average, expected in zip(method.average.parameters(), by_hand, strict=True):
+        assert torch.allclose(average, expected, rtol=1e-12)
+
+
+def test_lower_heads_of_mixed_images_learn_reduced_labels_with_half_the_weight():
+    method, step = made("BCP", TASKS["two classes 3d"])
+    seen, network = recorded(method, step), step.network
+    shapes = [(3, 3, *(edge // 2**scale for edge in PATCH[3])) for scale in (0, 1, 1)]
+    heads = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    step.network = lambda images: heads
+    parts = method.parts(step)
+    pairs = [bcp_masks(method, seen, i) for i in range(3)]
+    full = bcp_parts(heads[0], pairs, False)
+    half = bcp_parts(heads[1], pairs, False, lambda mask: mask[1::2, 1::2, 1::2])
+    assert parts.supervised["sup"].item() == pytest.approx((full["sup"] * 2 / 3 + half["sup"] / 3).item(), rel=1e-10)
+    assert parts.unsupervised.item() == pytest.approx((full["unsup"] * 2 / 3 + half["unsup"] / 3).item(), rel=1e-10)
+    assert network.encoder is not None
+
+
+def test_in_the_first_stage_labeled_images_and_targets_get_one_box_of_the_next_sample():
+    method, step = made("BCP", TASKS["two classes 3d"])
+    seen, given = recorded(method, step), {}
+    step.progress, step.target = 0.1, [step.target, step.target[..., 1::2, 1::2, 1::2]]
+    step.network = lambda images: given.setdefault("images", images).sum().requires_grad_()
+    step.supervised_loss = lambda output, target: given.setdefault("target", target) and output
+    assert set(method.losses(step)) == {"loss", "loss_sup", "unsup_weight"}
+    inside = torch.zeros(PATCH[3], dtype=torch.bool)
+    inside[seen.boxes[0]] = True
+    for i in range(3):
+        following = (i + 1) % 3
+        assert torch.equal(given["images"][i][:, inside], seen.images["labeled"][following][:, inside])
+        assert torch.equal(given["images"][i][:, ~inside], seen.images["labeled"][i][:, ~inside])
+        expected = torch.where(inside, seen.target[following], seen.target[i])
+        assert torch.equal(given["target"][0][i], expected)
+        assert torch.equal(given["target"][1][i], expected[:, 1::2, 1::2, 1::2])
+
+
+def test_directions_of_pairs_alternate_over_all_processes():
+    method, step = made("BCP", TASKS["one class 2d"])
+    ways = []
+    for step.rank in (0, 1):
+        ways += method.unlabeled_part(step)[1].flatten().tolist()
+    assert ways == [True, False, True, False, True, False]
+
+
+def test_noise_is_that_share_of_each_images_own_deviation_and_cut_at_twice_that():
+    torch.manual_seed(0)
+    images = torch.stack([torch.randn(1, 40, 40), 100 * torch.randn(1, 40, 40), torch.ones(1, 40, 40)]).double()
+    noise = noisy(images, 0.1, torch.Generator().manual_seed(0)) - images
+    shares = noise[:2, 0] / images[:2, 0].std((1, 2), correction=0).view(2, 1, 1)
+    assert shares.abs().amax((1, 2)).tolist() == pytest.approx([0.2, 0.2])
+    assert shares.std((1, 2)).tolist() == pytest.approx([0.0959, 0.0959], rel=0.05)  # of a normal that is cut
+    assert (noise[2] == 0).all()
+
+
+def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
+    settings = ConsistencySettings(unsupervised=2.0, warmup=0.5, labeled_only=0.2)
+    assert [settings.unsupervised_at(x) for x in (0.2, 0.45, 0.7, 0.9)] == pytest.approx(
+        [2 * math.exp(-5), 2 * math.exp(-5 / 4), 2, 2]
+    )
+    assert ConsistencySettings(unsupervised=2.0, ramp="linear").unsupervised_at(0.25) == 0.5
+    assert ConsistencySettings(unsupervised=2.0, warmup=0.0).unsupervised_at(0.0) == 2
+    assert gaussian_ramp(3) == 1

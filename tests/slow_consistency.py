@@ -1,0 +1,307 @@
+"""The consistency methods stated once more, slowly: one image, one class, one voxel's term after the other, in float64.
+
+Limit: shares no arithmetic with the package; only what was drawn comes from it, as plain values.
+Shapes: networks' outputs (N, C, S); every statement returns the losses by name, ``unsup`` without its weight.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from reference import heads_of
+from small import supervised_loss
+from torch import nn
+
+
+def probabilities(z: torch.Tensor, regions: bool) -> torch.Tensor:
+    if regions:
+        return 1 / (1 + torch.exp(-z))
+    return torch.stack(
+        [torch.exp(z[:, c]) / sum(torch.exp(z[:, k]) for k in range(z.shape[1])) for c in range(z.shape[1])], 1
+    )
+
+
+def of_unlabeled(network: nn.Module, seen: SimpleNamespace, dropout=None, image=None) -> torch.Tensor:
+    """Probabilities of the unlabeled images, or of another version of them."""
+    return probabilities(heads_of(network, seen.images["weak"] if image is None else image, dropout)[0], seen.regions)
+
+
+def mean_square(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    terms = [((p[n, c] - q[n, c]) ** 2).sum() for n in range(len(p)) for c in range(p.shape[1])]
+    return sum(terms) / p.numel()
+
+
+def soft_dice(p: torch.Tensor, q: torch.Tensor, classes: list[int]) -> torch.Tensor:
+    each = []
+    for c in classes:
+        overlap = 2 * (p[:, c] * q[:, c]).sum() + 1e-5
+        each.append(1 - overlap / ((p[:, c] ** 2).sum() + (q[:, c] ** 2).sum() + 1e-5))
+    return sum(each) / len(each)
+
+
+def of_dice(channels: int, regions: bool) -> list[int]:
+    """Channels that a Dice averages over: without the background where it is one of two classes."""
+    return [1] if channels == 2 and not regions else list(range(channels))
+
+
+def mean_teacher(network, method, seen):
+    student = of_unlabeled(network, seen, seen.dropouts[0])
+    teacher = of_unlabeled(method.average, seen, seen.dropouts[1], seen.noisy[0]).detach()
+    return {
+        "sup": supervised_loss(heads_of(network, seen.images["labeled"], None)),
+        "unsup": mean_square(student, teacher),
+    }
+
+
+def uamt(network, method, seen):
+    student = of_unlabeled(network, seen, seen.dropouts[0])
+    teacher, *samples = (
+        of_unlabeled(method.average, seen, dropout, image).detach()
+        for dropout, image in zip(seen.dropouts[1:], seen.noisy, strict=True)
+    )
+    assert len(samples) == 3
+    mean = sum(samples) / 3
+    share = 0.75 + 0.25 * math.exp(-5 * (1 - seen.progress) ** 2)
+    kinds = range(mean.shape[1]) if seen.regions else [None]
+    total, count, voxels = 0, 0, 0
+    for c in kinds:
+        if c is None:
+            spread = -sum(mean[:, k] * torch.log(mean[:, k] + 1e-6) for k in range(mean.shape[1]))
+            sure, channels, limit = spread < share * math.log(mean.shape[1]), range(mean.shape[1]), mean.shape[1]
+        else:
+            m = mean[:, c]
+            spread = -(m * torch.log(m + 1e-6) + (1 - m) * torch.log(1 - m + 1e-6))
+            sure, channels, limit = spread < share * math.log(2), [c], 1
+        voxels += sure.numel()
+        count += limit * sure.sum()
+        seen.sure = seen.sure + sure.sum().item()
+        for k in channels:
+            total = total + ((student[:, k] - teacher[:, k]) ** 2)[sure].sum()
+    assert 0.05 < seen.sure / voxels < 0.95
+    return {"sup": supervised_loss(heads_of(network, seen.images["labeled"], None)), "unsup": total / count}
+
+
+def of_two(network, method, seen):
+    """Supervised losses of both networks."""
+    both = [supervised_loss(heads_of(each, seen.images["labeled"], None)) for each in (network, method.peer)]
+    return {"sup": both[0], "sup_peer": both[1]}
+
+
+def cps(network, method, seen):
+    z = [heads_of(each, seen.images["weak"], None)[0] for each in (network, method.peer)]
+    p = [probabilities(each, seen.regions) for each in z]
+    total = 0
+    for learner, other in ((0, 1), (1, 0)):
+        q, terms = p[other].detach(), 0
+        for c in range(q.shape[1]):
+            if seen.regions:
+                label = (q[:, c] > 0.5).double()
+                terms = (
+                    terms - (label * torch.log(p[learner][:, c]) + (1 - label) * torch.log(1 - p[learner][:, c])).sum()
+                )
+            else:
+                label = (q[:, c] == q.max(1).values).double()
+                terms = terms - (label * torch.log(p[learner][:, c])).sum()
+        total = total + terms / (q.numel() if seen.regions else q[:, 0].numel())
+    return {**of_two(network, method, seen), "unsup": total}
+
+
+def dmd(network, method, seen):
+    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
+    p, q = (probabilities(heads_of(each, images, None)[0] / 2, seen.regions) for each in (network, method.peer))
+    return {**of_two(network, method, seen), "unsup": soft_dice(p, q, of_dice(p.shape[1], seen.regions))}
+
+
+def upsampled(z: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """Linear interpolation between the centres of voxels, one axis after the other; constant beyond the outer ones."""
+    for axis, length in enumerate(size, start=2):
+        known = z.shape[axis]
+        slices = []
+        for i in range(length):
+            place = min(max((i + 0.5) * known / length - 0.5, 0), known - 1)
+            left = min(int(place), known - 1)
+            right, share = min(left + 1, known - 1), place - left
+            slices.append((1 - share) * z.select(axis, left) + share * z.select(axis, right))
+        z = torch.stack(slices, axis)
+    return z
+
+
+def urpc(network, method, seen):
+    size = seen.images["weak"].shape[2:]
+    of_labeled = [upsampled(z, size) for z in heads_of(network, seen.images["labeled"], None)]
+    scales = [
+        probabilities(upsampled(z, size), seen.regions)
+        for z in heads_of(network, seen.images["weak"], seen.dropouts[0])
+    ]
+    mean, total = sum(scales) / len(scales), 0
+    for p in scales:
+        squares, weights, unsure, voxels = 0, 0, 0, 0
+        channels = p.shape[1]
+        for group in [[c] for c in range(channels)] if seen.regions else [list(range(channels))]:
+            apart, kinds = 0, 2 if seen.regions else channels
+            for c in group:
+                a, b = (0.99 * each[:, c] + 0.01 / kinds for each in (mean, p))
+                apart = apart + a * (torch.log(a) - torch.log(b))
+                if seen.regions:
+                    apart = apart + (1 - a) * (torch.log(1 - a) - torch.log(1 - b))
+            w = torch.exp(-apart)
+            squares = squares + sum((w * (mean[:, c] - p[:, c]) ** 2).sum() for c in group)
+            weights = weights + len(group) * w.sum()
+            unsure, voxels = unsure + apart.sum(), voxels + apart.numel()
+        total = total + squares / weights + unsure / voxels
+    supervised = sum(supervised_loss(z) for z in of_labeled) / len(of_labeled)
+    return {"sup": supervised, "unsup": total / len(scales)}
+
+
+def largest_component(mask: np.ndarray) -> np.ndarray:
+    """The largest set of voxels that touch, by a face or a corner; all of them if several are as large."""
+    left, found = {tuple(map(int, voxel)) for voxel in np.argwhere(mask)}, []
+    while left:
+        edge = [left.pop()]
+        component = list(edge)
+        while edge:
+            voxel = edge.pop()
+            near = {
+                tuple(a + b for a, b in zip(voxel, move, strict=True)) for move in product((-1, 0, 1), repeat=mask.ndim)
+            }
+            new = near & left
+            left -= new
+            edge += new
+            component += new
+        found.append(component)
+    result = np.zeros_like(mask)
+    for component in found:
+        if len(component) == max(map(len, found)):
+            result[tuple(np.transpose(component))] = True
+    return result
+
+
+def bcp_masks(method, seen, i: int) -> tuple[torch.Tensor, list[torch.Tensor], bool]:
+    """Of pair i: voxels from the unlabeled image, one-hot labels of it and of the labeled one, and its direction."""
+    size = seen.images["weak"].shape[2:]
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[seen.boxes[0]] = True
+    assert 0.2 < inside.double().mean() < 0.5
+    inward = i % 2 == 0
+    q = of_unlabeled(method.average, seen)[i].detach()
+    channels = len(q)
+    guess = [(q[c] > 0.5 if seen.regions else q[c] == q.max(0).values).numpy() for c in range(channels)]
+    foreground = range(channels) if seen.regions else range(1, channels)
+    kept = {c: largest_component(guess[c]) for c in foreground}
+    guess = [kept[c] if c in kept else ~np.logical_or.reduce(list(kept.values())) for c in range(channels)]
+    known = [(seen.target[i, c] == 1) if seen.regions else (seen.target[i, 0] == c) for c in range(channels)]
+    unlabeled = inside if inward else ~inside
+    return unlabeled, [torch.where(unlabeled, torch.tensor(g), k) for g, k in zip(guess, known, strict=True)], inward
+
+
+def bcp_parts(z: torch.Tensor, pairs: list, regions: bool, reduce=lambda mask: mask) -> dict[str, torch.Tensor]:
+    """Cross-entropy and Dice of logits z of the mixed images, whose masks ``reduce`` brings to their resolution."""
+    p = probabilities(z, regions)
+    totals = {"sup": 0, "unsup": 0}
+    for name, wanted in (("sup", False), ("unsup", True)):
+        for way in (True, False):
+            entropy, voxels, dices = 0, 0, []
+            for c in range(p.shape[1]):
+                overlap, squares, size = 0, 0, 0
+                for n, (unlabeled, labels, inward) in enumerate(pairs):
+                    if inward is not way:
+                        continue
+                    chosen = reduce(unlabeled) == wanted
+                    a, y = p[n, c][chosen], reduce(labels[c])[chosen].double()
+                    overlap, squares, size = overlap + (a * y).sum(), squares + (a**2).sum(), size + y.sum()
+                    entropy = entropy - (y * torch.log(a) + ((1 - y) * torch.log(1 - a) if regions else 0)).sum()
+                    voxels += int(chosen.sum()) if regions or c == 0 else 0
+                dices.append(1 - (2 * overlap + 1e-5) / (squares + size + 1e-5))
+            classes = of_dice(p.shape[1], regions)
+            totals[name] = totals[name] + (sum(dices[c] for c in classes) / len(classes) + entropy / voxels) / 2
+    return totals
+
+
+def bcp(network, method, seen):
+    """The network has two heads, of which the lower one has no weight."""
+    pairs = [bcp_masks(method, seen, i) for i in range(len(seen.images["weak"]))]
+    images = [torch.where(pair[0], seen.images["weak"][i], seen.images["labeled"][i]) for i, pair in enumerate(pairs)]
+    return bcp_parts(heads_of(network, torch.stack(images), None)[0], pairs, seen.regions)
+
+
+def decoder_heads(decoder: nn.Module, features: list[torch.Tensor], way: str) -> list[torch.Tensor]:
+    """Logits of a decoder that interpolates, full resolution first."""
+    x, heads = features[-1], []
+    for i, skip in enumerate(features[-2::-1]):
+        convolution = decoder.transpconvs[i][1]
+        if way == "linear":
+            larger = upsampled(x, skip.shape[2:])
+        else:
+            larger = x
+            for axis in range(2, x.ndim):
+                larger = larger.repeat_interleave(skip.shape[axis] // x.shape[axis], axis)
+        x = decoder.stages[i](torch.cat([convolution(larger), skip], 1))
+        heads.insert(0, decoder.seg_layers[i](x))
+    return heads
+
+
+def mcnet(network, method, seen):
+    ways = ("linear", "nearest")[: len(method.decoders)]
+    losses, p, total = {}, [], 0
+    for name, decoder, way in (
+        ("sup", None, ""),
+        *((f"sup_{w}", d, w) for w, d in zip(ways, method.decoders, strict=True)),
+    ):
+        of = {}
+        for view in ("labeled", "weak"):
+            features = network.encoder(seen.images[view])
+            of[view] = network.decoder(features) if decoder is None else decoder_heads(decoder, features, way)
+        losses[name] = supervised_loss(of["labeled"])
+        p.append(probabilities(torch.cat([of["labeled"][0], of["weak"][0]]), seen.regions))
+    for i, a in enumerate(p):
+        for j, b in enumerate(p):
+            if i != j:
+                rest = (1 - b) ** 10 if seen.regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
+                total = total + mean_square(a, b**10 / (b**10 + rest))
+    return {**losses, "unsup": total}
+
+
+def signed_distance(mask: np.ndarray) -> np.ndarray:
+    """Of every voxel from the nearest one of the other kind, by all pairs; negative inside."""
+    inner, outer = np.argwhere(mask), np.argwhere(~mask)
+    result = np.zeros(mask.shape)
+    if not len(inner) or not len(outer):
+        return result
+    for own, other, sign in ((inner, outer, -1), (outer, inner, 1)):
+        for voxel in own:
+            result[tuple(voxel)] = sign * math.sqrt(((other - voxel) ** 2).sum(1).min())
+    touches = [(-1 <= result[tuple(voxel)] < 0) for voxel in inner]
+    result = np.where(result > 0, result / result.max(), result / -result.min())
+    result[tuple(inner[touches].T)] = 0
+    return result
+
+
+def dtc(network, method, seen):
+    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
+    features, kept = network.encoder(images), []
+    hook = network.decoder.stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    z = network.decoder(features)[0]
+    hook.remove()
+    s, p = method.head(kept[0]), probabilities(z, seen.regions)
+    s = (torch.exp(s) - torch.exp(-s)) / (torch.exp(s) + torch.exp(-s))
+    classes = list(range(p.shape[1])) if seen.regions else list(range(1, p.shape[1]))
+    error, agreement = 0, 0
+    for k, c in enumerate(classes):
+        for n in range(len(seen.target)):
+            mask = (seen.target[n, c] == 1) if seen.regions else (seen.target[n, 0] == c)
+            wanted = torch.tensor(signed_distance(mask.numpy()))
+            error = error + ((s[n, k] - wanted) ** 2).sum()
+        agreement = agreement + ((torch.sigmoid(-1500 * s[:, k]) - p[:, c]) ** 2).sum()
+    half = s[: len(seen.target)].numel()
+    supervised = supervised_loss(heads_of(network, seen.images["labeled"], None))
+    return {"sup": supervised, "distance": 0.3 * error / half, "unsup": agreement / s.numel()}
+
+
+STATEMENTS = {
+    "MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp, "MCNet": mcnet,
+    "MCNetPlus": mcnet, "DTC": dtc,
+}  # fmt: skip

@@ -23,7 +23,13 @@ DEBUG_VARIABLE = "NNUNETV2_CROSSMATCH_DEBUG"
 ABOUT_CONTENT = (None, errno.EINVAL)
 """``errno`` of an ``OSError`` that altered bytes cause: readers raise it themselves, or seek to impossible places."""
 NOT_CONTENT = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.EACCES, errno.ENOMEM, errno.ETIMEDOUT)
-SHORTAGES = ("bad_alloc", "enough memory", "out of memory", *(os.strerror(code).lower() for code in NOT_CONTENT))
+SHORTAGES = (
+    "bad_alloc",
+    "allocate memory",
+    "enough memory",
+    "out of memory",
+    *(os.strerror(code).lower() for code in NOT_CONTENT),
+)
 """What libraries write that have no class of errors for a shortage, or for a fault of the disk."""
 CHUNK_BYTES = 1 << 20
 HOST_JSON_READER = "load_json"

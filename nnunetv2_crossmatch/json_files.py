@@ -55,7 +55,7 @@ def read_json(
         content = _parsed(file.read_bytes(), byte_order_mark, nan)
         check_form(content, form)
     except FileNotFoundError as error:
-        raise MissingFileError(Problem("file missing", file, error.strerror, fix)) from None
+        raise MissingFileError(Problem("file missing", file, str(error.strerror), fix)) from None
     except (OSError, MemoryError) as error:
         raise NotReadError(file_not_read(file, unread_reason(error) or str(error))) from error
     except (ValueError, RecursionError) as error:

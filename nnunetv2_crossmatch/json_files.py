@@ -149,6 +149,8 @@ def _check_one_of(value: Any, forms: Iterable[Form], place: str) -> None:
 def _check_object(value: Any, form: dict[str | EllipsisType, Form], place: str) -> None:
     _check_plain(value, dict, place)
     named = {key.removesuffix("?") for key in form if isinstance(key, str)}
+    if missing := [_short(f"{place}/{key}") for key in form if key in named and key not in value]:
+        raise ValueError(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     for key, inner in form.items():
         if isinstance(key, EllipsisType):
             for other in value.keys() - named:
@@ -156,8 +158,6 @@ def _check_object(value: Any, form: dict[str | EllipsisType, Form], place: str) 
         elif key.endswith("?"):
             if key[:-1] in value:
                 _check(value[key[:-1]], inner, f"{place}/{key[:-1]}")
-        elif key not in value:
-            raise ValueError(f"{_short(f'{place}/{key}')} is missing")
         else:
             _check(value[key], inner, f"{place}/{key}")
 

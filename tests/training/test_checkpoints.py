@@ -139,7 +139,7 @@ def test_a_file_of_tensors_that_is_no_training_checkpoint_is_refused(tmp_path: P
 def test_a_checkpoint_without_an_entry_that_a_training_has_is_refused(tmp_path: Path, name: str) -> None:
     """Of those that the host reads to predict and to go on."""
     torch.save({key: value for key, value in checkpoint().items() if key != name}, tmp_path / "c.pth")
-    with pytest.raises(DamagedCheckpointError, match=f"no training checkpoint: {name} missing"):
+    with pytest.raises(DamagedCheckpointError, match=f"no training checkpoint: {name} is missing"):
         load_checkpoint(tmp_path / "c.pth")
 
 

@@ -29,8 +29,7 @@ from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_datas
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command_line, run_all
-from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
-from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
+from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
@@ -263,13 +262,14 @@ def _check_configuration(
 def _check_loaders(
     manager: PlansManager, configuration: str, folder: Path, trainer: type[Trainer] | None
 ) -> Iterator[CheckResult]:
-    """Shared memory for the batches of a training, of the default CrossMatch if no trainer of this package is given."""
+    """Shared memory for the batches of a training, of the first method's defaults if no trainer is given."""
     workers = get_allowed_n_proc_DA()
     if not (workers and SHARED_MEMORY.is_dir()):
         return
     planned, dataset_json = manager.get_configuration(configuration), check_dataset_file(folder / "dataset.json")
-    settings = trainer.settings if trainer else CrossMatch.Settings()
-    method = (trainer.method_class if trainer else CrossMatch)(settings, task_of(manager, configuration, dataset_json))
+    method_class = trainer.method_class if trainer else METHODS[0]
+    settings = trainer.settings if trainer else method_class.Settings()
+    method = method_class(settings, task_of(manager, configuration, dataset_json))
     batch = settings.batch or max(planned.batch_size, 2)
     unlabeled = (settings.unlabeled_batch or batch) if settings.unsupervised else 0
     views = 1 if settings.gpu_views else len(method.unlabeled_views)

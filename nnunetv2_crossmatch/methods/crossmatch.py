@@ -20,7 +20,8 @@ import numpy as np
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
 from nnunetv2_crossmatch.learning.streams import WEAK, LossRow, Stream, StreamTable
 from nnunetv2_crossmatch.methods.settings import OURS, RELEASED, setting
-from nnunetv2_crossmatch.methods.table import TableMethod, TableSettings
+from nnunetv2_crossmatch.methods.table import TableMethod
+from nnunetv2_crossmatch.methods.table_settings import TableSettings
 
 STREAMS = {
     "wn": Stream(WEAK),

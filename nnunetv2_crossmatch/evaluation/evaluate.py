@@ -121,9 +121,9 @@ def evaluate_folders(
 
 def check_different_folders(reference: Path, predictions: Sequence[Path]) -> None:
     """Raise :class:`InputError` if a folder would be compared with itself, which every score of 1 would hide."""
-    given = [reference.resolve(), *(folder.resolve() for folder in predictions)]
-    doubled = [folder for folder in dict.fromkeys(given) if given.count(folder) > 1]
-    detail, fix = "it is given twice of -r, -p and --compare", "give different folders"
+    first, *others = (folder.resolve() for folder in predictions)  # one of the others may be the reference: a bound
+    doubled = [first] if first in (reference.resolve(), *others) else []
+    detail, fix = "-p is also given with -r or --compare", "give different folders"
     raise_if_any([Problem("folder compared with itself", folder, detail, fix) for folder in doubled])
 
 

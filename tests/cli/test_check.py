@@ -130,6 +130,7 @@ def test_shared_memory_is_compared_with_what_the_loaders_of_the_configuration_ke
     plans = json.loads(tiny_prepared.plans_file.read_text())
     plans["configurations"]["3d_fullres"].update(patch_size=[128] * 3, batch_size=2)
     monkeypatch.setenv("nnUNet_n_proc_DA", "12")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)  # nnU-Net starts no more workers than there are
     states = {}
     for gib in (1, 4):
         usage = Usage(0, 0, gib * environment_checks.GIB)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +20,10 @@ from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import atomic_folder, preprocessed_folder, raw_folder, unlabeled_images_folder
-from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.prediction.pseudo_labeled import join
+from nnunetv2_crossmatch.prediction.second_training import FOLDS, give_plans, half_labeled, read_fingerprint
 
 PLANS = "nnUNetProtocolPlans"
-FINGERPRINT = "dataset_fingerprint.json"
 SMALL_STAGES = 4
 SMALL_BATCH = {2: 4, 3: 2}
 """By the number of axes."""
@@ -86,22 +84,7 @@ def write_plans(arguments: argparse.Namespace) -> None:
         if arguments.small_patch:
             small = arguments.small_patch, arguments.small_features, arguments.small_mm
             shrink(changed["configurations"][arguments.configuration], *small)
-        give_plans(target, changed, fingerprint)
-
-
-def read_fingerprint(folder: Path) -> dict[str, Any]:
-    """The content of ``dataset_fingerprint.json``, which the trainer copies."""
-    content: dict[str, Any] = read_json(folder / FINGERPRINT, dict, "plan the data set again", nan=True)
-    return content
-
-
-def give_plans(target: str, plans: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
-    """Write what preprocessing and training look for in the preprocessed folder of ``target``; the plans last."""
-    folder = preprocessed_folder() / target
-    folder.mkdir(exist_ok=True)
-    write_json(folder / "dataset.json", check_dataset_file(raw_folder() / target / "dataset.json"))
-    write_json(folder / FINGERPRINT, fingerprint)  # the trainer copies it to its results
-    write_json(folder / f"{PLANS}.json", plans)
+        give_plans(preprocessed_folder() / target, changed, PLANS, fingerprint)
 
 
 def copy_labels(arguments: argparse.Namespace) -> None:
@@ -124,10 +107,11 @@ def learn_from_predictions(arguments: argparse.Namespace) -> None:
     source = preprocessed_folder() / arguments.labeled
     plans = check_plans_file(source / f"{PLANS}.json")
     fingerprint = read_fingerprint(source)
-    give_plans(arguments.target, {**plans, "dataset_name": arguments.target}, fingerprint)
+    folder = preprocessed_folder() / arguments.target
+    give_plans(folder, {**plans, "dataset_name": arguments.target}, PLANS, fingerprint)
     lists = sorted([*labeled, *predicted]), half_labeled(labeled, predicted)
     folds = [{"train": train, "val": labeled} for train in lists]
-    write_json(preprocessed_folder() / arguments.target / "splits_final.json", folds)
+    write_json(folder / FOLDS, folds)
 
 
 def _join_labels(source: Path, name: str, predictions: Path) -> tuple[list[str], list[str]]:
@@ -138,12 +122,6 @@ def _join_labels(source: Path, name: str, predictions: Path) -> tuple[list[str],
     with atomic_folder(target) as folder:
         labeled = join(folder, source, unlabeled, predictions)
     return labeled, list(unlabeled)
-
-
-def half_labeled(labeled: Sequence[str], predicted: Sequence[str]) -> list[str]:
-    """Names repeated so that of equal draws half are ``labeled``; the host draws from such a list as it is."""
-    length = math.lcm(len(labeled), len(predicted))
-    return sorted([*labeled] * (length // len(labeled)) + [*predicted] * (length // len(predicted)))
 
 
 @command

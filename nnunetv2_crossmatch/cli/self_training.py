@@ -1,0 +1,140 @@
+"""``nnUNetv2_crossmatch_self_training``: train, predict the unlabeled images, train again on both kinds of labels.
+
+The simple alternative to a semi-supervised trainer, with nnU-Net's own commands. Limit: one fold; each step is a
+command with a log of its own, and a call that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from nnunetv2_crossmatch import ext_trainers, folders
+from nnunetv2_crossmatch.cli.pseudo_label import dataset_id, share
+from nnunetv2_crossmatch.demo.stages import Stages
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line
+from nnunetv2_crossmatch.json_files import read_json
+from nnunetv2_crossmatch.methods.names import METHODS
+from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST
+from nnunetv2_crossmatch.prediction.second_training import FOLDS, prepare_second_training
+from nnunetv2_crossmatch.training.supervised import HOST_NAME
+
+STUDENT = f"{METHODS[0].Settings.trainer}_unsup0_lr0p003"
+"""nnU-Net's own step, in a trainer that can begin with a model, at a lower learning rate."""
+FINAL = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One step: a command, or a function with a title; it is done when ``proof`` exists."""
+
+    proof: Path
+    command: tuple[str, ...] = ()
+    title: str = ""
+    function: Callable[[], object] = lambda: None
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's options, named as those of ``nnUNetv2_train``."""
+    result = argparse.ArgumentParser(
+        prog="nnUNetv2_crossmatch_self_training",
+        description="Self-training with nnU-Net's own commands: train on the labeled cases, predict imagesUn, make a "
+        "new data set of both kinds of labels, and train on it, the labeled cases half of the time, beginning with the "
+        "first model. What is done already is not done again.",
+        epilog="Example: nnUNetv2_crossmatch_self_training 501 3d_fullres 0 -o 511",
+    )
+    add = result.add_argument
+    add("dataset", metavar="ID", help="id or name of the data set with imagesUn; it is planned and preprocessed")
+    add("configuration", metavar="CONFIG", help="2d, 3d_fullres or 3d_lowres")
+    add("fold", help="0 to 4, or all")
+    add("-o", required=True, type=dataset_id, metavar="NEW_ID", help="id of the new data set")
+    add("-tr", default=HOST_NAME, metavar="TRAINER", help="of the first training (default: %(default)s)")
+    add("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default: %(default)s)")
+    add("--student", default=STUDENT, metavar="TRAINER", help="of the second training (default: %(default)s)")
+    add("--from_scratch", action="store_true", help="do not begin the second training with the first model")
+    add("--keep", type=share, default=1.0, metavar="SHARE", help="use only this share of the predictions, the surest")
+    add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, else cpu")
+    return result
+
+
+@command
+def main() -> None:
+    """Run what is not done yet, and print where the model is."""
+    given = parser().parse_args()
+    source = folders.dataset_name(given.dataset)
+    given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = re.sub(r"Dataset\d+_?", "", source, count=1)
+    target = f"Dataset{given.o:03d}_{name}SelfTraining{given.fold}"
+    log = folders.results_folder() / source / f"self_training_{given.o:03d}"
+    entry = {"nnUNet_extTrainer": next(iter(ext_trainers.__path__))}
+    parts = parts_of(given, source, target, log)
+    check_same_predictions(folders.raw_folder() / target / LIST, parts[0].proof, given.keep)
+    stages = Stages(len(parts), log, entry | dict(os.environ))
+    for part in parts:
+        run(stages, part)
+    model, fold = parts[-1].proof.parents[1], parts[-1].proof.parent.name.removeprefix("fold_")
+    which = ("-d", str(given.o), "-c", given.configuration, "-f", fold, "-tr", given.student, "-p", given.p)
+    predict = command_line("nnUNetv2_predict", "-i", "IMAGES", "-o", "PREDICTIONS", *which)
+    print(f"Model: {model}\nPredict with it: {predict}")
+
+
+def check_same_predictions(file: Path, checkpoint: Path, keep: float) -> None:
+    """Raise :class:`InputError` if the list of predicted cases in ``file`` is of another model or share."""
+    if not file.exists():
+        return
+    form = {"model": str, "keep": float, "checkpoints": dict}
+    made = read_json(file, form, "restore it, or remove the data set and begin anew")
+    model, name = checkpoint.parents[1], f"{checkpoint.parent.name}/{checkpoint.name}"
+    if (made["model"], [*made["checkpoints"]], made["keep"]) != (str(model), [name], keep):
+        detail = f"{', '.join(made['checkpoints'])} of {made['model']} with --keep {made['keep']:g}"
+        raise InputError(Problem("predictions of another model", file, detail, "give the same options, or another -o"))
+
+
+def run(stages: Stages, part: Part) -> None:
+    """Run a step unless it is done."""
+    if part.proof.exists():
+        with stages.stage(f"done before: {part.title or command_line(*part.command)}"):
+            return
+    if part.command:
+        stages.run(*part.command)
+    else:
+        with stages.stage(part.title):
+            part.function()
+    part.proof.parent.mkdir(parents=True, exist_ok=True)
+    part.proof.touch()
+
+
+def parts_of(given: argparse.Namespace, source: str, target: str, log: Path) -> list[Part]:
+    """The steps in their order."""
+    device = ("-device", given.device)
+    model = folders.results_folder() / source / f"{given.tr}__{given.p}__{given.configuration}"
+    first, fold = model / f"fold_{given.fold}" / FINAL, "0" if given.fold == "all" else given.fold
+    second = folders.results_folder() / target / f"{given.student}__{given.p}__{given.configuration}" / f"fold_{fold}"
+    student = (str(given.o), given.configuration, fold, "-tr", given.student, "-p", given.p)
+    number, name = folders.dataset_number(source), target.split("_", 1)[1]
+    labels = ("-m", str(model), "-d", source, "-o", str(given.o), "--name", name, "-f", given.fold, *device)
+    preprocessing = ("nnUNetv2_preprocess", "-d", str(given.o), "-plans_name", given.p, "-c", given.configuration)
+    start = ("nnUNetv2_crossmatch_start_from", *student, "-m", str(first))
+    teacher = (number, given.configuration, given.fold, "-tr", given.tr, "-p", given.p)
+    return [
+        Part(first, ("nnUNetv2_train", *teacher, *device, "--c")),
+        Part(
+            folders.raw_folder() / target / "dataset.json",
+            ("nnUNetv2_crossmatch_pseudo_label", *labels, "--keep", str(given.keep)),
+        ),
+        Part(
+            folders.preprocessed_folder() / target / FOLDS,
+            title="plans and folds of the second training",
+            function=partial(prepare_second_training, source, target, given.p, given.fold),
+        ),
+        Part(log / f"preprocessed_{given.configuration}", preprocessing),
+        *([] if given.from_scratch else [Part(log / f"started_{given.configuration}_{fold}_{given.student}", start)]),
+        Part(second / FINAL, ("nnUNetv2_train", *student, *device, "--c")),
+    ]

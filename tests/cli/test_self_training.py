@@ -1,0 +1,55 @@
+"""Self-training by one command: what its second training learns from, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from conftest import TinyDataset
+
+from nnunetv2_crossmatch.prediction.second_training import half_labeled, prepare_second_training
+
+LENGTH = "1epochs_iters2_valiters1"
+FIRST, SECOND = f"nnUNetTrainer_{LENGTH}", f"nnUNetTrainerCrossMatch_{LENGTH}_unsup0_lr0p003"
+COMMAND = ("nnUNetv2_crossmatch_self_training", "998", "2d", "all", "-o", "911", "-tr", FIRST, "--student", SECOND)
+
+
+@pytest.mark.parametrize(("labeled", "predicted"), [(1, 1), (2, 5), (4, 6), (7, 3)])
+def test_half_of_the_draws_are_labeled_and_all_cases_of_a_kind_are_equally_likely(labeled, predicted):
+    names = [f"l{i}" for i in range(labeled)], [f"p{i}" for i in range(predicted)]
+    counts = Counter(half_labeled(*names))
+    assert {*counts} == {*names[0], *names[1]}
+    assert len({counts[name] for name in names[0]}) == len({counts[name] for name in names[1]}) == 1
+    assert sum(counts[name] for name in names[0]) == sum(counts[name] for name in names[1])
+
+
+def test_folds_of_the_first_training_keep_their_validation_cases(tiny_copy: TinyDataset):
+    folds = [{"train": ["train_00", "train_01"], "val": ["train_02", "train_03"]}]
+    (tiny_copy.preprocessed / "splits_final.json").write_text(json.dumps(folds))
+    target = tiny_copy.raw.with_name("Dataset911_Both")
+    (target / "imagesTr").mkdir(parents=True)
+    for name in ("train_00", "train_01", "train_02", "train_03", "free_04"):
+        (target / "imagesTr" / f"{name}_0000.nii.gz").touch()
+    (target / "dataset.json").write_text((tiny_copy.raw / "dataset.json").read_text())
+    file = prepare_second_training(tiny_copy.name, target.name, "nnUNetPlans", "0")
+    expected = ["free_04", "free_04", "train_00", "train_01"]
+    assert json.loads(file.read_text()) == [{"train": expected, "val": ["train_02", "train_03"]}]
+    assert json.loads((file.parent / "nnUNetPlans.json").read_text())["dataset_name"] == target.name
+    everything = json.loads(prepare_second_training(tiny_copy.name, target.name, "nnUNetPlans", "all").read_text())
+    assert len(everything) == 1
+    assert set(everything[0]["train"]) == {"free_04", "train_00", "train_01", "train_02", "train_03"}
+
+
+def test_the_command_trains_twice_and_does_nothing_again(tiny_copy: TinyDataset):
+    first = tiny_copy.run(*COMMAND, "-device", "cpu").stdout
+    model = tiny_copy.results.with_name("Dataset911_TinySelfTrainingall") / f"{SECOND}__nnUNetPlans__2d"
+    assert (model / "fold_0" / "checkpoint_final.pth").is_file()
+    assert f"Model: {model}" in first
+    record = json.loads((model / "fold_0" / "crossmatch_started_from.json").read_text())
+    assert record["checkpoint"].endswith(f"{FIRST}__nnUNetPlans__2d/fold_all/checkpoint_final.pth")
+    again = tiny_copy.run(*COMMAND, "-device", "cpu").stdout
+    assert again.count("done before") == 6
+    refused = tiny_copy.run(*COMMAND, "-device", "cpu", "--keep", "0.5", check=False)
+    assert refused.returncode == 2
+    assert "predictions of another model" in refused.stderr

@@ -13,6 +13,7 @@ from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings as Settings
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
+from nnunetv2_crossmatch.training import named
 
 
 def values(setting) -> st.SearchStrategy:
@@ -116,6 +117,32 @@ def test_a_token_of_another_method_is_refused_with_the_methods_that_have_it():
 def test_a_trainer_that_is_none_of_ours_is_refused_with_the_names_of_ours():
     with pytest.raises(InputError, match=r"none of ours\. Fix: use nnUNetTrainerCrossMatch, nnUNetTrainerFixMatch"):
         settings_from_name("nnUNetTrainer_5epochs")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("nnUNetTrainerCrosMatch_5epochs", "nnUNetTrainerCrossMatch"),
+        ("nnUNetTrainermcnet", "nnUNetTrainerMCNet, nnUNetTrainerMCNetPlus"),
+        ("MeanTeacher", "nnUNetTrainerMeanTeacher"),
+    ],
+)
+def test_a_mistyped_trainer_is_answered_with_the_nearest_names(name, nearest):
+    with pytest.raises(
+        InputError, match=rf"unknown trainer in trainer name {name}: none of ours\. Fix: use {nearest}$"
+    ):
+        settings_from_name(name)
+
+
+def test_nnunets_search_for_a_mistyped_trainer_prints_the_nearest_names(capsys):
+    with pytest.raises(AttributeError):
+        named.nnUNetTrainerFixMach_5epochs  # noqa: B018
+    with pytest.raises(AttributeError):
+        named.nnUNetTrainerPrimus  # noqa: B018
+    printed = capsys.readouterr().err
+    assert printed == (
+        "No trainer here is named nnUNetTrainerFixMach_5epochs; the nearest names are nnUNetTrainerFixMatch\n"
+    )
 
 
 def test_the_canonical_name_does_not_move():

@@ -29,6 +29,9 @@ LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 """What a training can go on from; of two with the same epoch the first one is taken."""
 
+METHOD_STATE = "method_state"
+"""Where a checkpoint holds the modules and optimizers of the method, if it has any."""
+
 NEEDED = ("network_weights", "current_epoch", "trainer_name", "init_args")
 UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,

@@ -958,15 +958,15 @@ TRAINING = {
 CLI = {
     "every exported checkpoint with the weights of the first": Mutation(
         "cli/model_export.py",
-        "make_stock_checkpoint(load_checkpoint(file), origin)",
-        "make_stock_checkpoint(load_checkpoint(checkpoints[0]), origin)",
+        "with_weights(load_checkpoint(file), file, weights)",
+        "with_weights(load_checkpoint(checkpoints[0]), file, weights)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),
     "every exported checkpoint with the final weights of its fold": Mutation(
         "cli/model_export.py",
-        "load_checkpoint(file), origin)",
-        "load_checkpoint(file.with_name(CHECKPOINTS[0])), origin)",
+        "load_checkpoint(file), file, weights)",
+        "load_checkpoint(file.with_name(CHECKPOINTS[0])), file, weights)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),

@@ -4,13 +4,17 @@ VENV ?= .venv
 STAMP = $(VENV)/.installed
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-compiler lint clean
 
 demo: $(STAMP)
 	$(RUN) nnUNetv2_crossmatch_demo $(DEMO_ARGS)
 
 test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
+
+# Builds code with torch.compile: minutes.
+test-compiler: $(STAMP)
+	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 python -m pytest tests/learning/test_compiled.py
 
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -10,7 +10,6 @@ local disk, whose files are cached; cold and network disks are not measured.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import time
@@ -21,6 +20,7 @@ import torch
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.loader import DrainingAugmenter, make_augmenter
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.training.named import trainer_class
 
@@ -29,8 +29,8 @@ def make_joint_loader(arguments: argparse.Namespace) -> Any:
     """The joint loader of a training, without worker processes."""
     os.environ["nnUNet_n_proc_DA"] = "0"
     folder = folders.preprocessed_folder() / folders.dataset_name(arguments.dataset)
-    plans = {**json.loads((folder / f"{arguments.plans}.json").read_text()), "continue_training": False}
-    description = json.loads((folder / "dataset.json").read_text())
+    plans = {**check_plans_file(folder / f"{arguments.plans}.json"), "continue_training": False}
+    description = check_dataset_file(folder / "dataset.json")
     name = CrossMatchSettings(seed=0, verify=0, views=arguments.views, batch=arguments.batch).trainer_name
     trainer = trainer_class(name)(plans, arguments.configuration, "all", description, torch.device("cpu"))
     trainer.initialize()

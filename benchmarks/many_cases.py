@@ -11,7 +11,6 @@ a planned data set without unlabeled images.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import resource
 import shutil
@@ -26,6 +25,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_manifest
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command
@@ -92,8 +92,8 @@ def measure_preprocessing(dataset: str, number: int, processes: int) -> None:
 
 def measure_training(dataset: str, number: int, verify: int) -> None:
     folder = folders.preprocessed_folder() / dataset
-    plans = {**json.loads((folder / f"{PLANS}.json").read_text()), "continue_training": False}
-    description = json.loads((folder / "dataset.json").read_text())
+    plans = {**check_plans_file(folder / f"{PLANS}.json"), "continue_training": False}
+    description = check_dataset_file(folder / "dataset.json")
     name = NAME if verify else f"{NAME}_verify0"
     trainer = trainer_class(name)(plans, CONFIGURATION, "all", description, torch.device("cpu"))
     start = time.perf_counter()

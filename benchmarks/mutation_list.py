@@ -36,6 +36,7 @@ LOSSES = "learning/test_losses.py"
 MATH = "learning/test_step.py"
 METRICS = "evaluation/test_metrics.py"
 MODULES = "training/test_methods_with_modules.py"
+MEMORY, LACK = "learning/test_memory.py", "training/test_lack_of_memory.py"
 PROCESSES = "training/test_distributed.py"
 REPORT_PARTS = "report/test_report_parts.py"
 SEGMENTATIONS = "evaluation/test_segmentations.py"
@@ -111,9 +112,7 @@ LEARNING = {
         LOSSES,
         "invalid_voxels",
     ),
-    "threshold ignored in the gradient": Mutation(
-        "learning/losses.py", "2 * squares), counts,", "2 * squares), 1,", LOSSES, "masked_sums"
-    ),
+    "threshold ignored in the gradient": Mutation("learning/losses.py", ".mul_(counts)", "", LOSSES, "masked_sums"),
     "probabilities not squared": Mutation(
         "learning/losses.py", "p.square_().sum()", "p.sum()", LOSSES, "dice_of_two_voxels"
     ),
@@ -152,22 +151,22 @@ LEARNING = {
     ),
     "supervised loss of a strong view": Mutation(
         "learning/network.py",
-        "parts = [features[LABELED], *map(stream_features, students)]",
-        'parts = [features["strong1"], *map(stream_features, students)]',
+        "rows = [features[LABELED], *map(stream_features, students)]",
+        'rows = [features["strong1"], *map(stream_features, students)]',
         STEP,
         "2d-stacked-",
     ),
     "kept channels not scaled": Mutation(
         "learning/perturbation.py",
-        "Perturbation(kept / keep_rate, None)",
-        "Perturbation(kept, None)",
+        "Perturbation(kept.float() / keep_rate, None)",
+        "Perturbation(kept.float(), None)",
         "learning/test_perturbation.py",
         "channel_dropout",
     ),
     "samples share their perturbation": Mutation(
         "learning/perturbation.py",
-        "kept = (torch.rand(size, generator=generator, device=device) >= self.rate).float()",
-        "kept = (torch.rand(size, generator=generator, device=device)[:1].expand(size) >= self.rate).float()",
+        "kept = torch.rand(size, generator=generator, device=device) >= self.rate",
+        "kept = torch.rand(size, generator=generator, device=device)[:1].expand(size) >= self.rate",
         STEP,
         "views_streams",
     ),
@@ -304,7 +303,11 @@ LEARNING = {
         "regions",
     ),
     "drawn students keep their weights": Mutation(
-        "learning/streams.py", "scale = len(students) / count", "scale = 1", MATH, "mean_gradient_over_all"
+        "learning/streams.py",
+        "scale = len(self._listed_students) / len(students)",
+        "scale = 1",
+        MATH,
+        "mean_gradient_over_all",
     ),
     "labels without CutMix": Mutation(
         "learning/unsupervised.py",
@@ -443,17 +446,39 @@ METHODS = {
     ),
     "trial of memory counts twice": Mutation(
         "methods/table.py",
-        "trial_loss = replace(loss, criterion=self.criterion(False))",
+        "trial_loss.labels = dict(loss.labels)",
         "trial_loss = loss",
         STEP,
         "2d-auto-",
     ),
     "memory judged by each process": Mutation(
         "methods/table.py",
-        "stacked = not any_process(not fits, step.images[WEAK].device)",
+        "stacked = not any_process(not fits, device)",
         "stacked = fits",
         PROCESSES,
         "only_if_the_memory",
+    ),
+    "lack of memory known by its type alone": Mutation(
+        "learning/memory.py", "any(words in str(each).lower() for words in LACK_OF_MEMORY)", "False", MEMORY, "known"
+    ),
+    "gradients of a failed step kept": Mutation(
+        "methods/table.py", "            free_memory(step.network)\n", "", LACK, "later_step"
+    ),
+    "labels of a failed step kept": Mutation(
+        "methods/table.py", "            loss.begin_again(labels)\n", "", LACK, "later_step"
+    ),
+    "execution chosen anew when continued": Mutation(
+        "training/trainer.py",
+        "self.method.decide_as(checkpoint.get(METHOD_DECISIONS, {}))",
+        "self.method.decide_as({})",
+        LACK,
+        "stays_when_the_run",
+    ),
+    "memory tried with the students that were drawn": Mutation(
+        "methods/table.py", "table=self.table_of_trial(loss.table)", "table=loss.table", LACK, "dearest_set"
+    ),
+    "two batches ready whatever their size": Mutation(
+        "data/loader.py", " <= READY_BYTES else 1", " <= READY_BYTES else 2", "data/test_loader.py", "bounded_in_bytes"
     ),
     "threshold of the first step in all steps": Mutation(
         "methods/table.py", "self.settings.tau_at(step.progress,", "self.settings.tau_at(0,", STEP, "tauend"
@@ -734,7 +759,7 @@ TRAINING = {
     ),
     "state of the method not saved": Mutation(
         "training/trainer.py",
-        'return {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}',
+        'state = {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}',
         "return {}",
         MODULES,
         "unbroken",
@@ -800,8 +825,8 @@ TRAINING = {
     ),
     "weak and strong views exchanged": Mutation(
         "training/unlabeled_data.py",
-        "zip(self.unlabeled_views, unlabeled.unbind(1)",
-        "zip(self.unlabeled_views[::-1], unlabeled.unbind(1)",
+        "zip(self.unlabeled_views, (view",
+        "zip(self.unlabeled_views[::-1], (view",
         STEP,
         "2d-stacked-",
     ),
@@ -838,8 +863,8 @@ TRAINING = {
     ),
     "validation draws as training does": Mutation(
         "training/unlabeled_data.py",
-        "None, (*seed, 1), first_validation",
-        "None, (*seed, 0), first_validation",
+        "(*seed, 1),",
+        "(*seed, 0),",
         TRAINER,
         "share_no_draws",
     ),
@@ -891,7 +916,11 @@ TRAINING = {
         "training/distributed.py", "return sum(means) / len(means)", "return mean", PROCESSES, "curves_are_means"
     ),
     "processes do not wait for the first": Mutation(
-        "training/distributed.py", "        dist.barrier(patient)\n", "        pass\n", PROCESSES, "processes_wait"
+        "training/distributed.py",
+        "        store.wait([key], timedelta(days=7))\n",
+        "        pass\n",
+        PROCESSES,
+        "processes_wait",
     ),
     "GPU of the global rank": Mutation(
         "training/distributed.py",
@@ -927,24 +956,20 @@ TRAINING = {
         "average_that_is_not_finite",
     ),
     "checkpoint without network_weights accepted": Mutation(
-        "training/checkpoints.py",
-        '("network_weights", "current_epoch",',
-        '("current_epoch",',
-        CHECKPOINTS,
-        "without_an_entry",
+        "training/checkpoints.py", 'FORM = {"network_weights": dict, ', "FORM = {", CHECKPOINTS, "without_an_entry"
     ),
     "checkpoint without current_epoch accepted": Mutation(
         "training/checkpoints.py",
-        '("network_weights", "current_epoch",',
-        '("network_weights",',
+        '"network_weights": dict, "current_epoch": int, ',
+        '"network_weights": dict, ',
         CHECKPOINTS,
         "without_an_entry",
     ),
     "checkpoint without trainer_name accepted": Mutation(
-        "training/checkpoints.py", '"trainer_name", "init_args")', '"init_args")', CHECKPOINTS, "without_an_entry"
+        "training/checkpoints.py", '"trainer_name": str, "init_args"', '"init_args"', CHECKPOINTS, "without_an_entry"
     ),
     "checkpoint without init_args accepted": Mutation(
-        "training/checkpoints.py", '"trainer_name", "init_args")', '"trainer_name")', CHECKPOINTS, "without_an_entry"
+        "training/checkpoints.py", '"init_args": dict, "logging?"', '"logging?"', CHECKPOINTS, "without_an_entry"
     ),
     "code in a checkpoint is run": Mutation(
         "training/checkpoints.py",
@@ -1055,7 +1080,7 @@ EVALUATION = {
     ),
     "frames counted as patients": Mutation(
         "evaluation/published.py",
-        'case["patient"] for case in record["cases"].values()',
+        'case.get("patient") for case in record["cases"].values()',
         'id(case) for case in record["cases"].values()',
         "evaluation/test_published.py",
     ),

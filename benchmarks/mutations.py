@@ -148,8 +148,8 @@ def run_tests(root: Path, mutation: Mutation) -> Outcome:
     return Outcome(int(code), session.failure, foreign_modules(root))
 
 
-def in_fork(log: Path, function: Callable[..., Any], *arguments: Any) -> Any:
-    """Result of ``function`` in a fork of this process, which writes to ``log``; None if it gave none."""
+def in_fork(log: Path, function: Callable[..., Any], *arguments: Any, seconds: float = TIME_LIMIT_S) -> Any:
+    """Result of ``function`` in a fork of this process, which writes to ``log``; None if it gave none in time."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(log, sender, function, arguments))
@@ -157,7 +157,7 @@ def in_fork(log: Path, function: Callable[..., Any], *arguments: Any) -> Any:
     sender.close()
     result = None
     try:
-        if receiver.poll(TIME_LIMIT_S):
+        if receiver.poll(seconds):
             result = receiver.recv()
     except EOFError:
         print(f"a run of the tests ended without a result:\n{log.read_text()[-1000:]}")

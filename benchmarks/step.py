@@ -33,7 +33,7 @@ from step_ways import EXTRA_WAYS, GENERIC, SMALL, WAYS, BenchmarkCase, StepBench
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_crossmatch.learning.execution import fits_in_memory
+from nnunetv2_crossmatch.learning.memory import fits_in_memory
 
 FLOP_STEPS = 12  # steps over which the FLOPs of drawn students are averaged
 

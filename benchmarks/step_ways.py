@@ -5,9 +5,11 @@ Limit: runs steps on random tensors; ``step.py`` measures them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
+from torch.backends import cudnn
 
 from nnunetv2_crossmatch.learning import execution
 from nnunetv2_crossmatch.learning.cutmix import draw_boxes
@@ -28,6 +31,7 @@ from nnunetv2_crossmatch.learning.pseudo_labels import label_of, probabilities
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.crossmatch import STREAMS, CrossMatch, loss_table
+from nnunetv2_crossmatch.training.requirements import prepare_compiler
 
 CHANNELS = 4  # output classes
 DROPOUTS = {"weak": FeatureDropout(0.25), "strong": FeatureDropout(0.75)}
@@ -90,24 +94,50 @@ def case_from_plans(plans: str, configuration: str) -> BenchmarkCase:
 
 
 class StepBenchmark:
-    """Network, optimizer and random images of one case on one device; runs steps of each way."""
+    """Network, optimizer and random images of one case on one device; runs steps of each way as a training would.
 
-    def __init__(self, case: BenchmarkCase, device: torch.device, amp: bool, compiled: bool) -> None:
+    Args:
+        case: network and sizes.
+        device: where.
+        amp: mixed precision: float16 with a gradient scaler on a GPU, bfloat16 elsewhere.
+        compiled: network and Dice of the supervised loss compiled, as nnU-Net does it.
+        backend: of the compiler.
+        channels_last: weights and images in this layout.
+    """
+
+    def __init__(
+        self,
+        case: BenchmarkCase,
+        device: torch.device,
+        amp: bool,
+        compiled: bool,
+        backend: str | Callable[..., Any] = "inductor",
+        channels_last: bool = False,
+    ) -> None:
         torch.manual_seed(0)
         self.case, self.device = case, device
+        cudnn.benchmark = True  # nnU-Net's training command sets it
+        layout = {"memory_format": layout_of(case)} if channels_last else {}
         with device:
             self.uncompiled_network = case.network()
-        self.network = torch.compile(self.uncompiled_network) if compiled else self.uncompiled_network
+        if channels_last:
+            self.uncompiled_network.to(**layout)
+        compile_, self.network = partial(torch.compile, backend=backend), self.uncompiled_network
+        if compiled:
+            torch._dynamo.reset()  # variants of cases before would count
+            prepare_compiler()
+            self.network = compile_(self.uncompiled_network)
         self.optimizer = torch.optim.SGD(self.uncompiled_network.parameters(), 0.01, momentum=0.99, nesterov=True)
         self.scaler = torch.GradScaler(device.type, enabled=amp)
-        self.autocast = partial(torch.autocast, device.type) if amp else nullcontext
+        self.autocast = partial(torch.autocast, device.type, cache_enabled=False) if amp else nullcontext
         self.images = {
-            v: torch.randn(case.batch, 1, *case.patch, device=device) for v in ("labeled", *CrossMatch.unlabeled_views)
+            v: torch.randn(case.batch, 1, *case.patch, device=device).contiguous(**layout)
+            for v in ("labeled", *CrossMatch.unlabeled_views)
         }
         with torch.no_grad():
             heads = self.uncompiled_network(self.images["labeled"])
         self.target = [torch.randint(0, CHANNELS, (h.shape[0], 1, *h.shape[2:]), device=device) for h in heads]
-        self.loss = nnunet_loss(np.array([0.5**i for i in range(len(heads))]))
+        self.loss = nnunet_loss(np.array([0.5**i for i in range(len(heads))]), compile_ if compiled else None)
         self.count = 0
 
     def draw_random(self, unlabeled: int) -> tuple[dict, dict]:
@@ -149,9 +179,8 @@ class StepBenchmark:
         boxes, drawn = self.draw_random(unlabeled)
         images = {view: image if view == "labeled" else image[:unlabeled] for view, image in self.images.items()}
         table = loss_table(0.3).drawn(count, np.random.default_rng(self.count))
-        loss = UnsupervisedLoss(
-            table, Criterion(False, tuple(range(CHANNELS))), partial(label_of, tau=0.5, regions=False), boxes
-        )
+        criterion = Criterion(False, tuple(range(CHANNELS)), compiled=self.network is not self.uncompiled_network)
+        loss = UnsupervisedLoss(table, criterion, partial(label_of, tau=0.5, regions=False), boxes)
         step = Step(
             self.network, execution.with_boxes(images, boxes), self.target, Task(CHANNELS), self.loss, weight=0.5,
             scale=self.scaler.scale, autocast=self.autocast,
@@ -188,10 +217,14 @@ class StepBenchmark:
         return [full[0], *(head[: len(a)] for head in heads[1:])], *full[1:]
 
 
-def nnunet_loss(weights: np.ndarray) -> nn.Module:
-    """nnU-Net's Dice and cross-entropy loss over all heads."""
+def layout_of(case: BenchmarkCase) -> torch.memory_format:
+    return torch.channels_last if len(case.patch) == 2 else torch.channels_last_3d
 
+
+def nnunet_loss(weights: np.ndarray, compile_: Callable[[nn.Module], Any] | None = None) -> nn.Module:
+    """nnU-Net's Dice and cross-entropy loss over all heads; as in nnU-Net, the Dice alone is compiled, if anything."""
     dice = {"batch_dice": True, "smooth": 1e-5, "do_bg": False, "ddp": False}
-    return DeepSupervisionWrapper(
-        DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss), weights / weights.sum()
-    )
+    loss = DC_and_CE_loss(dice, {}, dice_class=MemoryEfficientSoftDiceLoss)
+    if compile_ is not None:
+        loss.dc = compile_(loss.dc)
+    return DeepSupervisionWrapper(loss, weights / weights.sum())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from nnunetv2_crossmatch.dataset_conversion.writing import (
     write_json,
     write_splits,
 )
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_folder, check_names, exclusive, raw_folder
 
 RECORD_FILE = "conversion.json"
@@ -89,7 +88,8 @@ def _convert(dataset: SourceDataset, options: argparse.Namespace) -> Path:
         record["folds"] = _write_metadata(dataset, folder, record)
         write_json(folder / RECORD_FILE, record)
     _print_summary(target, record)
-    print(f"Next: nnUNetv2_plan_and_preprocess -d {options.dataset_id} --verify_dataset_integrity")
+    plan = ("nnUNetv2_plan_and_preprocess", "-d", options.dataset_id, "--verify_dataset_integrity")
+    print(f"Next: {command_line(*plan)}")
     return target
 
 
@@ -156,7 +156,7 @@ def _new_record(
 ) -> Record:
     return {
         "dataset": name,
-        "command": shlex.join([dataset.command, *sys.argv[1:]]),
+        "command": command_line(dataset.command, *sys.argv[1:]),
         "package_version": version("nnunetv2_crossmatch"),
         "splits": str(options.splits.absolute()),
         "caveats": [caveat] if caveat else [],

@@ -24,10 +24,13 @@ from nibabel.wrapstruct import WrapStructError
 from nnunetv2_crossmatch.data.file_formats import is_nifti
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
 from nnunetv2_crossmatch.dataset_conversion.alignment import SPACING_TOLERANCE_MM, align_label, spacing_notes
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RIGHT_ANGLE_TOLERANCE = 1e-3
+LARGEST_RATIO = 1100
+"""More than deflate can compress."""
+SMALL_BYTES = 1 << 30
 NRRD_SPACE = "NRRD_space"
 READ_ERRORS = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, OverflowError, MemoryError, zlib.error)
 NIFTI_READ_ERRORS = (*READ_ERRORS, HeaderDataError, ImageFileError, WrapStructError)
@@ -154,8 +157,7 @@ def _check_is_data(file: Path) -> None:
         with file.open("rb") as stream:
             start = stream.read(512).lstrip().lower()
     except OSError as error:
-        detail = error.strerror or str(error)
-        raise InputError(Problem("file unreadable", file, detail, "check its permissions")) from error
+        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
     if not start:
         raise InputError(Problem("empty file", file, "it holds no data", "download it again"))
     if start.startswith(b"version https://git-lfs"):
@@ -166,8 +168,8 @@ def _check_is_data(file: Path) -> None:
 
 
 def _damaged_file_error(file: Path, error: Exception) -> InputError:
-    if reason := unread_reason(error):
-        return InputError(file_not_read(file, reason))
+    if reason := unread_reason(error, file):
+        return NotReadError(file_not_read(file, reason))
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return InputError(Problem("damaged file", file, lines[-1] if lines else repr(error), "download it again"))
 
@@ -198,6 +200,9 @@ def _read_h5_array(dataset: h5py.Dataset, file: Path) -> np.ndarray:
     if used := [kind for kind, is_used in kinds.items() if is_used]:
         fix = "store the array in the file itself"
         raise InputError(Problem("voxels in another file", file, f"{dataset.name} is {used[0]}", fix))
+    stored = dataset.id.get_storage_size()
+    if dataset.nbytes > max(LARGEST_RATIO * stored, SMALL_BYTES):
+        raise ValueError(f"{stored} bytes are said to hold {dataset.nbytes}")  # memory would be full before it is read
     return np.asarray(dataset[()])
 
 

@@ -6,13 +6,14 @@ Limit: names only; no image is read.
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.folders import is_file_name
+from nnunetv2_crossmatch.json_files import read_json
 
 ROLES = ("labeled", "unlabeled", "val", "test")
 KEYS = ("train", *ROLES)
@@ -115,21 +116,16 @@ def load_splits(file: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or is something else.
     """
-    fix = "see the form in --help"
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        detail = error.strerror or str(error)
-        raise InputError(Problem("splits file unreadable", file, detail, "check the path")) from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(Problem("splits file is not JSON", file, str(error), fix)) from error
-    if not isinstance(content, dict):
-        raise InputError(Problem("splits file of another form", file, "not a JSON object", fix))
+    what, fix = "splits file of another form", "see the form in --help"
+    content: dict[str, Any] = read_json(file, dict, fix, what, byte_order_mark=True)
     return content
 
 
 def _entries(value: object, file: Path, key: str) -> list[str]:
     if isinstance(value, str):
+        if not is_file_name(value):
+            detail, fix = f'"{key}" is {value!r}', "name a text file in the same folder"
+            raise InputError(Problem("list in another folder", file, detail, fix))
         value = _read_lines(file.parent / value)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise InputError(

@@ -18,11 +18,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, variable_not_set
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any, variable_not_set
 
 DATASET_NAME = re.compile(r"Dataset(\d{3,})(?!\d).*", re.DOTALL)
 """Names that nnU-Net finds by id, and trains: anything may follow the number."""
 PATH_CHARACTERS = frozenset("/\\\0")
+LONGEST_NAME = 255
+"""Bytes that file systems allow."""
 NOMINAL_SPACING_MARK = "crossmatch: nominal spacing"
 """Text in the ``descrip`` field of NIfTI files whose voxel size is not known: it travels with every copy of a file."""
 
@@ -54,7 +56,7 @@ def root_folder(variable: str) -> Path:
     if not value:
         raise InputError(variable_not_set(variable))
     if not Path(value).is_dir():
-        raise InputError(Problem("folder missing", value, f"named by {variable}", f'mkdir -p "{value}"'))
+        raise InputError(Problem("folder missing", value, f"named by {variable}", command_line("mkdir", "-p", value)))
     check_names([Path(value)])
     return Path(value)
 
@@ -82,7 +84,8 @@ def datasets_with_id(root: Path, dataset_id: int) -> list[str]:
 
 def is_file_name(name: str) -> bool:
     """Whether ``name`` is a name without a path; nnU-Net allows blanks, brackets and letters of any language."""
-    return name not in ("", ".", "..") and not PATH_CHARACTERS & set(name)
+    length = len(name.encode(errors="surrogatepass"))
+    return name not in (".", "..") and 0 < length <= LONGEST_NAME and not PATH_CHARACTERS & set(name)
 
 
 def dataset_name(dataset: str | int) -> str:
@@ -101,6 +104,15 @@ def dataset_name(dataset: str | int) -> str:
         detail = f"id {int(dataset):03d} is carried by {', '.join(names) or 'no folder'}"
         raise InputError(Problem("no unique data set", raw_folder(), detail, "use an id that exactly one data set has"))
     return names[0]
+
+
+def dataset_number(name: str) -> str:
+    """The number of a data set, by which nnU-Net's planning and preprocessing take it: they take no names.
+
+    A number stays as it is.
+    """
+    match = DATASET_NAME.fullmatch(name)
+    return str(int(match.group(1))) if match else name
 
 
 def unlabeled_images_folder(dataset: str) -> Path:
@@ -139,11 +151,27 @@ def private_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def ignores_case(folder: Path) -> bool:
+    """Whether the file system of ``folder`` takes names that differ in upper and lower case for the same file."""
+    with private_folder(folder / "case") as probe:
+        (probe / "a").touch()
+        return (probe / "A").exists()
+
+
 def remove_left_overs(path: Path) -> None:
     """Remove what killed writers of ``path`` on this machine left; for those who hold a lock of ``path``."""
+    _remove_left_overs(path.parent, re.escape(path.name))
+
+
+def remove_left_overs_in(folder: Path) -> None:
+    """Remove what killed writers of any file in ``folder`` left; for those who hold a lock of the whole folder."""
+    _remove_left_overs(folder, ".+")
+
+
+def _remove_left_overs(folder: Path, names: str) -> None:
     owner = re.escape(socket.gethostname())
-    form = re.compile(rf"\.{re.escape(path.name)}(\.{owner}\.\w{{8}})?\.partial")
-    for entry in [path.with_name(name) for name in os.listdir(path.parent) if form.fullmatch(name)]:
+    form = re.compile(rf"\.{names}(\.{owner}\.\w{{8}})?\.partial")
+    for entry in [folder / name for name in os.listdir(folder) if form.fullmatch(name)]:
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
@@ -160,9 +188,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def flush_and_rename(source: Path, target: Path) -> None:
-    """Flush a file to disk, then rename it in the same file system: after a power cut it is complete or absent."""
+    """Flush a file to disk, then rename it: after a power cut it is complete or absent.
+
+    If the folder of ``target`` is a link or a mount point into another file system, the file is copied there first.
+    """
     _fsync(source)
-    source.replace(target)
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with private_folder(target) as folder:
+            shutil.copy(source, folder / target.name)
+            flush_and_rename(folder / target.name, target)
+        source.unlink()
 
 
 def _fsync(file: Path) -> None:
@@ -171,8 +210,12 @@ def _fsync(file: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, wait_s: float = 0) -> Iterator[None]:
     """Hold the lock of ``path``, ``.<name>.lock`` beside it, while the block writes there.
+
+    Args:
+        path: what is written.
+        wait_s: seconds to wait for another process.
 
     Raises:
         InputError: another process holds it, or a link is in its place.
@@ -180,7 +223,7 @@ def exclusive(path: Path) -> Iterator[None]:
     file = path.with_name(f".{path.name}.lock")
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait_s)
     except Timeout:
         remedy = "wait until it has ended, or write somewhere else"
         raise InputError(Problem("another process writes here", path, f"it holds {file.name}", remedy)) from None

@@ -2,13 +2,14 @@
 
 Every command of nnU-Net imports for seconds before it does anything, and the suite runs hundreds of them. Neither
 nnU-Net nor the package is imported before the fork: both read the environment of the command. For the same reason pools
-that would be spawned are forked here. The demo's test runs the real commands, and so do those of signals and of what a
-killed process leaves behind. Limit: Linux; commands that are Python scripts.
+that would be spawned are forked here. The tests of signals, of what a killed process leaves behind and of a full output
+run real commands. Limit: Linux; commands that are Python scripts.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import multiprocessing
@@ -22,9 +23,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 LIBRARIES = (
     "torch", "torch._dynamo", "torch.nn.parallel", "seaborn", "scipy.stats", "scipy.ndimage", "skimage.transform",
@@ -33,6 +36,7 @@ LIBRARIES = (
     "dynamic_network_architectures.architectures.unet", "acvl_utils.cropping_and_padding.bounding_boxes", "filelock",
 )  # fmt: skip
 SOCKET = "TEST_COMMAND_SERVER"
+FORK_POOLS = "TEST_FORK_POOLS_OF_SCRIPTS"
 CLIENT = """#!{python} -SE
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
@@ -102,8 +106,12 @@ def handle(connection: socket.socket) -> None:
 def become_command() -> None:
     """Run the script or module in ``sys.argv`` as ``__main__``."""
     draw_other_numbers()
+    # Read when torch was imported, of the server's environment.
+    sys.modules["torch._dynamo.config"].disable = os.environ.get("TORCH_COMPILE_DISABLE") == "1"
     sys.path[:0] = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     name = Path(sys.argv[0]).name
+    if name != "python" or FORK_POOLS in os.environ:
+        fork_pools()
     if name == "python":
         sys.argv = sys.argv[1:]
         sys.path.insert(0, os.getcwd())
@@ -114,13 +122,24 @@ def become_command() -> None:
             sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
             runpy.run_path(sys.argv[0], run_name="__main__")
     else:
-        fork_pools()
         sys.argv[0] = sys.path[0] = str(BIN / name)
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def leave(code: int) -> NoReturn:
+    """End as Python does, but without removing every object, which would copy the memory that is shared."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def fork_pools() -> None:
-    """Let ``get_context("spawn")``, which the host's commands ask for, give the context of ``fork``."""
+    """Let ``get_context("spawn")``, which the host's commands ask for, give the context of ``fork``.
+
+    Scripts are told by :data:`FORK_POOLS`: some of them test how processes start.
+    """
     context_of = multiprocessing.get_context
     multiprocessing.get_context = lambda method=None: context_of("fork" if method == "spawn" else method)
 
@@ -135,5 +154,12 @@ def draw_other_numbers() -> None:
 if __name__ == "__main__":
     for library in LIBRARIES:
         importlib.import_module(library)
+    gc.freeze()  # a collection in a fork would copy the memory of all that was imported
     serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    become_command()
+    try:
+        become_command()
+    except SystemExit as ended:
+        if not isinstance(ended.code, int | None):
+            raise
+        leave(ended.code or 0)
+    leave(0)

@@ -5,7 +5,9 @@ Limit: ellipsoids in noise, too small to learn from.
 
 from __future__ import annotations
 
+import gc
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import command_server
 import numpy as np
@@ -23,6 +26,24 @@ from hypothesis import settings
 
 settings.register_profile("suite", deadline=None)  # how long an example takes says more of the machine than of the code
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that train, which take longest, half of them in each half of the list.
+
+    Two workers of xdist begin with a half each, and so both end with short tests.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    count = sum(item.get_closest_marker("slow") is not None for item in items)
+    slow, quick = items[:count], items[count:]
+    middle = len(quick) // 2
+    items[:] = [*slow[::2], *quick[:middle], *slow[1::2], *quick[middle:]]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections, which would copy it in every fork."""
+    gc.freeze()
+
 
 SHAPE_ZYX = (24, 32, 32)
 SPACING_XYZ = (1.0, 1.0, 1.5)
@@ -165,6 +186,29 @@ def copy_dataset(source: TinyDataset, folder: Path, monkeypatch: pytest.MonkeyPa
     for name, value in tiny.variables.items():
         monkeypatch.setenv(name, value)
     return tiny
+
+
+def renamed(tiny: TinyDataset, name: str) -> TinyDataset:
+    """The data set under another name, as the host's planner would have written it."""
+    plans = {**json.loads(tiny.plans_file.read_text()), "dataset_name": name}
+    tiny.plans_file.write_text(json.dumps(plans))
+    for folder in (tiny.raw, tiny.preprocessed):
+        folder.rename(folder.with_name(name))
+    return TinyDataset(tiny.root, name)
+
+
+def fork_pools_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pools that ``module`` would spawn be forked: a new interpreter imports for seconds."""
+    forked = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
+    monkeypatch.setattr(module, "multiprocessing", forked)
+
+
+@pytest.fixture(autouse=True)
+def forked_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forked workers for the preprocessing in this process; those of the real command are spawned as ever."""
+    from nnunetv2_crossmatch.data import case_preprocessing  # not before pytest has set what it sets
+
+    fork_pools_of(case_preprocessing, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from nnunetv2_crossmatch.learning import execution
 from nnunetv2_crossmatch.learning.cutmix import draw_boxes
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
-from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, Perturbation, ValueMask
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, label_of, probabilities
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import StreamTable
@@ -70,12 +70,18 @@ def random_step(
     shapes = network.feature_shapes(unlabeled, patch)
     dropouts = {name: FeatureDropout(rate, kind, levels) for name, rate in (("weak", 0.25), ("strong", 0.75))}
     drawn = {
-        name: [p and type(p)(p.scale.double(), None if p.shift is None else p.shift.double()) for p in perturbation]
+        name: [p and in_double(p) for p in perturbation]
         for name, stream in STREAMS.items()
         if stream.perturbation is not None
         for perturbation in [dropouts[stream.perturbation].draw(shapes, generator, torch.device("cpu"))]
     }
     return RandomStep(images, boxes, drawn)
+
+
+def in_double(drawn: Perturbation | ValueMask) -> Perturbation | ValueMask:
+    if isinstance(drawn, ValueMask):
+        return drawn
+    return Perturbation(drawn.scale.double(), None if drawn.shift is None else drawn.shift.double())
 
 
 def run_step(

@@ -18,15 +18,16 @@ NAME = PACKAGE.name
 MAY_IMPORT = {
     "errors": "",
     "folders": "errors",
+    "json_files": "errors",
     "learning": "errors folders",
     "methods": "learning errors folders",
-    "data": "errors folders",
-    "training": "methods learning data errors folders",
-    "evaluation": "training methods learning data errors folders",
-    "report": "evaluation training methods learning data errors folders",
-    "prediction": "training methods learning data ext_trainers errors folders",
-    "demo": "report evaluation training methods learning data ext_trainers errors folders",
-    "cli": "demo prediction report evaluation training methods learning data ext_trainers errors folders",
+    "data": "errors folders json_files",
+    "training": "methods learning data errors folders json_files",
+    "evaluation": "training methods learning data errors folders json_files",
+    "report": "evaluation training methods learning data errors folders json_files",
+    "prediction": "training methods learning data ext_trainers errors folders json_files",
+    "demo": "report evaluation training methods learning data ext_trainers errors folders json_files",
+    "cli": "demo prediction report evaluation training methods learning data ext_trainers errors folders json_files",
     "ext_trainers": "training errors",
 }
 """What the modules of a package may import, beside their own package and the package's version."""
@@ -83,10 +84,11 @@ def test_learning_does_not_know_the_host(module):
 
 
 @pytest.mark.parametrize("file", sorted(CONVERTERS.glob("*.py")), ids=lambda file: file.stem)
-def test_converters_use_errors_folders_and_data_only(file):
+def test_converters_use_errors_folders_json_files_and_data_only(file):
     assert {name.split(".")[0] for name in own(file)} <= {
         "errors",
         "folders",
+        "json_files",
         "data",
         "dataset_conversion",
         "__version__",

@@ -18,13 +18,14 @@ def make_trainer(
     fold: int | str = "all",
     continuing: bool = False,
     plans_name: str = "nnUNetPlans",
+    device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> Any:
     """The trainer as ``nnUNetv2_train`` makes it, with or without --c; the environment must point to ``tiny``."""
     plans = json.loads((tiny.preprocessed / f"{plans_name}.json").read_text())
     plans["continue_training"] = continuing
     dataset_json = json.loads((tiny.preprocessed / "dataset.json").read_text())
     trainer = recursive_find_trainer_class_by_name(name)
-    return trainer(plans, configuration, fold, dataset_json, torch.device("cpu"))
+    return trainer(plans, configuration, fold, dataset_json, device)
 
 
 def continued(tiny: TinyDataset, name: str) -> Any:

@@ -46,7 +46,7 @@ from benchmarks.protocol.timing import (
 )
 from benchmarks.protocol.trainers import control_of, timed
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
 
 TIMES = "step_times.json"
 RUNS = "runs.json"
@@ -136,7 +136,7 @@ def plan_text(runs: Sequence[Run], times: Times, steps: Sequence[Step]) -> str:
     speeds = [f"{each:8.3f} s per step, ratio {each / shortest:.2f}  {name}" for name, each in times.step.items()]
     rows = [f"{run.title:45} seed {run.seed}  {run.steps:7d} steps {clock(run.seconds)}  {run.trainer}" for run in runs]
     total = f"training time of {len(runs)} runs: {clock(sum(run.seconds for run in runs))} h:mm"
-    commands = [shlex.join(step.command) for step in steps]
+    commands = [command_line(*step.command) for step in steps]
     return "\n".join(["Commands", *commands, "", "Step times", *speeds, "", "Runs", *rows, total])
 
 

@@ -9,9 +9,7 @@ Limit: files are copied as they are; of labels only the values are looked at, wh
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,8 +30,9 @@ from nnunetv2_crossmatch.dataset_conversion.splits import (
     read_splits,
 )
 from nnunetv2_crossmatch.dataset_conversion.writing import FOLDER_ENDINGS, new_dataset_name, write_json
-from nnunetv2_crossmatch.errors import InputError, Problem, command, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 SPLITS = "splits.json"
 DESCRIPTION = "dataset.json"
@@ -80,14 +79,11 @@ def read_folder(folder: Path) -> FolderData:
 
 
 def _description(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
+    form = {"labels?": {...: (int, [int])}, "channel_names?": {...: str}, "file_ending?": str}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("not a JSON object")
-    except (OSError, ValueError) as error:
-        raise InputError(Problem("dataset.json unreadable", file, str(error), "mend it, or remove it")) from error
+        content: dict[str, Any] = read_json(file, form, "mend it, or remove it", "dataset.json unreadable", nan=True)
+    except MissingFileError:
+        return {}
     return content
 
 
@@ -231,9 +227,10 @@ def main() -> None:
     add("--allow-missing", action="store_true", help="go on without listed cases that the folder lacks")
     given = parser.parse_args()
     data = read_folder(given.folder)
-    roles, missing = roles_of(data, json.loads(given.splits.read_text()), given.allow_missing)
+    lists = read_json(given.splits, {role: [str] for role in ROLES}, FORM)
+    roles, missing = roles_of(data, lists, given.allow_missing)
     target = raw_folder() / new_dataset_name(given.dataset_id, given.name)
-    record = {"command": shlex.join(["folder_data", *sys.argv[1:]]), "missing": missing}
+    record = {"command": command_line("folder_data", *sys.argv[1:]), "missing": missing}
     convert(data, roles, target, record, classes=given.classes, channels=given.channels)
     counts = ", ".join(f"{list(roles.values()).count(role)} {role}" for role in ROLES)
     print(f"{target.name} written to {target}: {counts}")

@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.protocol.request import write_json
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import command
 from nnunetv2_crossmatch.folders import atomic_folder, preprocessed_folder, raw_folder, unlabeled_images_folder
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.prediction.pseudo_labeled import join
 
 PLANS = "nnUNetProtocolPlans"
+FINGERPRINT = "dataset_fingerprint.json"
 SMALL_STAGES = 4
 SMALL_BATCH = {2: 4, 3: 2}
 """By the number of axes."""
@@ -76,8 +79,8 @@ def halvings(patch: Sequence[int]) -> Iterator[list[int]]:
 def write_plans(arguments: argparse.Namespace) -> None:
     """Give every target the plans made for the first one, and what preprocessing and training look for beside them."""
     source = preprocessed_folder() / arguments.targets[0]
-    plans = json.loads((source / f"{arguments.planned}.json").read_text())
-    fingerprint = json.loads((source / "dataset_fingerprint.json").read_text())
+    plans = check_plans_file(source / f"{arguments.planned}.json")
+    fingerprint = read_fingerprint(source)
     for target in arguments.targets:
         changed = protocol_plans(plans, target)
         if arguments.small_patch:
@@ -86,12 +89,18 @@ def write_plans(arguments: argparse.Namespace) -> None:
         give_plans(target, changed, fingerprint)
 
 
+def read_fingerprint(folder: Path) -> dict[str, Any]:
+    """The content of ``dataset_fingerprint.json``, which the trainer copies."""
+    content: dict[str, Any] = read_json(folder / FINGERPRINT, dict, "plan the data set again", nan=True)
+    return content
+
+
 def give_plans(target: str, plans: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> None:
     """Write what preprocessing and training look for in the preprocessed folder of ``target``; the plans last."""
     folder = preprocessed_folder() / target
     folder.mkdir(exist_ok=True)
-    write_json(folder / "dataset.json", json.loads((raw_folder() / target / "dataset.json").read_text()))
-    write_json(folder / "dataset_fingerprint.json", fingerprint)  # the trainer copies it to its results
+    write_json(folder / "dataset.json", check_dataset_file(raw_folder() / target / "dataset.json"))
+    write_json(folder / FINGERPRINT, fingerprint)  # the trainer copies it to its results
     write_json(folder / f"{PLANS}.json", plans)
 
 
@@ -99,7 +108,7 @@ def copy_labels(arguments: argparse.Namespace) -> None:
     """Copy the labels of the unlabeled cases from the data set that has them to ``labelsUn``."""
     images = unlabeled_images_folder(arguments.unlabeled)
     source = raw_folder() / arguments.labeled
-    ending = json.loads((source / "dataset.json").read_text())["file_ending"]
+    ending = check_dataset_file(source / "dataset.json")["file_ending"]
     with atomic_folder(images.with_name("labelsUn")) as folder:
         for case in group_by_case(images, ending)[0]:
             shutil.copyfile(source / "labelsTr" / f"{case}{ending}", folder / f"{case}{ending}")
@@ -113,8 +122,8 @@ def learn_from_predictions(arguments: argparse.Namespace) -> None:
     """
     labeled, predicted = _join_labels(raw_folder() / arguments.labeled, arguments.target, arguments.predictions)
     source = preprocessed_folder() / arguments.labeled
-    plans = json.loads((source / f"{PLANS}.json").read_text())
-    fingerprint = json.loads((source / "dataset_fingerprint.json").read_text())
+    plans = check_plans_file(source / f"{PLANS}.json")
+    fingerprint = read_fingerprint(source)
     give_plans(arguments.target, {**plans, "dataset_name": arguments.target}, fingerprint)
     lists = sorted([*labeled, *predicted]), half_labeled(labeled, predicted)
     folds = [{"train": train, "val": labeled} for train in lists]
@@ -123,7 +132,7 @@ def learn_from_predictions(arguments: argparse.Namespace) -> None:
 
 def _join_labels(source: Path, name: str, predictions: Path) -> tuple[list[str], list[str]]:
     """Write the raw data set ``name``; returns the labeled and the predicted cases."""
-    target, ending = raw_folder() / name, json.loads((source / "dataset.json").read_text())["file_ending"]
+    target, ending = raw_folder() / name, check_dataset_file(source / "dataset.json")["file_ending"]
     unlabeled = group_by_case(source / "imagesUn", ending)[0]
     shutil.rmtree(target, ignore_errors=True)  # of a call that was stopped
     with atomic_folder(target) as folder:

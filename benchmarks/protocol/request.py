@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from benchmarks.protocol.folder_data import SPLITS, described, read_folder, read_lists, roles_of
 from nnunetv2_crossmatch import ext_trainers
@@ -21,6 +22,7 @@ from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACD
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.record import differences
 
 SOURCES = {"la": Dataset501_LA.DATASET, "acdc": Dataset502_ACDC.DATASET}
@@ -99,6 +101,20 @@ class Request:
         return IDS[self.dataset] + added
 
 
+def form_of(kind: type) -> dict[Any, Any]:
+    """The form of a dataclass of plain values in a JSON file: the fields without default, and no others."""
+    hints = get_type_hints(kind)
+    needed = {field.name: field.default is MISSING for field in fields(kind)}
+    return {name + "?" * (not needed[name]): _form(hints[name]) for name in needed} | {...: ()}
+
+
+def _form(hint: Any) -> Any:
+    parts = get_args(hint)
+    if get_origin(hint) is tuple:
+        return [parts[0]]
+    return tuple(map(_form, parts)) if parts else (None if hint is NoneType else hint)
+
+
 DEFAULTS = {field.name: field.default for field in fields(Request) if field.default is not MISSING}
 """Of what records of earlier versions lack."""
 
@@ -121,10 +137,19 @@ def claim_folder(folder: Path, request: Request) -> Request:
     """
     record = folder / RECORD
     if record.exists():
-        request = _joined(json.loads(record.read_text()), request, record)
+        request = _joined(asdict(read_request(record)), request, record)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, asdict(request))
     return request
+
+
+def read_request(record: Path) -> Request:
+    """The request in ``record``.
+
+    Raises:
+        InputError: it is none.
+    """
+    return Request(**read_json(record, form_of(Request), "choose another --folder, or remove this one"))
 
 
 def _joined(recorded: Mapping[str, Any], request: Request, file: Path) -> Request:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.protocol.request import RECORD, SOURCES, Request, write_json
+from benchmarks.protocol.request import RECORD, SOURCES, Request, read_request, write_json
 from benchmarks.protocol.rows import Run
 from benchmarks.protocol.score import LITERATURE, UNMIRRORED
 from benchmarks.protocol.steps import Protocol, read_runs, trainings_of
@@ -41,8 +41,10 @@ from nnunetv2_crossmatch.evaluation.score_files import (
     format_markdown_table,
     format_measure,
     json_number,
+    read_scores,
 )
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES
 
@@ -58,13 +60,13 @@ HOW = (RECORD, "commands.sh", "splits.json", "splits_all_labeled.json", "runs.js
 
 def foreground_means(scores_file: Path) -> dict[str, float]:
     """Means over cases of the mean over classes (one class: of that class), by measure; NaN where undefined."""
-    summary = list(json.loads(scores_file.read_text())["summary"].values())[-1]
+    summary = list(read_scores(scores_file)["summary"].values())[-1]
     return {measure: math.nan if one["mean"] is None else one["mean"] for measure, one in summary.items()}
 
 
 def empty_predictions(scores_file: Path) -> int:
     """How often a class was not found at all although the reference has it."""
-    return sum(counts["prediction"] for counts in json.loads(scores_file.read_text())["empty_masks"].values())
+    return sum(counts["prediction"] for counts in read_scores(scores_file)["empty_masks"].values())
 
 
 def over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
@@ -116,7 +118,7 @@ def facts(protocol: Protocol, run: Run) -> dict[str, Any]:
 def amounts(scores_file: Path) -> dict[str, float]:
     """Predicted voxels per reference voxel of each class, over all cases; NaN for a class that no reference has."""
     voxels: dict[str, list[int]] = {}
-    for case in json.loads(scores_file.read_text())["cases"].values():
+    for case in read_scores(scores_file)["cases"].values():
         for name, one in case.items():
             counted = voxels.setdefault(name, [0, 0])
             counted[0] += one["prediction_voxels"]
@@ -205,8 +207,10 @@ def processor() -> str:
 
 def used_cases(protocol: Protocol) -> dict[str, Any]:
     """How many cases were labeled, unlabeled and scored, and the names listed for these roles that the data lack."""
-    record = json.loads(protocol.conversion_record().read_text())
-    lists = json.loads(protocol.splits_file(False).read_text())
+    again = "call python -m benchmarks.protocol again in a new folder"
+    form = {"cases": {...: {"role": str}}, "missing": [str]}
+    record = read_json(protocol.conversion_record(), form, again)
+    lists = read_json(protocol.splits_file(False), {...: [str]}, again)
     roles = ("labeled", "unlabeled", protocol.request.scored_on)
     unused = {name for role, names in lists.items() if role not in roles for name in names}
     return {
@@ -251,7 +255,7 @@ def published_caveats(request: Request) -> tuple[str, ...]:
 
 def write_results(folder: Path) -> str:
     """Write ``results.md`` and ``results.json`` over all runs that are scored so far; returns the first one's text."""
-    request = Request(**json.loads((folder / RECORD).read_text()))
+    request = read_request(folder / RECORD)
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
     rows, cases, machine = collect(protocol, runs), used_cases(protocol), environment(request)
     scored = {(run["row"], run["trainer"]) for row in rows.values() for run in row["runs"]}
@@ -280,7 +284,8 @@ def publish(folder: Path, target: Path) -> None:
         copy = target / file.relative_to(results)
         copy.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(copy) as temporary:
-            temporary.write_text(json.dumps(without_paths(json.loads(file.read_text()))) + "\n", encoding="utf-8")
+            content = without_paths(read_json(file, object, "make the results again"))
+            temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def without_paths(value: Any) -> Any:

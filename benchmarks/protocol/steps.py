@@ -5,7 +5,6 @@ Limit: knows file names and flags; what is trained is decided in ``rows``.
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +20,16 @@ from benchmarks.protocol.request import (
     SMALL_SPACING_MM,
     SOURCES,
     Request,
+    form_of,
     processes,
 )
 from benchmarks.protocol.rows import CONTINUED, Run
 from benchmarks.protocol.score import UNMIRRORED
 from benchmarks.protocol.trainers import epochs_of
 from nnunetv2_crossmatch.demo.stages import Stages
+from nnunetv2_crossmatch.errors import command_line
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 
 FOLDERS = {"val": "Val", "test": "Ts"}
 PICTURES = ("--pictures", "6", "--surfaces", "1")
@@ -269,11 +271,12 @@ def write_script(file: Path, exported: Mapping[str, str], steps: Iterable[Step])
     """A shell script of all commands in their order, for a folder that holds the lists and nothing else yet."""
     exports = [f"export {name}={shlex.quote(value)}" for name, value in exported.items()]
     roots = 'mkdir -p "$nnUNet_raw" "$nnUNet_preprocessed" "$nnUNet_results"'
-    lines = ["#!/bin/sh", "set -e", *exports, roots, *(shlex.join(step.command) for step in steps)]
+    lines = ["#!/bin/sh", "set -e", *exports, roots, *(command_line(*step.command) for step in steps)]
     with atomic_write(file) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_runs(file: Path) -> list[Run]:
     """The runs that ``python -m benchmarks.protocol`` planned."""
-    return [Run(**entry) for entry in json.loads(file.read_text())]
+    entries = read_json(file, [form_of(Run)], "call python -m benchmarks.protocol again, which plans them")
+    return [Run(**entry) for entry in entries]

@@ -5,7 +5,6 @@ Limit: reads checkpoints and files; the commands that make them are in ``steps``
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -13,12 +12,12 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
 
 from benchmarks.protocol.request import ROOT, Request, write_json
 from benchmarks.protocol.rows import Times
 from benchmarks.protocol.trainers import changed, draws_students, iterations_of
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
 MEASURED_STEPS = 20
@@ -26,6 +25,13 @@ DRAWN_STEPS = 4  # times as many where the cost of a step depends on what it dra
 MEASURED_EPOCHS = 4  # the first one starts workers, tunes kernels and tries the memory; the others count
 LARGEST_SPREAD = 0.2
 PREDICTION = "prediction"
+TIMES_FORM = {
+    "seconds_per_step": {...: float},
+    "spread?": {...: float},
+    PREDICTION: (float, None),
+    "threads": (int, None),
+}
+MEASURE_ANEW = "measure anew: without --step-times, in a new folder"
 
 
 def measuring(trainer: str, steps: int | None) -> str:
@@ -69,7 +75,7 @@ def write_times(
     file: Path, request: Request, measured: Mapping[str, Sequence[float]], prediction: float | None
 ) -> None:
     """Add what was measured to ``file``, with the code's commit, the number of threads and the date."""
-    before = json.loads(file.read_text()) if file.exists() else {}
+    before = read_json(file, TIMES_FORM, MEASURE_ANEW, "no step times") if file.exists() else {}
     content = {
         "date": date.today().isoformat(),
         "commit": commit(),
@@ -88,12 +94,9 @@ def read_times(file: Path, request: Request, trainers: Iterable[str], predicted:
     Raises:
         InputError: not a file of step times, measured with another number of threads, or without one of ``trainers``.
     """
-    fix = "measure anew: without --step-times, in a new folder"
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-        steps, seconds, of_threads = dict(content["seconds_per_step"]), content[PREDICTION], content["threads"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(Problem("no step times", file, f"{type(error).__name__}: {error}", fix)) from error
+    fix = MEASURE_ANEW
+    content = read_json(file, TIMES_FORM, fix, "no step times")
+    steps, seconds, of_threads = content["seconds_per_step"], content[PREDICTION], content["threads"]
     lacking = [name for name in trainers if name not in steps] + ([PREDICTION] if predicted and not seconds else [])
     problems = [Problem("step times missing", file, ", ".join(lacking), fix)] if lacking else []
     if of_threads != threads(request):

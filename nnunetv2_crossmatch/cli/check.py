@@ -15,12 +15,13 @@ def parser() -> argparse.ArgumentParser:
         prog="nnUNetv2_crossmatch_check",
         description="Check versions, GPU, compiler, nnU-Net's variables, disk, shared memory and, with -d, a data set. "
         "Every fault comes with the line that mends it. Exit code 0 if training would start, else 2.",
-        epilog="Example: nnUNetv2_crossmatch_check -d 501 -c 3d_fullres",
+        epilog="Example: nnUNetv2_crossmatch_check -d 501 -c 3d_fullres -tr nnUNetTrainerCrossMatch",
     )
     add = result.add_argument
     add("-d", metavar="ID", help="data set (id or name) whose plans and unlabeled cases are checked too")
     add("-c", nargs="+", default=[], metavar="CONFIG", help="configurations (default: all that are preprocessed)")
     add("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default: %(default)s)")
+    add("-tr", metavar="TRAINER", help="trainer whose name, settings and, with -d, run are checked too")
     return result
 
 
@@ -28,7 +29,8 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Print all results, then whether training would start."""
     arguments = parser().parse_args()
-    results = dict.fromkeys(check_all(arguments.d, arguments.c, arguments.p))  # one cause can show in two checks
+    found = check_all(arguments.d, arguments.c, arguments.p, arguments.tr)
+    results = dict.fromkeys(found)  # one cause can show in two checks
     for result in results:
         print(result)
     wrong, notes = (sum(result.state == state for result in results) for state in (WRONG, NOTE))

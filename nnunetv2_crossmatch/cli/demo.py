@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_crossmatch.demo.run import FULL_SIZE, QUICK_SIZE, run_demo
-from nnunetv2_crossmatch.errors import InputError, Problem, command
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line
 
 PICTURE = "crossmatch_demo.png"
 DESCRIPTION = """Generate left-atrium-like volumes, convert, plan, preprocess, train the supervised host and CrossMatch
@@ -52,7 +52,9 @@ def main() -> None:
     folder = prepare_folder(arguments.folder)
     picture = (arguments.o or (folder if arguments.folder else Path.cwd()) / PICTURE).resolve()
     if not picture.parent.is_dir():
-        raise InputError(Problem("folder missing", picture.parent, "for the picture", f'mkdir -p "{picture.parent}"'))
+        raise InputError(
+            Problem("folder missing", picture.parent, "for the picture", command_line("mkdir", "-p", picture.parent))
+        )
     print(f"Everything goes to {folder}; each command's own output to {folder / 'logs'}")
     print(f"\n{run_demo(folder, picture, QUICK_SIZE if arguments.quick else FULL_SIZE, arguments.device)}")
     print(f"picture: {picture}")

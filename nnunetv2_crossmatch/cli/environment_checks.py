@@ -5,41 +5,54 @@ Limit: changes nothing, starts nothing, reads a few labeled cases, and not the u
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import platform
-import shlex
 import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.label_like_channels import label_like_channels
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.loader import bytes_of_batch, shared_memory_needed
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_names, trainable_cases
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, run_all
+from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
+from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
     c_compiler,
+    check_cases,
     check_labels,
-    check_no_cascade,
+    check_requirements,
+    check_splits,
+    check_writable,
     folds_problem,
+    missing_for_compiler,
     preprocess_command,
+    run_folder,
 )
+from nnunetv2_crossmatch.training.supervised import HOST_NAME
+from nnunetv2_crossmatch.training.trainer import check_network, check_settings, task_of
+from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised as Trainer
 
 OK, NOTE, WRONG = "ok", "note", "wrong"
 GIB = 1024**3
 DISK_NEEDED, DISK_RECOMMENDED = 1 * GIB, 20 * GIB
 SHARED_MEMORY = Path("/dev/shm")
-SHARED_MEMORY_NEEDED = GIB // 8  # containers often have 64 MiB, with which loader workers end with a bus error
+SHARED_MEMORY_NEEDED = GIB // 8  # for any data set; containers often have 64 MiB, with which workers end in a bus error
 REPORTED_PACKAGES = (
     "nnunetv2_crossmatch", "nnunetv2", "torch", "batchgenerators", "batchgeneratorsv2", "acvl-utils", "numpy",
 )  # fmt: skip
@@ -61,15 +74,22 @@ class CheckResult:
         return f"{self.state:>5}    {self.what}: {self.detail}{remedy}"
 
 
-def check_all(dataset: str | None, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
-    """Run all checks, in the order in which faults should be fixed; ``dataset`` is an id, a name, or None."""
+def check_all(
+    dataset: str | None, configurations: Sequence[str], plans: str, trainer: str | None = None
+) -> Iterator[CheckResult]:
+    """Run all checks, in the order in which faults should be fixed; ``dataset`` is an id, a name, or None.
+
+    ``trainer`` is the name of a trainer, whose settings are checked, too, and its run of ``dataset``.
+    """
     yield from check_versions()
     yield from check_device()
     yield from check_data_folders()
     yield check_trainers_folder()
     yield from check_workers()
+    if trainer is not None:
+        yield check_trainer_name(trainer)
     if dataset is not None:
-        yield from check_dataset(dataset, configurations, plans)
+        yield from check_dataset(dataset, configurations, plans, trainer)
 
 
 def check_versions() -> Iterator[CheckResult]:
@@ -93,7 +113,7 @@ def _installed_version(name: str) -> str | None:
 
 
 def check_device() -> Iterator[CheckResult]:
-    """GPU and, if nnU-Net would compile the network, the C compiler."""
+    """GPU and, if nnU-Net would compile the network, what the compiler needs."""
     if not torch.cuda.is_available():
         yield CheckResult(NOTE, "CUDA", "no GPU that torch can use: training is slow", "nnUNetv2_train ... -device cpu")
         return
@@ -101,11 +121,11 @@ def check_device() -> Iterator[CheckResult]:
     if os.environ.get("nnUNet_compile", "t").lower() not in ("true", "1", "t"):
         yield CheckResult(OK, "torch.compile", "switched off by nnUNet_compile")
         return
-    compiler = c_compiler()
-    if compiler is None:
-        yield CheckResult(WRONG, "torch.compile", "no C compiler found", "export nnUNet_compile=f")
+    if missing := missing_for_compiler():
+        fix = "install it, or export nnUNet_compile=f"
+        yield CheckResult(WRONG, "torch.compile", f"not found: {', '.join(missing)}", fix)
     else:
-        yield CheckResult(OK, "torch.compile", compiler)
+        yield CheckResult(OK, "torch.compile", str(c_compiler()))
 
 
 def check_data_folders() -> Iterator[CheckResult]:
@@ -122,11 +142,12 @@ def check_data_folders() -> Iterator[CheckResult]:
 
 def _check_writable(name: str, root: Path) -> CheckResult:
     try:
-        with tempfile.TemporaryFile(dir=root):
-            return CheckResult(OK, name, str(root))
-    except OSError as error:
+        check_writable(root)
+        return CheckResult(OK, name, str(root))
+    except InputError as error:
+        (problem,) = error.problems
         state = NOTE if name == "nnUNet_raw" else WRONG  # training only reads the raw images
-        return CheckResult(state, name, f"{root} is not writable ({error.strerror})", f'chmod u+w "{root}"')
+        return CheckResult(state, name, f"{root} is not writable ({problem.detail})", problem.fix)
 
 
 def _check_disk_space(name: str, root: Path) -> CheckResult:
@@ -153,18 +174,40 @@ def check_trainers_folder() -> CheckResult:
 def check_workers() -> Iterator[CheckResult]:
     """Start method of the loader processes, and size of the shared memory."""
     yield CheckResult(OK, "start method", multiprocessing.get_start_method())
-    if not SHARED_MEMORY.is_dir():
-        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}"
-    if free >= SHARED_MEMORY_NEEDED or os.environ.get("nnUNet_n_proc_DA") == "0":
-        yield CheckResult(OK, "shared memory", detail)
+    if SHARED_MEMORY.is_dir():
+        yield _check_shared_memory("shared memory", SHARED_MEMORY_NEEDED if get_allowed_n_proc_DA() else 0)
     else:
-        yield CheckResult(WRONG, "shared memory", detail, "docker run --shm-size=8g ..., or export nnUNet_n_proc_DA=0")
+        yield CheckResult(NOTE, "shared memory", f"{SHARED_MEMORY} does not exist")
 
 
-def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> Iterator[CheckResult]:
+def _check_shared_memory(what: str, needed: int) -> CheckResult:
+    """Whether the loaders' workers can hand over their batches: ``needed`` bytes, 0 without workers."""
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    detail = f"{free / GIB:.2f} GiB free in {SHARED_MEMORY}, needed are {needed / GIB:.2f}"
+    if free >= needed:
+        return CheckResult(OK, what, detail)
+    fix = f"docker run --shm-size={math.ceil(2 * needed / GIB)}g ..., or export nnUNet_n_proc_DA=0 (or fewer workers)"
+    return CheckResult(WRONG, what, detail, fix)
+
+
+def check_trainer_name(name: str) -> CheckResult:
+    """Whether ``name`` is that of a trainer of this package, with valid tokens, or of one of nnU-Net's own."""
+    if method_of(name) is None and name.startswith(HOST_NAME):
+        try:
+            recursive_find_trainer_class_by_name(name)
+        except RuntimeError as error:
+            return CheckResult(WRONG, "trainer", str(error).splitlines()[0], "use the name of an existing trainer")
+        return CheckResult(OK, "trainer", f"{name} learns from labeled cases only")
+    try:
+        settings_from_name(name)
+    except InputError as error:
+        return _result_of_problem(error.problems[0])
+    return CheckResult(OK, "trainer", name)
+
+
+def check_dataset(
+    dataset: str, configurations: Sequence[str], plans: str, trainer: str | None = None
+) -> Iterator[CheckResult]:
     """Plans, labeled and unlabeled cases of a data set; default ``configurations``: all that are preprocessed."""
     try:
         name = folders.dataset_name(dataset)
@@ -174,16 +217,16 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
         return
     missing = [needed for needed in (file, file.with_name("dataset.json")) if not needed.is_file()]
     if missing:
-        fix = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        fix = command_line("nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(name))
         yield CheckResult(WRONG, "plans", f"{missing[0]} is missing", fix)
         return
     try:
-        check_plans_file(file)
+        manager = PlansManager(check_plans_file(file))
         check_dataset_name(file)
+        check_dataset_file(file.with_name("dataset.json"))
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
         return
-    manager = PlansManager(load_json(str(file)))
     yield CheckResult(OK, "plans", f"{file}: {', '.join(manager.available_configurations)}")
     unknown = [asked for asked in configurations if asked not in manager.available_configurations]
     for asked in unknown:
@@ -191,20 +234,50 @@ def check_dataset(dataset: str, configurations: Sequence[str], plans: str) -> It
     known = [asked for asked in configurations if asked not in unknown]
     chosen = known if configurations else _preprocessed_configurations(manager, file.parent)
     if not chosen and not unknown:
-        fix = shlex.join(("nnUNetv2_preprocess", "-d", dataset, "-plans_name", plans))
+        fix = command_line("nnUNetv2_preprocess", "-d", folders.dataset_number(name), "-plans_name", plans)
         yield CheckResult(WRONG, "labeled cases", "nothing preprocessed", fix)
     for configuration in chosen:
-        yield from _check_configuration(manager, configuration, file.parent)
+        yield from _check_configuration(manager, configuration, file.parent, trainer)
 
 
-def _check_configuration(manager: PlansManager, configuration: str, folder: Path) -> Iterator[CheckResult]:
+def _check_configuration(
+    manager: PlansManager, configuration: str, folder: Path, trainer: str | None
+) -> Iterator[CheckResult]:
     labeled = folder / manager.get_configuration(configuration).data_identifier
+    ours = (
+        trainer_class(trainer) if trainer and method_of(trainer) and check_trainer_name(trainer).state == OK else None
+    )
     cases = _check_labeled_cases(manager, configuration, labeled)
     yield cases
-    yield from _refusals(manager, configuration, labeled)
-    if cases.state != WRONG:
+    refusals = list(_refusals(manager, configuration, labeled, ours))
+    yield from refusals
+    if cases.state != WRONG and not refusals:
         yield from _label_like_channels(configuration, labeled)
-    yield from _check_unlabeled_cases(manager, configuration)
+    if trainer is None or (ours is not None and ours.settings.unsupervised):
+        yield from _check_unlabeled_cases(manager, configuration)
+    if not refusals and (trainer is None or ours is not None):
+        yield from _check_loaders(manager, configuration, folder, ours)
+
+
+def _check_loaders(
+    manager: PlansManager, configuration: str, folder: Path, trainer: type[Trainer] | None
+) -> Iterator[CheckResult]:
+    """Shared memory for the batches of a training, of the first method's defaults if no trainer is given."""
+    workers = get_allowed_n_proc_DA()
+    if not (workers and SHARED_MEMORY.is_dir()):
+        return
+    planned, dataset_json = manager.get_configuration(configuration), check_dataset_file(folder / "dataset.json")
+    method_class = trainer.method_class if trainer else METHODS[0]
+    settings = trainer.settings if trainer else method_class.Settings()
+    method = method_class(settings, task_of(manager, configuration, dataset_json))
+    batch = settings.batch or max(planned.batch_size, 2)
+    unlabeled = (settings.unlabeled_batch or batch) if settings.unsupervised else 0
+    views = 1 if settings.gpu_views else len(method.unlabeled_views)
+    channels, validating = determine_num_input_channels(manager, planned, dataset_json), -(-workers // 2)
+    joint = bytes_of_batch(batch, unlabeled, views, channels, planned.patch_size)
+    labeled = bytes_of_batch(batch, 0, 0, channels, planned.patch_size)
+    needed = shared_memory_needed(joint, workers) + shared_memory_needed(labeled, validating)
+    yield _check_shared_memory(f"shared memory, {configuration}", max(needed, SHARED_MEMORY_NEEDED))
 
 
 def _preprocessed_configurations(manager: PlansManager, folder: Path) -> list[str]:
@@ -229,14 +302,34 @@ def _label_like_channels(configuration: str, labeled: Path) -> Iterator[CheckRes
         yield CheckResult(NOTE, f"channel {channel}, {configuration}", detail, fix)
 
 
-def _refusals(manager: PlansManager, configuration: str, labeled: Path) -> Iterator[CheckResult]:
-    """What the trainer refuses in plans and labels, by the functions that it asks itself."""
-    ending = load_json(str(labeled.with_name("dataset.json")))["file_ending"]
-    cases = (file.stem for file in labeled.glob("*.pkl"))
+def _refusals(
+    manager: PlansManager, configuration: str, labeled: Path, trainer: type[Trainer] | None
+) -> Iterator[CheckResult]:
+    """What the trainer refuses in plans, labels and settings, by the functions that it asks itself."""
+    dataset_json = check_dataset_file(labeled.with_name("dataset.json"))
+    cases = [file.stem for file in labeled.glob("*.pkl")]
     command = preprocess_command(manager, configuration)
+    labels, ending = labeled.with_name("gt_segmentations"), dataset_json["file_ending"]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    questions: list[Callable[[], None]] = [
+        partial(check_requirements, manager.plans, configuration, device),
+        partial(check_labels, labels, cases, ending, command),
+    ]
+    splits = labeled.with_name("splits_final.json")
     try:
-        check_no_cascade(manager.plans, configuration)
-        check_labels(labeled.with_name("gt_segmentations"), cases, ending, command)
+        folds = check_splits(splits, cases) or [{"train": cases, "val": cases}]
+    except InputError as error:
+        yield from map(_result_of_problem, error.problems)
+        folds = []
+    questions += [partial(check_cases, labeled, fold["train"], fold["val"], command) for fold in folds if cases]
+    if trainer is not None:
+        questions += [
+            lambda: check_settings(trainer, task_of(manager, configuration, dataset_json)),
+            partial(check_network, trainer, manager, configuration, dataset_json),
+            partial(check_writable, run_folder(manager.plans, trainer.__name__, configuration, "all")),
+        ]
+    try:
+        run_all(questions)
     except InputError as error:
         yield from map(_result_of_problem, error.problems)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import torch
@@ -14,7 +13,7 @@ from nnunetv2_crossmatch.cli.model_export import (
     files_missing_for_zip_export,
     predict_command,
 )
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.errors import command, command_line
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +41,7 @@ def main() -> None:
     arguments = parser().parse_args()
     exported = export_model(arguments.m, arguments.o, arguments.unfinished, arguments.trust, arguments.weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    print(f"Exported to {exported}\nPredict anywhere: {shlex.join(predict_command(exported, device))}")
+    print(f"Exported to {exported}\nPredict anywhere: {command_line(*predict_command(exported, device))}")
     missing = files_missing_for_zip_export(exported)
     if missing:
         print(f"nnUNetv2_export_model_to_zip will ask for {', '.join(missing)}: finish the training's validation first")

@@ -21,7 +21,7 @@ from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
-from nnunetv2_crossmatch.training.checkpoints import METHOD_STATE, load_checkpoint, write_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import METHOD_STATE, load_checkpoint, trained_with, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -69,10 +69,10 @@ def export_model(
     model_folder = model_folder.resolve()
     check_names([model_folder, output_folder.resolve()])
     target = _exported_folder(model_folder, output_folder)
-    check_plans_file(model_folder / "plans.json", trusted)
+    plans = check_plans_file(model_folder / "plans.json", trusted)
     check_dataset_file(model_folder / "dataset.json")
     checkpoints = _find_checkpoints(model_folder, unfinished)
-    epochs = _check_training(model_folder, checkpoints)
+    epochs = _check_training(model_folder, plans, checkpoints)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
         origin = _make_origin_record(model_folder, checkpoints, epochs) | {"weights": weights}
@@ -155,14 +155,14 @@ def _find_checkpoints(model_folder: Path, unfinished: bool) -> list[Path]:
     return [file for files in folds.values() for file in files]
 
 
-def _check_training(model_folder: Path, checkpoints: Sequence[Path]) -> dict[Path, int]:
+def _check_training(model_folder: Path, plans: dict[str, Any], checkpoints: Sequence[Path]) -> dict[Path, int]:
     """Epochs of each checkpoint; raises ``InputError`` for checkpoints that were trained with other plans."""
-    plans, configuration = json.loads((model_folder / "plans.json").read_text()), model_folder.name.split("__")[2]
+    configuration = model_folder.name.split("__")[2]
     epochs, problems = {}, []
     for file in checkpoints:
         checkpoint = load_checkpoint(file)
         epochs[file] = int(checkpoint["current_epoch"])
-        trained = checkpoint["init_args"]
+        trained = trained_with(file, checkpoint)
         if _comparable(trained["plans"]) != _comparable(plans) or trained["configuration"] != configuration:
             detail = f"its plans or configuration are not those of {model_folder / 'plans.json'} and {configuration}"
             problems.append(Problem("other plans", file, detail, "remove the fold, or train it with these plans"))

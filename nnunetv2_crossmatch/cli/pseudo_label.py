@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.errors import command, command_line
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor
 from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, make_pseudo_labeled
 
@@ -61,4 +61,5 @@ def main() -> None:
     name = arguments.name or re.sub(r"Dataset\d+_?", "", dataset, count=1) + "Pseudo"
     written = make_pseudo_labeled(model, dataset, arguments.o, name, arguments.keep)
     print(f"{written.name} written to {written}; {LIST} there lists the predicted labels.")
-    print(f"Next: nnUNetv2_plan_and_preprocess -d {arguments.o}, then nnUNetv2_train {arguments.o} CONFIGURATION all")
+    print(f"Next: {command_line('nnUNetv2_plan_and_preprocess', '-d', arguments.o)}")
+    print(f"then: {command_line('nnUNetv2_train', arguments.o, 'CONFIGURATION', 'all')}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from nnunetv2_crossmatch.cli.evaluate import (
     evaluation_options,
     requested_dataset_json,
 )
-from nnunetv2_crossmatch.errors import Problem, command, raise_if_any
+from nnunetv2_crossmatch.errors import Problem, command, command_line, raise_if_any
 from nnunetv2_crossmatch.report.build import ReportRequest, write_report
 
 PROGRAM = "nnUNetv2_crossmatch_report"
@@ -75,7 +74,7 @@ def main() -> None:
         dataset_json=requested_dataset_json(arguments),
         pictures=arguments.pictures,
         surfaces=arguments.surfaces,
-        command=shlex.join([PROGRAM, *sys.argv[1:]]),
+        command=command_line(PROGRAM, *sys.argv[1:]),
     )
     write_report(request, arguments.o)
     print(f"written: {arguments.o} ({arguments.o.stat().st_size / 1e6:.1f} MB)")

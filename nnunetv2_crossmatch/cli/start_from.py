@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 from pathlib import Path
 
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.errors import command
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
+from nnunetv2_crossmatch.errors import command, command_line
 from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.start_from import start_from
@@ -28,11 +27,16 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("dataset", metavar="ID", help="id or name of the data set")
     add("configuration", metavar="CONFIG", help="2d, 3d_fullres or 3d_lowres")
-    add("fold", help="0 to 4, or all")
+    add("fold", type=fold, help="0 to 4, or all")
     add("-tr", required=True, metavar="TRAINER", help="trainer of the run, one of this package's")
     add("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default: %(default)s)")
     add("-m", required=True, type=Path, metavar="CHECKPOINT", help="file of the model that the run begins with")
     return result
+
+
+def fold(text: str) -> int | str:
+    """``all``, or the number of a fold."""
+    return text if text == "all" else int(text)
 
 
 @command
@@ -42,9 +46,10 @@ def main() -> None:
     settings_from_name(given.tr)
     dataset = folders.dataset_name(given.dataset)
     source = folders.preprocessed_folder() / dataset
-    plans = {**load_json(str(source / f"{given.p}.json")), "continue_training": False}
-    fold = given.fold if given.fold == "all" else int(given.fold)
-    arguments = plans, given.configuration, fold, load_json(str(source / "dataset.json")), torch.device("cpu")
+    plans = {**check_plans_file(source / f"{given.p}.json"), "continue_training": False}
+    description = check_dataset_file(source / "dataset.json")
+    arguments = plans, given.configuration, given.fold, description, torch.device("cpu")
     written = start_from(trainer_class(given.tr)(*arguments), given.m.resolve())
-    train = ["nnUNetv2_train", given.dataset, given.configuration, given.fold, "-tr", given.tr, "-p", given.p, "--c"]
-    print(f"Written: {written}\nTrain it: {shlex.join(train)}")
+    run = given.dataset, given.configuration, given.fold
+    train = ["nnUNetv2_train", *run, "-tr", given.tr, "-p", given.p, "--c"]
+    print(f"Written: {written}\nTrain it: {command_line(*train)}")

@@ -6,9 +6,12 @@ Limit: ``preprocessing`` selects the cases and handles the results.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import multiprocessing
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -31,7 +34,7 @@ from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.reader_warnings import collected_warnings
 from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
 from nnunetv2_crossmatch.data.workers import exit_with_parent
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def preprocess_case(job: Job) -> PreprocessedCase | Problem:
         with collected_warnings() as warnings:
             data, properties = read_and_check(nnunet, case)
         warnings += constant_channels(data, case)
+        raw_range = float(data.min()), float(data.max())
     except InputError as error:
         return error.problems[0]
     except OSError as error:
@@ -148,6 +152,10 @@ def preprocess_case(job: Job) -> PreprocessedCase | Problem:
     data, seg, properties = preprocessor.run_case_npy(
         data, None, properties, nnunet.plans_manager, nnunet.configuration_manager, nnunet.dataset_json
     )
+    if not np.isfinite(data).all():
+        low, high = raw_range
+        detail = f"its voxels run from {low:g} to {high:g}, too far for nnU-Net's normalization"
+        return Problem("image not finite", case.images[0], detail, "replace its padding value by that of air or of 0")
     properties["class_locations"] = empty_class_locations(nnunet.plans_manager.get_label_manager(nnunet.dataset_json))
     save_case(data, seg, properties, job.scratch / case.identifier, nnunet.configuration_manager.patch_size)
     names = {ending: case.identifier + ending for ending in ENDINGS}
@@ -182,8 +190,9 @@ def _read(nnunet: NnunetObjects, case: RawCase) -> tuple[np.ndarray, dict[str, A
         with contextlib.redirect_stdout(printed):
             result = nnunet.plans_manager.image_reader_writer_class().read_images([str(f) for f in case.images])
     except Exception as error:  # readers raise errors of any type
-        if reason := unread_reason(error):
-            raise InputError(file_not_read(case.images[0], reason)) from error
+        for file in case.images:
+            if reason := unread_reason(error, file):
+                raise NotReadError(file_not_read(file, reason)) from error
         reasons = [line.strip() for line in (str(error) or printed.getvalue()).splitlines() if line.strip()]
         detail = reasons[-1] if str(error) and reasons else (reasons or [type(error).__name__])[0]
         is_of_sidecar = isinstance(error, KeyError | json.JSONDecodeError)  # of a .tif, whose voxel size it tells
@@ -236,12 +245,19 @@ def save_case(data: np.ndarray, seg: np.ndarray, properties: dict[str, Any], ste
     The segmentation is nnU-Net's for an image without labels: 0 inside the nonzero region, -1 outside. nnU-Net's
     augmentation masks with it if the plans normalise inside the nonzero region only. It is stored as int8 to save disk
     space.
+
+    Raises:
+        OSError: the files cannot be written; the library writes its own files and does not say why it failed.
     """
     for ending in ENDINGS:
         stem.with_name(stem.name + ending).unlink(missing_ok=True)
     data, seg = data.astype(np.float32, copy=False), seg.astype(np.int8, copy=False)
     blocks, chunks = comp_blosc2_params(data.shape, tuple(patch_size), data.itemsize)
     blocks_seg, chunks_seg = comp_blosc2_params(seg.shape, tuple(patch_size), seg.itemsize)
-    nnUNetDatasetBlosc2.save_case(
-        data, seg, properties, str(stem), chunks=chunks, blocks=blocks, chunks_seg=chunks_seg, blocks_seg=blocks_seg
-    )
+    kinds = {"chunks": chunks, "blocks": blocks, "chunks_seg": chunks_seg, "blocks_seg": blocks_seg}
+    try:
+        nnUNetDatasetBlosc2.save_case(data, seg, properties, str(stem), **kinds)
+    except RuntimeError as error:
+        full = shutil.disk_usage(stem.parent).free < data.nbytes + seg.nbytes
+        number = errno.ENOSPC if full else errno.EIO
+        raise OSError(number, os.strerror(number), str(stem)) from error

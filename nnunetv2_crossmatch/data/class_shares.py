@@ -10,6 +10,8 @@ import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from nnunetv2_crossmatch.errors import InputError, Problem
+
 MOST_CASES = 25  # volumes that are read, evenly spread over the cases
 
 
@@ -17,14 +19,28 @@ def class_shares(cases: nnUNetBaseDataset, labels: LabelManager) -> dict[str, fl
     """Share of the voxels of the preprocessed ``cases`` by name of class or region, in the order of the outputs.
 
     Empty if there is an ignore label: the annotated voxels of a volume are no sample of it.
+
+    Raises:
+        InputError: a volume that is read has a label that ``dataset.json`` does not name.
     """
     if labels.has_ignore_label:
         return {}
     values = output_values(labels)
     names = cases.identifiers[:: -(-len(cases.identifiers) // MOST_CASES)]
-    counted = np.array([_counts(np.asarray(cases.load_case(name)[1][:]), values) for name in names])
+    segmentations = ((name, np.asarray(cases.load_case(name)[1][:])) for name in names)
+    counted = np.array([_counts(_with_known_labels(labels, *one), values) for one in segmentations])
     voxels, total = counted[:, :-1].sum(axis=0), counted[:, -1].sum()
     return dict(zip(values, (voxels / total).tolist(), strict=True))
+
+
+def _with_known_labels(labels: LabelManager, name: str, segmentation: np.ndarray) -> np.ndarray:
+    """``segmentation`` if all of its labels have an output: of others the loss fails, on a GPU without a word why."""
+    unknown = np.setdiff1d(segmentation, [-1, *labels.all_labels])  # -1: outside of the nonzero region
+    if unknown.size:
+        detail = f"{', '.join(f'{value:g}' for value in unknown[:5])}; known: {', '.join(map(str, labels.all_labels))}"
+        fix = "mend the label, or add it to dataset.json, then plan and preprocess again"
+        raise InputError(Problem("label not in dataset.json", name, detail, fix))
+    return segmentation
 
 
 def output_values(labels: LabelManager) -> dict[str, tuple[int, ...]]:

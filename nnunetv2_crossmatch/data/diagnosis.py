@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from tqdm import tqdm
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_write, unlabeled_folder, unlabeled_images_folder
+from nnunetv2_crossmatch.json_files import read_json
 
 SOURCES_FILE = "sources.json"
 
@@ -46,7 +47,7 @@ def preprocess_reference_labels(
     folder = reference_folder(unlabeled)
     folder.mkdir(exist_ok=True)
     images = unlabeled_images_folder(plans_manager.dataset_name)
-    labels, dataset_json = images.with_name("labelsUn"), load_json(str(images.with_name("dataset.json")))
+    labels, dataset_json = images.with_name("labelsUn"), check_dataset_file(images.with_name("dataset.json"))
     ending = dataset_json["file_ending"]
     fix = "put the reference label there, or train without diagnose1"
     missing = [case for case in cases if not (labels / f"{case}{ending}").is_file()]
@@ -77,12 +78,18 @@ def _forget_outdated(folder: Path, made_of: Mapping[str, list[int]]) -> list[str
 
 
 def read_sources(folder: Path) -> dict[str, Any]:
-    """CRC32 of label and case that each result in ``folder`` was made of; empty if that is not known."""
+    """CRC32 of label and case that each result in ``folder`` was made of; empty if that is not known.
+
+    Raises:
+        NotReadError: it could not be read.
+    """
     try:
-        content = json.loads((folder / SOURCES_FILE).read_bytes())
-    except (FileNotFoundError, ValueError, RecursionError):
+        content: dict[str, Any] = read_json(folder / SOURCES_FILE, {...: [int]}, "it is written anew")
+    except NotReadError:
+        raise
+    except InputError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return content
 
 
 def write_sources(folder: Path, made_of: Mapping[str, list[int]]) -> None:
@@ -119,7 +126,7 @@ def mean_dice(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelMan
         classes = classes.view(1, -1, *[1] * (labels.ndim - 1))
         reference, predicted = truth == classes, labels[:, None] == classes
     overlap, size = (
-        mask.transpose(0, 1).flatten(1).sum(1, dtype=torch.float64)
+        mask.transpose(0, 1).flatten(1).sum(1)  # int64: exact, and on every device
         for mask in (reference & predicted, reference * 1 + predicted * 1)
     )
     return (2 * overlap / size).nanmean()

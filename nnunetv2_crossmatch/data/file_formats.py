@@ -1,8 +1,8 @@
 """Checks of the image formats whose readers accept damaged files, found by the first bytes of a file, not by its name.
 
 Each check raises an ordinary exception with the reason; ``file_integrity`` makes it an error for the user. Limit: no
-check for PNG, BMP, and uncompressed NRRD and MetaImage, whose readers refuse what is cut off or has a wrong checksum;
-no reader notices a changed byte of uncompressed voxels.
+check for PNG and BMP, whose readers refuse what is cut off or has a wrong checksum; no reader notices a changed byte of
+uncompressed voxels.
 """
 
 from __future__ import annotations
@@ -121,7 +121,9 @@ def _check_nrrd(file: Path, stream: BinaryIO) -> None:
     fields = _fields(_text_header(stream, lambda line: not line), ":")
     if named := fields.get("data file", fields.get("datafile")):
         raise InputError(_voxels_elsewhere(file, named))
-    if fields["encoding"] in ("gzip", "gz"):
+    if fields["encoding"] == "raw":
+        check_size(file.stat().st_size - stream.tell(), voxel_bytes(file))
+    elif fields["encoding"] in ("gzip", "gz"):
         for _ in range(int(fields.get("line skip", 0))):
             stream.readline()
         check_size(decompressed_size(stream), voxel_bytes(file))
@@ -132,7 +134,9 @@ def _check_meta_image(file: Path, stream: BinaryIO) -> None:
     named = fields["elementdatafile"]
     data = file if named.upper() == "LOCAL" else file.with_name(_checked_data_file(file, named))
     if fields.get("compresseddata", "f")[0].lower() not in "ty1":
-        return
+        is_text = fields.get("binarydata", "t")[0].lower() not in "ty1"
+        header = stream.tell() if data == file else 0
+        return None if is_text else check_size(data.stat().st_size - header, voxel_bytes(file))
     with data.open("rb") as voxels:
         voxels.seek(stream.tell() if data == file else 0)
         check_size(decompressed_size(voxels), voxel_bytes(file))

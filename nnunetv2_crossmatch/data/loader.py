@@ -7,8 +7,9 @@ augmentation are done by nnU-Net's loader and transforms.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty
 from unittest.mock import patch
@@ -22,6 +23,9 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 
 from nnunetv2_crossmatch.data.workers import exit_with_parent
 
+READY_BYTES = 2**30
+"""Of batches that workers keep ready in shared memory; one for each worker in any case."""
+READY_PER_WORKER = 2
 PAUSE_SECONDS = 0.1  # without a batch for so long, paused workers have no batch in transfer
 
 
@@ -101,6 +105,30 @@ def seed_everything(entropy: tuple[int, ...]) -> None:
     torch.manual_seed(int(state[1]))
 
 
+def bytes_of_batch(labeled: int, unlabeled: int, views: int, channels: int, patch_size: Sequence[int]) -> int:
+    """Bytes of a joint batch: images and views in float32, targets in int16, with the lower resolutions' ones.
+
+    Args:
+        labeled: samples.
+        unlabeled: samples, 0 in a supervised training.
+        views: of each unlabeled one.
+        channels: of an image.
+        patch_size: voxels by axis.
+    """
+    voxels, targets = math.prod(patch_size), 1.5  # all lower resolutions together are at most half of the full one
+    return int(voxels * (4 * channels * (labeled + unlabeled * views) + 2 * targets * labeled))
+
+
+def ready_per_worker(batch: int, workers: int) -> int:
+    """Batches of so many bytes that each worker keeps ready: two, or one where all together exceed READY_BYTES."""
+    return READY_PER_WORKER if READY_PER_WORKER * workers * batch <= READY_BYTES else 1
+
+
+def shared_memory_needed(batch: int, workers: int) -> int:
+    """Bytes of shared memory for a loader: what is ready, and a batch of each worker that is being handed over."""
+    return batch * workers * (ready_per_worker(batch, workers) + 1)
+
+
 def make_augmenter(
     loader: nnUNetDataLoader,
     unlabeled: nnUNetDataLoader | None,
@@ -110,13 +138,22 @@ def make_augmenter(
     pin_memory: bool,
     with_segmentation: bool = False,
     first_unlabeled: int = 0,
+    batch_bytes: int = 0,
 ) -> DrainingAugmenter | SingleThreadedAugmenter:
-    """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order."""
+    """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order.
+
+    What they keep ready follows from ``batch_bytes``.
+    """
     batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation, first_unlabeled)
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     workers_augmenter = DrainingAugmenter(
-        batches, None, workers, num_cached_per_queue=2, pin_memory=pin_memory, wait_time=0.002
+        batches,
+        None,
+        workers,
+        num_cached_per_queue=ready_per_worker(batch_bytes, workers),
+        pin_memory=pin_memory,
+        wait_time=0.002,
     )
     workers_augmenter._start()
     return workers_augmenter

@@ -19,10 +19,20 @@ from tqdm import tqdm
 
 from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 FORMAT = 1
 PREPROCESSING = 1
 """To be raised by each change of this package after which the voxels of preprocessed cases differ."""
+MANIFEST_FORM = {
+    "format": int,
+    "plans_hash": str,
+    "package_version": str,
+    "cases": {...: {"files": {...: [int]}, "sources": {...: [int]}}},
+    "asked_for?": [str],
+    "ended?": bool,
+    "made_with?": str,
+}
 CHUNK_BYTES = 1 << 20
 ENDINGS = (".pkl", "_seg.b2nd", ".b2nd")
 """Endings of the files of a case, in the order in which they are written: nnU-Net lists cases by the last one."""
@@ -182,51 +192,28 @@ def read_manifest(file: Path, remedy: str) -> Manifest:
         NotReadError: it could not be read.
     """
     try:
-        content = json.loads(file.read_bytes())
-        return _manifest_from_json(content)
-    except FileNotFoundError:
+        return _manifest_from_json(read_json(file, MANIFEST_FORM, remedy, "manifest unreadable"))
+    except MissingFileError:
         raise InputError(Problem("unlabeled data not preprocessed", file, "the manifest is missing", remedy)) from None
-    except OSError as error:
-        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise InputError(Problem("manifest unreadable", file, f"{type(error).__name__}: {error}", remedy)) from error
+    except (ValueError, TypeError) as error:
+        raise InputError(Problem("manifest unreadable", file, str(error), remedy)) from error
 
 
 def _manifest_from_json(content: dict) -> Manifest:
     if content["format"] != FORMAT:
         raise ValueError(f"format {content['format']!r} instead of {FORMAT}")
     cases = {identifier: _case_from_json(identifier, case) for identifier, case in content["cases"].items()}
-    asked_for, ended = content.get("asked_for", []), content.get("ended", True)  # earlier versions had neither
-    if not isinstance(asked_for, list) or type(ended) is not bool:
-        raise ValueError("asked_for is a list of cases, ended is true or false")
-    return Manifest(
-        _string(content["plans_hash"]),
-        _string(content["package_version"]),
-        cases,
-        tuple(map(_string, asked_for)),
-        ended,
-        _string(content.get("made_with", "")),
-    )
+    asked_for, ended = content.get("asked_for") or [], content.get("ended", True)  # earlier versions had neither
+    made_with = content.get("made_with") or ""
+    return Manifest(content["plans_hash"], content["package_version"], cases, tuple(asked_for), ended, made_with)
 
 
 def _case_from_json(identifier: str, case: dict) -> CaseRecord:
     if set(case["files"]) != set(ENDINGS) or Path(identifier).name != identifier:
         raise ValueError(f"case {identifier!r} is not described by {', '.join(ENDINGS)}")
     return CaseRecord(
-        *({name: _file_info_from_json(values) for name, values in case[part].items()} for part in ("files", "sources"))
+        *({name: FileInfo(*numbers) for name, numbers in case[part].items()} for part in ("files", "sources"))
     )
-
-
-def _file_info_from_json(values: list) -> FileInfo:
-    if not (isinstance(values, list) and all(type(value) is int for value in values)):
-        raise ValueError(f"whole numbers expected, got {values!r}")
-    return FileInfo(*values)
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"text expected, got {value!r}")
-    return value
 
 
 class ManifestWriter:

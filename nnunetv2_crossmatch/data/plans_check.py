@@ -1,29 +1,31 @@
-"""Check of names in ``plans.json`` and ``dataset.json`` that nnU-Net imports or calls, and of names used as paths.
+"""Check of ``plans.json`` and ``dataset.json``: their form, names that nnU-Net imports or calls, names used as paths.
 
 A plans file names the network class and the classes of its layers, which nnU-Net locates with ``pydoc.locate`` in any
 importable module and then calls with arguments from the same file. Other names it searches in its own packages, where
 it also finds everything that these modules import.
 
-Limit: checks names only. Neither sizes nor other values are checked: a network can be too large for the memory.
+Limit: of numbers only the sign is checked: a network can be too large for the memory.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
-import json
 import os
 import pydoc
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import nnunetv2
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import is_file_name
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
+from nnunetv2_crossmatch.folders import dataset_number, is_file_name
+from nnunetv2_crossmatch.json_files import check_form, read_json
 
 TRUSTED_VARIABLE = "NNUNETV2_CROSSMATCH_TRUSTED_CLASSES"
 """Environment variable with names of own classes that plans may contain, separated by commas."""
@@ -44,16 +46,85 @@ NNUNET_PACKAGES = {
 """Entries that name something in a package of nnU-Net."""
 
 PATH_ENTRIES = ("dataset_name", "plans_name", "data_identifier")
+PLANS_FORM = {
+    "dataset_name": str,
+    "plans_name": str,
+    "configurations": {...: dict},
+    "image_reader_writer": str,
+    "transpose_forward": [int],
+    "transpose_backward": [int],
+    "original_median_spacing_after_transp": [float],
+    "label_manager?": (str, None),
+    "experiment_planner_used?": (str, None),
+}
+CONFIGURATION_FORM = {
+    "data_identifier": str,
+    "preprocessor_name": str,
+    "batch_size": int,
+    "patch_size": [int],
+    "spacing": [float],
+    "normalization_schemes": [str],
+    "use_mask_for_norm": [bool],
+    "previous_stage?": (str, None),
+    **{name: str for name in NNUNET_PACKAGES if name.startswith("resampling")},
+    **{f"{name}_kwargs": dict for name in NNUNET_PACKAGES if name.startswith("resampling")},
+    "architecture": {"network_class_name": str, "arch_kwargs": dict, "_kw_requires_import": [str]},
+}
+DATASET_FORM = {
+    "labels": {...: (int, str, [int])},
+    "file_ending": str,
+    "channel_names?": {...: str},
+    "modality?": {...: str},
+    "regions_class_order?": ([int], None),
+    "dataset?": {...: {"images": [str], "label": str}},
+}
+CONTENT_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError)
+"""What nnU-Net's classes for plans and labels raise where an entry is missing or is something else."""
+
+RESTORE = "restore the file"
 UNSAFE_FIX = f"use it only if you trust its author: export {TRUSTED_VARIABLE}=NAME, or --trust NAME of the export"
 
 
-def check_plans_file(file: Path, trusted: Sequence[str] = ()) -> None:
-    """Check a ``plans.json``; see :func:`check_plans`.
+def check_plans_file(file: Path, trusted: Sequence[str] = ()) -> dict[str, Any]:
+    """Check a ``plans.json`` and return its content; see :func:`check_plans` and :func:`check_plans_form`.
 
     Raises:
-        InputError: the file is unreadable, or contains names that are not allowed.
+        InputError: the file is unreadable, lacks what nnU-Net needs, or contains names that are not allowed.
     """
-    check_plans(_read_json(file), file, trusted)
+    plans: dict[str, Any] = read_json(file, dict, RESTORE, nan=True)
+    check_plans(plans, file, trusted)
+    check_plans_form(plans, file)
+    return plans
+
+
+def check_plans_form(plans: dict[str, Any], file: Path | str) -> None:
+    """Check that ``plans`` have the entries that nnU-Net needs, in every configuration with what it inherits.
+
+    Raises:
+        InputError: an entry is missing or is something else.
+    """
+    try:
+        check_form(plans, PLANS_FORM)
+        manager = PlansManager(copy.deepcopy(plans))  # nnU-Net changes plans of its earlier versions in place
+        check_form(manager.foreground_intensity_properties_per_channel, {...: dict})
+        if not plans["configurations"]:
+            raise ValueError("configurations is empty")
+        for name in manager.available_configurations:
+            configuration = manager.get_configuration(name).configuration
+            check_form(configuration, CONFIGURATION_FORM)
+            sizes = [*configuration["patch_size"], *configuration["spacing"], configuration["batch_size"]]
+            if not all(size > 0 for size in sizes):
+                raise ValueError("a size is not positive")
+        if not sorted(plans["transpose_forward"]) == sorted(plans["transpose_backward"]) == [0, 1, 2]:
+            raise ValueError("transpose_forward and transpose_backward do not name three axes")
+    except (*CONTENT_ERRORS, RecursionError) as error:
+        raise InputError(Problem("unusable plans", file, _reason(error), RESTORE)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """One line that says what is wrong with the content."""
+    text = " ".join(str(error).split())
+    return f"{text} is missing" if isinstance(error, KeyError) else text or type(error).__name__
 
 
 def check_dataset_name(file: Path) -> None:
@@ -64,21 +135,60 @@ def check_dataset_name(file: Path) -> None:
     Raises:
         InputError: they name another data set.
     """
-    dataset, named = file.parent.name, _read_json(file).get("dataset_name")
+    dataset, named = file.parent.name, read_json(file, dict, RESTORE, nan=True).get("dataset_name")
     if named != dataset:
         detail = f'"dataset_name" is {named}, but the file belongs to {dataset}'
-        again = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}"
+        again = command_line("nnUNetv2_plan_and_preprocess", "-d", dataset_number(dataset))
         fix = f'set "dataset_name" to "{dataset}" in it, or {again}'
         raise InputError(Problem("plans of another data set", file, detail, fix))
 
 
-def check_dataset_file(file: Path) -> None:
-    """Check the name of the reader in a ``dataset.json``.
+def check_dataset_file(file: Path) -> dict[str, Any]:
+    """Check a ``dataset.json`` and return its content.
 
     Raises:
-        InputError: the file is unreadable, or names something else than a reader of nnU-Net.
+        InputError: the file is unreadable, lacks what nnU-Net needs, or names something else than a reader of nnU-Net.
     """
-    raise_if_any(list(_nnunet_problems(_read_json(file), file)))
+    content: dict[str, Any] = read_json(file, dict, RESTORE, nan=True)
+    check_reader_name(content, file)
+    check_dataset_form(content, file)
+    return content
+
+
+def check_reader_name(content: Mapping[str, Any], file: Path) -> None:
+    """Raise :class:`InputError` if the content of a ``dataset.json`` names something else than a reader of nnU-Net."""
+    raise_if_any(list(_nnunet_problems(content, file, _allowed(()))))
+
+
+def check_dataset_form(content: dict[str, Any], file: Path | str) -> None:
+    """Check that the content of a ``dataset.json`` has the entries that nnU-Net needs, and usable labels.
+
+    Raises:
+        InputError: an entry is missing or is something else.
+    """
+    try:
+        check_form(content, DATASET_FORM)
+        if not (content.get("channel_names") or content.get("modality")):
+            raise ValueError("channel_names is missing")
+        if not is_file_name(content["file_ending"]):
+            raise ValueError(f"file_ending is {content['file_ending']!r}")
+        LabelManager(content["labels"], content.get("regions_class_order"))
+    except (*CONTENT_ERRORS, RecursionError) as error:
+        raise InputError(Problem("unusable dataset.json", file, _reason(error), RESTORE)) from error
+
+
+def label_manager_of(plans_manager: PlansManager, dataset_json: dict[str, Any]) -> LabelManager:
+    """nnU-Net's label manager.
+
+    Raises:
+        InputError: it does not understand the labels, for example numbers by name and name by number exchanged.
+    """
+    try:
+        return plans_manager.get_label_manager(dataset_json)
+    except Exception as error:  # of any type, whatever stands there
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        fix = 'write numbers by name, {"background": 0, "liver": 1, ...}, in the raw data set, too'
+        raise InputError(Problem("labels not understood", "dataset.json", detail, fix)) from error
 
 
 def check_plans(plans: Mapping[str, Any], file: Path | str, trusted: Sequence[str] = ()) -> None:
@@ -92,25 +202,19 @@ def check_plans(plans: Mapping[str, Any], file: Path | str, trusted: Sequence[st
         InputError: a network is no class of ``dynamic_network_architectures``, a layer none of that or of ``torch.nn``,
             another name is not defined in its package of nnU-Net, or a name contains a path.
     """
-    allowed = (*trusted, *filter(None, os.environ.get(TRUSTED_VARIABLE, "").split(",")))
+    allowed = _allowed(trusted)
     problems: list[Problem] = []
     try:
         for entries in (plans, *plans.get("configurations", {}).values()):
             problems += [*_nnunet_problems(entries, file, allowed), *_path_problems(entries, file)]
             problems += _architecture_problems(entries.get("architecture", {}), file, allowed)
-    except (AttributeError, TypeError) as error:
-        raise InputError(Problem("unusable plans", file, str(error), "restore the file")) from error
+    except (*CONTENT_ERRORS, RecursionError) as error:
+        raise InputError(Problem("unusable plans", file, _reason(error), RESTORE)) from error
     raise_if_any(list(dict.fromkeys(problems)))
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("no object")
-    except (OSError, ValueError) as error:
-        raise InputError(Problem("unreadable JSON", file, str(error), "restore the file")) from error
-    return content
+def _allowed(trusted: Sequence[str]) -> tuple[str, ...]:
+    return (*trusted, *filter(None, os.environ.get(TRUSTED_VARIABLE, "").split(",")))
 
 
 def _architecture_problems(
@@ -163,4 +267,4 @@ def _path_problems(entries: Mapping[str, Any], file: Path | str) -> Iterator[Pro
     for entry in PATH_ENTRIES:
         value = entries.get(entry)
         if value is not None and not (isinstance(value, str) and is_file_name(value)):
-            yield Problem("no plain name", file, f"{entry} is {value!r}", "restore the file")
+            yield Problem("no plain name", file, f"{entry} is {value!r}", RESTORE)

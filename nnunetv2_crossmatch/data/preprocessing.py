@@ -6,7 +6,6 @@ Limit: one machine; a second run on the same folder waits for the first.
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from tqdm import tqdm
@@ -31,9 +29,15 @@ from nnunetv2_crossmatch.data.manifest import (
     sources_changed,
     updated_file_info,
 )
-from nnunetv2_crossmatch.data.plans_check import check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import (
+    check_dataset_file,
+    check_dataset_name,
+    check_plans_file,
+    label_manager_of,
+)
 from nnunetv2_crossmatch.data.raw_cases import (
     RawCase,
+    equal_but_for_case,
     find_unlabeled_cases,
     images_by_case,
     labeled_and_test_images,
@@ -50,7 +54,7 @@ from nnunetv2_crossmatch.data.unlabeled_folder import (
     unlabeled_folder_of,
     up_to_date_cases,
 )
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
 
 
 @dataclass(frozen=True)
@@ -170,9 +174,11 @@ def _raw_cases(dataset: str, required: bool = True) -> tuple[dict[str, RawCase],
     """Raw unlabeled cases and dataset.json; if not ``required``, no cases where the raw data set is absent."""
     description = folders.preprocessed_folder() / dataset / "dataset.json"
     if not description.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)} --verify_dataset_integrity"
+        remedy = command_line(
+            "nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(dataset), "--verify_dataset_integrity"
+        )
         raise InputError(Problem("data set not planned", description, "file missing", remedy))
-    dataset_json = load_json(str(description))
+    dataset_json = check_dataset_file(description)
     if not required and not _has_raw_images(dataset):
         return {}, dataset_json
     images, counts = folders.unlabeled_images_folder(dataset), _images_per_case(dataset, dataset_json)
@@ -220,14 +226,33 @@ def _has_raw_images(dataset: str) -> bool:
 
 def _leak_problems(dataset: str, dataset_json: dict, raw: Mapping[str, RawCase], manifest: Manifest) -> list[Problem]:
     """Unlabeled images that are labeled or held-out images too, by name or by bytes."""
-    reserved = labeled_and_test_images(folders.raw_folder() / dataset, dataset_json["file_ending"])
-    reserved |= _images_in_dataset_json(dataset, dataset_json)
+    reserved = _reserved_images(dataset, dataset_json)
     known = {name: info for record in manifest.cases.values() for name, info in record.sources.items()}
 
     def crc_unlabeled(file: Path) -> int:
         return updated_file_info(file, known.get(file.name)).crc32
 
     return leak_problems(raw.values(), reserved, crc_unlabeled, file_crc32)
+
+
+def _reserved_images(dataset: str, dataset_json: dict) -> dict[str, list[Path]]:
+    """Labeled, validation and test images by identifier."""
+    reserved = labeled_and_test_images(folders.raw_folder() / dataset, dataset_json["file_ending"])
+    return reserved | _images_in_dataset_json(dataset, dataset_json)
+
+
+def _check_cases_of_letters(raw: Iterable[str], reserved: Iterable[str], folder: Path) -> None:
+    """Print pairs of identifiers that differ in upper and lower case only: often one patient under two names.
+
+    Raises:
+        InputError: two unlabeled ones do, and the file system of ``folder`` takes their files for the same.
+    """
+    twins = [(one, other) for one, other in equal_but_for_case(raw, raw) if one < other]
+    if twins and folders.ignores_case(folder):
+        fix = "rename one of each pair, or use a file system that tells upper from lower case"
+        raise_if_any([Problem("one file for two cases", folder, f"{one} and {other}", fix) for one, other in twins])
+    for one, other in twins + equal_but_for_case(raw, reserved):
+        print(f"warning: {one} and {other} differ in upper and lower case only: is it one patient?", flush=True)
 
 
 def raw_case_names(dataset: str) -> list[str]:
@@ -258,7 +283,9 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
     plans_manager = _plans_manager(dataset, plans_identifier)
     selected = _select_configurations(plans_manager, plans_identifier, configurations)
     raw, dataset_json = _raw_cases(dataset)
+    label_manager_of(plans_manager, dataset_json)
     raise_if_any(_leak_problems(dataset, dataset_json, raw, Manifest("", __version__)))
+    _check_cases_of_letters(raw, _reserved_images(dataset, dataset_json), folders.preprocessed_folder() / dataset)
     with ExitStack() as stack:
         job_lists = []
         for configuration in sorted(selected):  # equal order of the locks in all runs, against deadlocks
@@ -272,11 +299,12 @@ def preprocess_unlabeled(dataset: str, plans_identifier: str, configurations: Se
 def _plans_manager(dataset: str, plans_identifier: str) -> PlansManager:
     file = DatasetConfiguration(dataset, plans_identifier, "").plans_file
     if not file.is_file():
-        remedy = f"nnUNetv2_plan_and_preprocess -d {shlex.quote(dataset)}, or name other plans with -p"
+        plan = command_line("nnUNetv2_plan_and_preprocess", "-d", folders.dataset_number(dataset))
+        remedy = f"{plan}, or name other plans with -p"
         raise InputError(Problem("plans missing", file, "file missing", remedy))
-    check_plans_file(file)
+    plans = check_plans_file(file)
     check_dataset_name(file)
-    return PlansManager(str(file))
+    return PlansManager(plans)
 
 
 def _select_configurations(plans_manager: PlansManager, plans_identifier: str, requested: Sequence[str]) -> list[str]:
@@ -319,6 +347,8 @@ def _locked_jobs(
             yield ConfigurationJobs(manifest_writer, [Job(target, case, scratch, unlabeled.folder) for case in todo])
             manifest_writer.manifest.ended = True
         finally:
+            for file in scratch.iterdir():  # half a case on a full disk must leave room for the manifest
+                file.unlink()
             manifest_writer.write()
             shutil.rmtree(scratch, ignore_errors=True)
 

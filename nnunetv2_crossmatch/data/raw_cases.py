@@ -115,6 +115,15 @@ def _unusable_file(file: Path, file_ending: str) -> Problem:
     return Problem("no channel number", file, f"<case>_0000{file_ending} expected", f"rename it to {name}")
 
 
+def equal_but_for_case(names: Iterable[str], others: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of different names, one of ``names`` and one of ``others``, that are equal in lower case; sorted."""
+    by_lower: dict[str, set[str]] = {}
+    for other in others:
+        by_lower.setdefault(other.casefold(), set()).add(other)
+    pairs = ((name, other) for name in names for other in by_lower.get(name.casefold(), ()))
+    return sorted(pair for pair in pairs if pair[0] != pair[1])
+
+
 def images_by_case(folder: Path, file_ending: str) -> dict[str, list[Path]]:
     """Images in ``folder`` by identifier; empty if the folder does not exist."""
     return group_by_case(folder, file_ending)[0] if folder.is_dir() else {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -57,6 +58,12 @@ def by_kind(found: Iterable[tuple[str, Sequence[Path]]]) -> list[str]:
         named = next((file for file in files if str(file) in text), files[0])
         kinds.setdefault(_without_names(text, files), {})[named] = None
     return [f"warning: {kind} ({_count(files)} {next(iter(files))})" for kind, files in kinds.items()]
+
+
+def print_warnings(found: Iterable[tuple[str, Sequence[Path]]]) -> None:
+    """Print :func:`by_kind` to stderr."""
+    for line in by_kind(found):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _without_names(text: str, files: Sequence[Path]) -> str:

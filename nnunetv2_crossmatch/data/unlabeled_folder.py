@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shlex
 import shutil
 import socket
 from collections.abc import Container, Iterator, Mapping
@@ -31,7 +30,8 @@ from nnunetv2_crossmatch.data.manifest import (
     updated_file_info,
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
+from nnunetv2_crossmatch.data.signs_of_life import STALE_SECONDS, SignsOfLife, lives, may_live
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, command_line
 
 READER = ".reader."  # in the names of the marks
 VOXEL_INDEPENDENT_ENTRIES = frozenset(
@@ -72,7 +72,7 @@ def unlabeled_folder_of(plans_manager: PlansManager, configuration: str, plans_i
     dataset = plans_manager.dataset_name
     manager = plans_manager.get_configuration(configuration)
     options = ("-d", dataset, "-c", configuration, "-p", plans_identifier)
-    command = shlex.join(("nnUNetv2_crossmatch_preprocess", *options))
+    command = command_line("nnUNetv2_crossmatch_preprocess", *options)
     folder = folders.unlabeled_folder(dataset, manager.data_identifier)
     return UnlabeledFolder(folder, plans_hash(plans_manager, manager), command)
 
@@ -89,10 +89,14 @@ def check_no_link_to_other_dataset(unlabeled: UnlabeledFolder) -> None:
         raise InputError(Problem("folder of another data set", unlabeled.folder, detail, "remove the link"))
 
 
+def _lock_file(folder: Path) -> Path:
+    return folders.partial_path(folder).with_suffix(".lock")
+
+
 @contextmanager
 def folder_lock(unlabeled: UnlabeledFolder) -> Iterator[None]:
     """Hold the lock of the unlabeled folder; print a line before waiting for another run."""
-    lock = FileLock(folders.partial_path(unlabeled.folder).with_suffix(".lock"))
+    lock = FileLock(_lock_file(unlabeled.folder))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -110,7 +114,8 @@ def disk_errors_reported(unlabeled: UnlabeledFolder) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        detail = f"{error.strerror} ({shutil.disk_usage(unlabeled.folder.parent).free} bytes free)"
+        place = unlabeled.folder if unlabeled.folder.is_dir() else unlabeled.folder.parent
+        detail = f"{error.strerror} ({shutil.disk_usage(place).free} bytes free)"
         remedy = f"make room or mend the permissions, then {unlabeled.command}; finished cases are kept"
         raise InputError(Problem("cannot write", unlabeled.folder, detail, remedy)) from error
 
@@ -161,17 +166,22 @@ def _with_current_times(record: CaseRecord, case: RawCase) -> CaseRecord:
 class Reading:
     """Mark of a process that reads the cases in ``folder``, until it is released or the process ends.
 
-    Without permission to write beside the folder there is none.
+    It is locked, and touched for file systems that do not pass locks on. Without permission to write beside the folder
+    there is none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._file = folder.with_name(f".{folder.name}{READER}{socket.gethostname()}.{os.getpid()}.lock")
         self._lock = FileLock(self._file, is_singleton=True)
+        self._signs: SignsOfLife | None = None
         with suppress(OSError):
             self._lock.acquire(timeout=0)
+            self._signs = SignsOfLife(self._file)
 
     def release(self) -> None:
         """Remove the mark."""
+        if self._signs is not None:
+            self._signs.stop()
         if self._lock.is_locked:
             self._file.unlink(missing_ok=True)
             self._lock.release()
@@ -190,15 +200,27 @@ def _reader(folder: Path) -> str | None:
     """Host and number of a process that reads ``folder``; marks of killed ones are removed."""
     start = f".{folder.name}{READER}"
     for file in [file for file in folder.parent.iterdir() if file.name.startswith(start)]:
-        lock = FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            host, _, process = file.name.removeprefix(start).removesuffix(".lock").rpartition(".")
+        host, _, process = file.name.removeprefix(start).removesuffix(".lock").rpartition(".")
+        if _is_held(file, elsewhere=host != socket.gethostname(), clock=_lock_file(folder)):
             return f"process {process} on {host}"
-        file.unlink(missing_ok=True)
-        lock.release()
     return None
+
+
+def _is_held(mark: Path, elsewhere: bool, clock: Path) -> bool:
+    """Whether the process of ``mark`` lives; otherwise the mark is removed."""
+    is_fresh = elsewhere and may_live(mark, clock)  # asked first, since to lock a file touches it
+    lock = FileLock(mark)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    if is_fresh:
+        print(f"Waiting for a sign of life of a training, {STALE_SECONDS:.0f} s at most: {mark}", flush=True)
+    is_alive = is_fresh and lives(mark, clock)
+    if not is_alive:
+        mark.unlink(missing_ok=True)
+    lock.release()
+    return is_alive
 
 
 def remove_other_cases(folder: Path, keep: Container[str]) -> None:

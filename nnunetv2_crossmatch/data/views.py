@@ -8,6 +8,7 @@ Limit: CutMix, which needs the whole batch, is applied in the training step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import torch
@@ -75,6 +76,7 @@ class WeakStrongViews(BasicTransform):
         self.strong_views, self.geometry_only = strong_views, geometry_only
         self.geometry, nnunet_intensity, self.other = group_transforms(transforms)
         self.intensity = list(nnunet_intensity if intensity is None else intensity)
+        self.compares = True  # each view with those before it, which waits for a GPU
 
     def apply(self, data_dict: dict, **params: object) -> dict:
         """Replace ``image`` (C, S) by its views (n C, S); ``segmentation`` gets the geometric transforms only."""
@@ -93,6 +95,27 @@ class WeakStrongViews(BasicTransform):
             sample = transform(**sample)
         return {**sample, "image": torch.cat([sample["image"], *strong])}
 
+    def make_all_views(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
+        """Views (U, n C, S) of crops (U, C, S), on their device.
+
+        A GPU is waited for once, when all views are there: those of a sample that are equal are made anew.
+        """
+        samples = list(zip(crops, segmentations, strict=True))
+        if not crops.is_cuda:
+            return torch.stack([self.make_views(*sample)["image"] for sample in samples])
+        return self._compared_at_once(samples)
+
+    def _compared_at_once(self, samples: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+        self.compares, compared = False, self.compares
+        made = torch.stack([self.make_views(*sample)["image"] for sample in samples])
+        self.compares = compared
+        views = made.unflatten(1, (self.strong_views + 1, -1)).flatten(2)
+        equal = torch.stack([(views[:, a] == views[:, b]).all(1) for a, b in combinations(range(views.shape[1]), 2)])
+        for sample, is_equal in enumerate(equal.any(0).tolist()):
+            if is_equal:
+                made[sample] = self.make_views(*samples[sample])["image"]
+        return made
+
     def _strong_view(self, weak: torch.Tensor, used_views: Sequence[torch.Tensor]) -> torch.Tensor:
         """Copy with other intensities that differs from ``weak`` and ``used_views`` unless that is impossible.
 
@@ -102,7 +125,7 @@ class WeakStrongViews(BasicTransform):
         view = weak
         for _ in range(MAX_DRAWS):
             view = self._change_intensity(weak)
-            if not any(torch.equal(view, used_view) for used_view in (weak, *used_views)):
+            if not self.compares or not any(torch.equal(view, used_view) for used_view in (weak, *used_views)):
                 break
         return view
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.demo.phantom import write_dataset
 from nnunetv2_crossmatch.demo.stages import Stages
+from nnunetv2_crossmatch.evaluation.score_files import read_scores
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
 from nnunetv2_crossmatch.report.contours import CaseVolumes, draw_cases
@@ -68,7 +69,7 @@ def run_demo(folder: Path, picture: Path, size: DemoSize, device: str) -> str:
     for name, trainer in size.trainers.items():
         train_and_score(stages, name, trainer, size.epochs, device)
     with stages.stage(f"picture of the worst, the median and the best case: {picture}"):
-        scores = {name: read_scores(folder, name) for name in size.trainers}
+        scores = {name: read_scores(folder / "predictions" / name / "scores.json") for name in size.trainers}
         draw_cases(
             [_read_case_volumes(folder, label, case, scores) for label, case in select_cases(scores).items()], picture
         )
@@ -132,12 +133,6 @@ def format_score_table(scores: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _format_score(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def read_scores(folder: Path, name: str) -> dict[str, Any]:
-    """Content of ``predictions/<name>/scores.json``."""
-    content: dict[str, Any] = json.loads((folder / "predictions" / name / "scores.json").read_text())
-    return content
 
 
 def _case_dice(scores: Mapping[str, Any], case: str) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line
 
 POLL_SECONDS = 0.5
 PRINT_INTERVAL_SECONDS = 15  # between two lines of progress if stdout is no terminal
@@ -50,7 +49,7 @@ class Stages:
         Raises:
             InputError: the command is missing or failed; names stage, command and log.
         """
-        with self.stage(shlex.join(command)):
+        with self.stage(command_line(*command)):
             log = self.folder / "logs" / f"{self.done:02d}_{command[0]}.log"
             log.parent.mkdir(parents=True, exist_ok=True)
             code = self._run_and_wait(self._resolve_command(command), log, epochs)
@@ -71,7 +70,7 @@ class Stages:
 
     def _failure_problem(self, command: tuple[str, ...], log: Path, detail: str) -> Problem:
         stage = f"stage {self.done} of {self.total} failed"
-        return Problem(stage, log, f"{shlex.join(command)}: {detail}", f'read it: less "{log}"')
+        return Problem(stage, log, f"{command_line(*command)}: {detail}", f"read it: {command_line('less', log)}")
 
     def _run_and_wait(self, command: list[str], log: Path, epochs: int | None) -> int:
         show_progress = _progress_printer()

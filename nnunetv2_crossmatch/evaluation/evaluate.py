@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
 import re
-import shlex
-import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +21,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from tqdm import tqdm
 from tqdm.contrib.concurrent import thread_map
 
-from nnunetv2_crossmatch.data.reader_warnings import by_kind, collected_warnings
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
+from nnunetv2_crossmatch.data.raw_cases import equal_but_for_case
+from nnunetv2_crossmatch.data.reader_warnings import collected_warnings, print_warnings
+from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates, read_label_schemes
 from nnunetv2_crossmatch.evaluation.metrics import (
     MM_DISTANCE_MEASURES,
@@ -38,8 +36,14 @@ from nnunetv2_crossmatch.evaluation.metrics import (
 from nnunetv2_crossmatch.evaluation.scores import Scores
 from nnunetv2_crossmatch.evaluation.segmentations import LabelScheme, PredictionLabels, find_reader, read_pair
 from nnunetv2_crossmatch.folders import DATASET_NAME, check_names
+from nnunetv2_crossmatch.json_files import read_json
 
 CONVERSION_RECORD = "conversion.json"
+CONVERSION_FORM = {
+    "cases": {...: {"spacing_is_nominal": bool, "role?": str, "patient?": str}},
+    "command?": str,
+    "caveats?": [str],
+}
 NAME_SUFFIX = re.compile(r"[_.-](?:[A-Za-z]+|0000)$")
 
 
@@ -105,6 +109,7 @@ def evaluate_folders(
         InputError: lists every missing prediction, damaged file, differing grid and unknown label of all folders.
     """
     options = options or EvaluationOptions()
+    check_different_folders(reference, predictions)
     labels = read_label_schemes(reference, predictions, dataset_json)
     records = conversion_record_files(reference, dataset_json)
     steps = (
@@ -112,6 +117,14 @@ def evaluate_folders(
         for folder, one in zip(predictions, labels, strict=True)
     )
     return run_all(steps)
+
+
+def check_different_folders(reference: Path, predictions: Sequence[Path]) -> None:
+    """Raise :class:`InputError` if a folder would be compared with itself, which every score of 1 would hide."""
+    first, *others = (folder.resolve() for folder in predictions)  # one of the others may be the reference: a bound
+    doubled = [first] if first in (reference.resolve(), *others) else []
+    detail, fix = "-p is also given with -r or --compare", "give different folders"
+    raise_if_any([Problem("folder compared with itself", folder, detail, fix) for folder in doubled])
 
 
 def _evaluate(
@@ -156,10 +169,13 @@ def pair_files(reference: Path, predictions: Path, file_ending: str, suffixes: S
 def _suffix_hint(detail: str, references: Collection[str], predicted: Collection[str]) -> tuple[str, str]:
     """Detail and fix of the problem that no names are equal, with the suffixes that make most of them equal."""
     suffixes = find_suffixes(references, predicted)
+    if not suffixes and (twins := equal_but_for_case(predicted, references)):
+        (one, other), count = twins[0], len(twins)
+        return f"{detail}; {count} differ in upper and lower case only, as {one} and {other}", "rename them"
     if not suffixes:
         return detail, "name predictions like their references"
     count = len(_without(suffixes, references) & _without(suffixes, predicted))
-    options = shlex.join(f"--suffix={suffix}" for suffix in suffixes)
+    options = command_line(*(f"--suffix={suffix}" for suffix in suffixes))
     return f"{detail}; without the suffix {' and '.join(suffixes)} {count} are equal", f"add {options}"
 
 
@@ -235,7 +251,7 @@ def score_cases(
             score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
         )
     files = [file for pair in pairing.pairs.values() for file in pair]
-    print(*by_kind((text, files) for text in found), sep="\n", end="\n" if found else "", file=sys.stderr)
+    print_warnings((text, files) for text in found)
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
     return results
@@ -277,13 +293,19 @@ def cases_with_nominal_spacing(record: Path) -> set[str]:
     Raises:
         InputError: the record cannot be read.
     """
-    try:
-        cases = json.loads(record.read_text(encoding="utf-8"))["cases"]
-        return {case for case, facts in cases.items() if facts["spacing_is_nominal"]}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        fix = "convert the data set again, or give --spacing Z Y X"
-        raise InputError(Problem("unreadable conversion record", record, detail, fix)) from error
+    cases = read_conversion_record(record)["cases"]
+    return {case for case, facts in cases.items() if facts["spacing_is_nominal"]}
+
+
+def read_conversion_record(record: Path) -> dict[str, Any]:
+    """What a converter wrote about a data set.
+
+    Raises:
+        InputError: the record cannot be read.
+    """
+    fix = "convert the data set again, or give --spacing Z Y X"
+    content: dict[str, Any] = read_json(record, CONVERSION_FORM, fix, "unreadable conversion record")
+    return content
 
 
 def assemble_scores(

@@ -98,7 +98,7 @@ def published_rows(data_set: str) -> list[TableRow]:
 
 def count_labeled_patients(record: Mapping[str, Any]) -> int:
     """Number of labeled patients of a converted data set (for LA: cases)."""
-    return len({case["patient"] for case in record["cases"].values() if case["role"] == "labeled"})
+    return len({case.get("patient") for case in record["cases"].values() if case.get("role") == "labeled"})
 
 
 def format_own_measures(scores: Scores) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ def comparison_caveats(data_set: str, record: Mapping[str, Any], scores: Scores)
     if trained_on:
         yield f"{trained_on} of the scored cases belong to the training set: this does not compare with any table."
     yield PROTOCOL_CAVEATS[data_set]
-    yield from (f"From the conversion: {caveat}." for caveat in record.get("caveats", ()))
+    yield from (f"From the conversion: {caveat}." for caveat in record.get("caveats") or ())
     yield DISTANCE_CAVEAT
     if not scores.literature and any(counts["prediction"] for counts in scores.empty_mask_counts().values()):
         yield "Empty predictions have no distance here; --literature counts them as the tables do."

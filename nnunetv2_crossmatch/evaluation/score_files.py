@@ -6,9 +6,10 @@ Limit: formats and writes :class:`scores.Scores`; computes nothing.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
-import shutil
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,8 +28,10 @@ from nnunetv2_crossmatch.evaluation.scores import (
     case_class_rows,
     compare_scores,
 )
-from nnunetv2_crossmatch.folders import flush_and_rename, private_folder
+from nnunetv2_crossmatch.folders import exclusive, flush_and_rename, private_folder, remove_left_overs
+from nnunetv2_crossmatch.json_files import read_json
 
+WAIT_SECONDS = 60.0
 MEASURE_HEADINGS = {
     "dice": "Dice",
     "jaccard": "Jaccard",
@@ -36,6 +39,11 @@ MEASURE_HEADINGS = {
     "asd_voxel": "ASD voxel",
     "hd95_mm": "95HD mm",
     "asd_mm": "ASD mm",
+}
+SCORES_FORM = {
+    "cases": {...: {...: {"prediction_voxels": int, "reference_voxels": int}}},
+    "summary": {...: {...: {"mean": (float, None)}}},
+    "empty_masks": {...: {"prediction": int}},
 }
 MAX_TERMINAL_ROWS = 60
 LITERATURE_NOTE = (
@@ -181,6 +189,8 @@ def write_scores(
 ) -> tuple[Path, ...]:
     """Write ``scores.csv``, ``scores.json`` and ``scores.md`` into ``folder``, all three or none.
 
+    Another process that writes there is waited for. What a killed one left is removed.
+
     Args:
         origin: paths that were scored (``reference``, ``predictions``, ...), written to the JSON and Markdown files.
 
@@ -194,7 +204,7 @@ def write_scores(
     paths = tuple(folder / name for name in ("scores.csv", *texts))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with files_written_together(paths) as (csv_path, *text_paths):
+        with exclusive(folder / "scores", WAIT_SECONDS), files_written_together(paths) as (csv_path, *text_paths):
             write_csv(scores, csv_path)
             for path, text in zip(text_paths, texts.values(), strict=True):
                 path.write_text(text, encoding="utf-8")
@@ -208,23 +218,46 @@ def write_scores(
 def files_written_together(paths: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield temporary paths, one for each of ``paths`` in one folder; all are renamed when the block succeeds.
 
-    On an exception, in the block or while renaming, all ``paths`` are as they were before.
+    On an exception, in the block or while renaming, all ``paths`` are as they were before. A process that is killed
+    while it renames leaves some of them, all old or all new. The caller holds a lock of ``paths``.
     """
+    remove_left_overs(paths[0])
     with private_folder(paths[0]) as private:
         temporary = [private / path.name for path in paths]
-        backups = {path: private / f"{path.name}.before" for path in paths if path.exists()}
+        yield temporary
+        backups: dict[Path, Path] = {}
         moved: list[Path] = []
         try:
-            yield temporary
-            for path, backup in backups.items():
-                shutil.copyfile(path, backup)
+            for path in filter(_is_replaceable, paths):
+                backups[path] = path.replace(private / f"{path.name}.before")
             for source, path in zip(temporary, paths, strict=True):
                 flush_and_rename(source, path)
                 moved.append(path)
         except BaseException:
             for path in moved:
-                backups[path].replace(path) if path in backups else path.unlink()
+                path.unlink()
+            for path, backup in backups.items():
+                backup.replace(path)
             raise
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether there is something in the place of a file; raises ``IsADirectoryError`` for a folder."""
+    if path.is_dir() and not path.is_symlink():
+        raise IsADirectoryError(errno.EISDIR, f"{path.name} is a folder")
+    return os.path.lexists(path)
+
+
+def read_scores(file: Path) -> dict[str, Any]:
+    """The content of a ``scores.json``.
+
+    Raises:
+        InputError: it cannot be read, or is something else.
+    """
+    content: dict[str, Any] = read_json(file, SCORES_FORM, "evaluate again", "unusable scores")
+    if not content["summary"]:
+        raise InputError(Problem("unusable scores", file, "summary is empty", "evaluate again"))
+    return content
 
 
 def write_csv(scores: Scores, path: Path) -> None:

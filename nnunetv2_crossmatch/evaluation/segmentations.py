@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +18,17 @@ from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch.data.file_formats import nifti_header
-from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, reader_errors_told
+from nnunetv2_crossmatch.data.plans_check import check_reader_name
 from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, raise_if_any, unread_reason
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.evaluation.metrics import bounding_box
-from nnunetv2_crossmatch.folders import NOMINAL_SPACING_MARK
+from nnunetv2_crossmatch.folders import NOMINAL_SPACING_MARK, is_file_name
+from nnunetv2_crossmatch.json_files import read_json
 
 LabelArray = NDArray[np.int32]
+NO_SCHEME = "no usable label scheme"
+SCHEME_FORM = {"labels": {...: (int, str, [int])}, "file_ending": str, "overwrite_image_reader_writer?": (str, None)}
 
 # Headers store float32, so equal grids differ in the last digits. Tolerances: 0.1 % of a spacing, 0.01 voxel.
 SPACING_TOLERANCE = 1e-3
@@ -118,16 +121,18 @@ def read_label_scheme(dataset_json: Path) -> LabelScheme:
     Raises:
         InputError: the file is missing, not JSON, or lacks ``labels`` or ``file_ending``.
     """
+    fix = "give a dataset.json of nnU-Net v2 with labels and file_ending (-djfile)"
+    content = read_json(dataset_json, SCHEME_FORM, fix, NO_SCHEME, nan=True)
+    check_reader_name(content, dataset_json)
     try:
-        content = json.loads(dataset_json.read_text(encoding="utf-8"))
         labels = {name: tuple(np.atleast_1d(value).astype(int).tolist()) for name, value in content["labels"].items()}
         ignore = labels.pop("ignore", (None,))[0]
         classes = {name: values for name, values in labels.items() if set(values) != {0}}
-        scheme = LabelScheme(str(content["file_ending"]), classes, ignore, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        fix = "give a dataset.json of nnU-Net v2 with labels and file_ending (-djfile)"
-        raise InputError(Problem("no usable label scheme", dataset_json, detail, fix)) from error
+        if not is_file_name(content["file_ending"]):
+            raise ValueError(f"file_ending is {content['file_ending']!r}")
+        scheme = LabelScheme(content["file_ending"], classes, ignore, content)
+    except ValueError as error:
+        raise InputError(Problem(NO_SCHEME, dataset_json, str(error), fix)) from error
     if not classes:
         raise InputError(Problem("no class to score", dataset_json, "labels names background only", "add the classes"))
     return scheme
@@ -211,12 +216,8 @@ def read_segmentation(file: Path, reader: BaseReaderWriter) -> Segmentation:
         InputError: the file is damaged, cannot be read now, has an impossible voxel size, or several channels.
     """
     check_file_integrity(file)
-    try:
+    with reader_errors_told(file):
         volume, header = reader.read_seg(str(file))
-    except (RuntimeError, OSError, ValueError, AssertionError, LookupError, TypeError, MemoryError) as error:
-        if reason := unread_reason(error):
-            raise InputError(file_not_read(file, reason)) from error
-        raise damaged_file_error(file, error) from error
     check_voxel_size(file, header["spacing"])
     if len(volume) != 1:
         detail = f"{len(volume)} channels"

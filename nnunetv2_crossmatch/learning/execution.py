@@ -6,21 +6,21 @@ Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
 from nnunetv2_crossmatch.learning.joint import joint_target
+from nnunetv2_crossmatch.learning.network import StackedOutput
 from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
-from nnunetv2_crossmatch.learning.perturbation import Perturbation
+from nnunetv2_crossmatch.learning.perturbation import Perturbation, ValueMask
 from nnunetv2_crossmatch.learning.step import Step
-from nnunetv2_crossmatch.learning.streams import LABELED
+from nnunetv2_crossmatch.learning.streams import LABELED, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 
-Drawn = Mapping[str, Sequence[Perturbation | None]]
+Drawn = Mapping[str, Sequence[Perturbation | ValueMask | None]]
 
 
 def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
@@ -35,10 +35,8 @@ def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tenso
         L_sup without gradient.
     """
     table = loss.table
-    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
-    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
     with step.autocast():
-        output = step.network(images, mode="stacked", drawn=drawn, **roles)
+        output = _in_one_call(step, drawn, table)
         supervised = step.supervised(output.labeled)
         for stream, logits in output.streams.items():
             loss.add_pseudo_labels(stream, logits)
@@ -47,16 +45,27 @@ def run_stacked(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tenso
     return supervised.detach()
 
 
+def _in_one_call(step: Step, drawn: Drawn, table: StreamTable, joint: bool = False) -> StackedOutput:
+    """All streams of ``table`` in one encoder and one decoder call.
+
+    Compiled, the whole is one graph. Where every step draws its students, that would be a graph for each set of them;
+    encoder and decoder apart, whose graphs depend on the numbers of rows alone, are one for each number of views.
+    """
+    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
+    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
+    if step.compiled and table.drawn_anew:
+        return step.network._orig_mod.stacked(images, drawn, joint=joint, parts=step.network, **roles)
+    return step.network(images, mode="stacked", drawn=drawn, joint=joint, **roles)
+
+
 def run_joint(step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> torch.Tensor:
     """Backpropagate the host's loss of labeled and pseudo-labeled images as one batch, on all heads; returns it.
 
     A student learns from its first teacher's labels; the weights of the rows are not used.
     """
     table = loss.table
-    images = {view: step.images[view] for view in dict.fromkeys((LABELED, *table.views.values()))}
-    roles = {"views": table.views, "teachers": table.computed_teachers, "students": table.students}
     with step.autocast():
-        output = step.network(images, mode="stacked", drawn=drawn, joint=True, **roles)
+        output = _in_one_call(step, drawn, table, joint=True)
         for stream, logits in output.streams.items():
             loss.add_pseudo_labels(stream, logits)
         labels = [loss.first_target(student) for student in table.students]
@@ -121,23 +130,3 @@ def with_orientations(
     return {
         view: oriented(image, orientations[view]) if view in orientations else image for view, image in images.items()
     }
-
-
-def fits_in_memory(step: Callable[[], object], network: torch.nn.Module) -> bool:
-    """Whether ``step`` (forward and backward) runs without exhausting the GPU's memory; frees what it held.
-
-    The optimizer's state, which the first real step will add, is held in reserve meanwhile: at most two values per
-    parameter (AdamW).
-    """
-    try:
-        reserve = [torch.empty_like(p) for p in network.parameters() for _ in range(2)]
-        step()
-        del reserve
-        return True
-    except torch.cuda.OutOfMemoryError:
-        return False
-    finally:
-        network.zero_grad(set_to_none=True)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

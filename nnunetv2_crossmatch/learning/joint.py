@@ -34,7 +34,7 @@ def _as_target(label: PseudoLabel, target: torch.Tensor, channels: int) -> torch
     """One label with the channels and dtype of ``target``."""
     labels, valid = label.labels, label.valid
     if labels.ndim < target.ndim:
-        return torch.where(valid, labels, channels)[:, None].to(target.dtype)
+        return torch.where(valid, labels.to(target.dtype), channels)[:, None]
     ignored = ~valid.all(1, keepdim=True)
     return torch.cat([labels, ignored], dim=1)[:, : target.shape[1]].to(target.dtype)
 

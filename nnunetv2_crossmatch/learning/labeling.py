@@ -96,7 +96,7 @@ class Labeling(nn.Module):
     def _kind(self, labels: torch.Tensor) -> torch.Tensor:
         """Number of the kind of each label."""
         if not self.regions:
-            return labels
+            return labels.long()
         region = torch.arange(self.channels, device=labels.device).view(-1, *[1] * (labels.ndim - 2))
         return labels * self.channels + region
 
@@ -131,4 +131,4 @@ def sharpened(probability: torch.Tensor, regions: bool, temperature: float = TEM
 def one_hot(labels: torch.Tensor, channels: int) -> torch.Tensor:
     """Probabilities 0 and 1 (N, C, S) of hard labels."""
     regions = labels.dtype == torch.bool
-    return labels.float() if regions else functional.one_hot(labels, channels).movedim(-1, 1).float()
+    return labels.float() if regions else functional.one_hot(labels.long(), channels).movedim(-1, 1).float()

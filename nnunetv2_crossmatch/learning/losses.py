@@ -8,8 +8,9 @@ Shapes: N samples, C output channels, S spatial axes; labels and ``valid`` as in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -31,28 +32,62 @@ class MaskedSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, probability: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, classes: tuple[int, ...]
+        ctx: Any,
+        probability: torch.Tensor,
+        labels: torch.Tensor,
+        valid: torch.Tensor,
+        classes: tuple[int, ...],
+        compiled: bool,
     ) -> torch.Tensor:
         """Sums of ``probability`` (N, C, S); ``labels`` and ``valid`` as in ``pseudo_labels``."""
         ctx.save_for_backward(probability, labels, valid)
-        ctx.classes = classes
-        sums = []
-        for channel in classes:
-            y, counts = _of_channel(labels, valid, probability, channel)
-            p = probability[:, channel] * counts
-            sums += [(p * y).sum(), p.square_().sum(), (y & counts).sum().to(p.dtype)]
-        return torch.stack(sums).unflatten(0, (-1, 3)).T
+        ctx.classes, ctx.compiled = classes, compiled
+        return _as_asked(masked_sums, compiled)(probability, labels, valid, classes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Gradient in ``probability``; classes that are not summed have none."""
-        probability, labels, valid = ctx.saved_tensors
-        result = torch.zeros_like(probability)
-        for channel, (overlap, squares, _) in zip(ctx.classes, gradient.T, strict=True):
-            y, counts = _of_channel(labels, valid, probability, channel)
-            torch.mul(torch.addcmul(overlap * y, probability[:, channel], 2 * squares), counts, out=result[:, channel])
-        return result, None, None, None
+        result = _as_asked(gradient_of_sums, ctx.compiled)(*ctx.saved_tensors, gradient, ctx.classes)
+        return result, None, None, None, None
+
+
+def masked_sums(
+    probability: torch.Tensor, labels: torch.Tensor, valid: torch.Tensor, classes: tuple[int, ...]
+) -> torch.Tensor:
+    """The values of :class:`MaskedSums`."""
+    sums = []
+    for channel in classes:
+        y, counts = _of_channel(labels, valid, probability, channel)
+        p = probability[:, channel] * counts
+        sums += [(p * y).sum(), p.square_().sum(), (y & counts).sum().to(p.dtype)]
+    return torch.stack(sums).unflatten(0, (-1, 3)).T
+
+
+def gradient_of_sums(
+    probability: torch.Tensor,
+    labels: torch.Tensor,
+    valid: torch.Tensor,
+    gradient: torch.Tensor,
+    classes: tuple[int, ...],
+) -> torch.Tensor:
+    """The gradient of :class:`MaskedSums` in ``probability`` (N, C, S), given that of the sums."""
+    result = torch.zeros_like(probability)
+    for channel, (overlap, squares, _) in zip(classes, gradient.T, strict=True):
+        y, counts = _of_channel(labels, valid, probability, channel)
+        own = result[:, channel]
+        own.copy_(y).mul_(overlap).addcmul_(probability[:, channel], 2 * squares).mul_(counts)
+    return result
+
+
+def _as_asked(function: Callable[..., torch.Tensor], compiled: bool) -> Callable[..., torch.Tensor]:
+    return _compiled(function) if compiled else function
+
+
+@cache
+def _compiled(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """One kernel in place of a dozen for each class."""
+    return torch.compile(function)
 
 
 def _of_channel(
@@ -84,6 +119,7 @@ class Criterion:
         cross_entropy: add the mean cross-entropy of the valid voxels.
         temperature: logits are divided by it.
         distributed: sums run over all processes, as if their batches were one.
+        compiled: sums and their gradients by ``torch.compile``.
     """
 
     regions: bool
@@ -92,6 +128,7 @@ class Criterion:
     cross_entropy: bool = False
     temperature: float = 1.0
     distributed: bool = False
+    compiled: bool = False
 
     def __call__(self, logits: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
         """Loss (scalar, float32 or better) of ``logits`` (N, C, S) against ``target``."""
@@ -109,7 +146,7 @@ class Criterion:
     def dice(self, probability: torch.Tensor, target: PseudoLabel) -> torch.Tensor:
         """1 - (2 sum p y + s) / (sum p^2 + sum y^2 + s) over batch and valid voxels, averaged over the classes."""
         if target.soft is None:
-            sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes)
+            sums = MaskedSums.apply(probability, target.labels, target.valid, self.classes, self.compiled)
         else:
             sums = soft_sums(probability, target.soft, target.valid, self.classes)
         overlap, squares, volume = self._total(sums)
@@ -125,6 +162,7 @@ class Criterion:
         if self.regions:
             per_voxel = functional.binary_cross_entropy_with_logits(logits, wanted.to(logits.dtype), reduction="none")
         else:
+            wanted = wanted if wanted.is_floating_point() else wanted.long()
             per_voxel = functional.cross_entropy(logits, wanted, reduction="none")
         total = self._total(torch.stack([(per_voxel * target.valid).sum(), target.valid.sum().to(per_voxel.dtype)]))
         return total[0] / total[1].clamp(min=1)

@@ -7,7 +7,8 @@ Shapes: N rows, C channels, S spatial axes; features are lists of (N, C_l, S_l),
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_crossmatch.errors import Problem, UnsupportedError
-from nnunetv2_crossmatch.learning.perturbation import Perturbation, perturbed
+from nnunetv2_crossmatch.learning.perturbation import Perturbation, ValueMask, perturbed
 from nnunetv2_crossmatch.learning.streams import LABELED
 
 Features = list[torch.Tensor]
@@ -73,7 +74,7 @@ class EncoderDecoder(nn.Module):
         return self.encoder(images)
 
     def decode(
-        self, features: Features, labeled_rows: int = 0, drawn: Sequence[Perturbation | None] | None = None
+        self, features: Features, labeled_rows: int = 0, drawn: Sequence[Perturbation | ValueMask | None] | None = None
     ) -> list[torch.Tensor]:
         """Logits, full resolution first; the lower deep-supervision heads see the first ``labeled_rows`` only.
 
@@ -89,11 +90,12 @@ class EncoderDecoder(nn.Module):
     def stacked(
         self,
         images: Mapping[str, torch.Tensor],
-        drawn: Mapping[str, Sequence[Perturbation | None]],
+        drawn: Mapping[str, Sequence[Perturbation | ValueMask | None]],
         views: Mapping[str, str],
         teachers: Sequence[str],
         students: Sequence[str],
         joint: bool = False,
+        parts: Callable[..., Any] | None = None,
     ) -> StackedOutput:
         """One encoder call for all views, one decoder call for all that learn (III-F); teachers without gradient.
 
@@ -104,19 +106,24 @@ class EncoderDecoder(nn.Module):
             teachers: streams without gradient.
             students: streams with gradient.
             joint: all heads see the students' rows, too, and ``labeled`` holds them behind the labeled ones.
+            parts: this network, compiled, whose modes ``encode`` and ``decode`` are called in place of its own.
         """
-        features = split_views(self.encode(torch.cat(list(images.values()))), images)
+        encode = self.encode if parts is None else partial(parts, mode="encode")
+        decode = self.decode if parts is None else partial(parts, mode="decode")
+        features = split_views(encode(torch.cat(list(images.values()))), images)
 
         def stream_features(name: str) -> Features:
             return perturbed(list(features[views[name]]), drawn.get(name))
 
         with torch.no_grad():
-            logits = {name: self.decode(stream_features(name))[0] for name in teachers}
-        parts = [features[LABELED], *map(stream_features, students)]
-        sizes = [len(part[0]) for part in parts]
-        levels = [torch.cat(level) for level in zip(*parts, strict=True)]
-        del parts
-        heads = self.decode(levels, labeled_rows=sum(sizes) if joint else sizes[0])
+            # Detached, all teachers alike: to the compiler a tensor that requires a gradient is of another kind.
+            of_teachers = {name: [level.detach() for level in stream_features(name)] for name in teachers}
+            logits = {name: decode(levels)[0] for name, levels in of_teachers.items()}
+        rows = [features[LABELED], *map(stream_features, students)]
+        sizes = [len(row[0]) for row in rows]
+        levels = [torch.cat(level) for level in zip(*rows, strict=True)]
+        del rows
+        heads = decode(levels, labeled_rows=sum(sizes) if joint else sizes[0])
         labeled, *rest = heads[0].split(sizes)
         logits |= dict(zip(students, rest, strict=True))
         return StackedOutput(self.for_host(heads if joint else [labeled, *heads[1:]]), logits)

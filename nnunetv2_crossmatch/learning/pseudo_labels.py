@@ -7,7 +7,7 @@ Shapes: N samples, C output channels, S spatial axes. Softmax: fields are (N, S)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 
@@ -16,7 +16,7 @@ from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 
 
 class PseudoLabel(NamedTuple):
-    """Hard labels (int64 classes, or bool per region), their confidence in [0, 1] and ``valid`` = confidence >= tau.
+    """Hard labels (uint8 classes, or bool per region), their confidence in [0, 1] and ``valid`` = confidence >= tau.
 
     ``soft``: probabilities (N, C, S) that students learn instead of the hard labels, or None.
     """
@@ -44,6 +44,10 @@ class PseudoLabel(NamedTuple):
     def oriented(self, orientations: Sequence[Orientation]) -> PseudoLabel:
         """The labels of the image in that orientation."""
         return self._replace(**{name: oriented(field, orientations) for name, field in self._present().items()})
+
+    def for_students(self) -> PseudoLabel:
+        """Without the confidence (None), which no student reads, so that it need not be moved with the rest."""
+        return self._replace(confidence=cast(torch.Tensor, None))
 
     def _present(self) -> dict[str, torch.Tensor]:
         return {name: field for name, field in self._asdict().items() if field is not None}
@@ -73,8 +77,14 @@ def label_of(probability: torch.Tensor, tau: float, regions: bool) -> PseudoLabe
     if regions:
         labels, confidence = probability > 0.5, torch.maximum(probability, 1 - probability)
     else:
-        confidence, labels = probability.max(dim=1)
+        confidence, found = probability.max(dim=1)
+        labels = found.to(integer_type(probability.shape[1]))
     return PseudoLabel(labels, confidence, confidence >= tau)
+
+
+def integer_type(channels: int) -> torch.dtype:
+    """Of class labels, which the losses read once for each class and row: one byte where that is enough."""
+    return torch.uint8 if channels <= 256 else torch.int64
 
 
 def reference_label(target: torch.Tensor, channels: int, regions: bool) -> PseudoLabel:
@@ -92,5 +102,5 @@ def reference_label(target: torch.Tensor, channels: int, regions: bool) -> Pseud
     else:
         labels = target[:, 0].long()
         valid = labels < channels
-        labels = labels * valid
+        labels = (labels * valid).to(integer_type(channels))
     return PseudoLabel(labels, torch.ones_like(labels, dtype=torch.float32), valid)

@@ -6,7 +6,7 @@ Shapes: B labeled and U unlabeled images, C channels, S spatial axes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -68,6 +68,7 @@ class Step:
         log: prints a line to the training log.
         class_shares: of the voxels of the labeled volumes, by foreground class or region in the order of the outputs;
             empty if it is not known.
+        stateless: parameters whose optimizer has no state yet; None: all.
         pseudo_labels: the unlabeled images' labels (weak view), set by the method; compared with references in
             diagnosis.
     """
@@ -89,7 +90,13 @@ class Step:
     autocast: Callable[[], AbstractContextManager] = nullcontext
     log: Callable[[str], None] = print
     class_shares: Mapping[str, float] = field(default_factory=dict)
+    stateless: Sequence[torch.Tensor] | None = None
     pseudo_labels: PseudoLabel | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether ``torch.compile`` compiles the network."""
+        return hasattr(self.network, "_orig_mod")
 
     def supervised(self, output: Any) -> torch.Tensor:
         """The host's loss of the network's ``output`` for the labeled images."""

@@ -51,6 +51,7 @@ class StreamTable:
         parts: names of the logged losses; those of ``rows`` if not given.
         labelers: streams whose labels a row needs, with or without gradient; those of ``rows`` if not given.
         labeled_before: streams whose labels are made before the others are computed, in another way.
+        drawn_anew: whether each step has a table of its own, with as many students.
     """
 
     streams: Mapping[str, Stream]
@@ -58,6 +59,7 @@ class StreamTable:
     parts: tuple[str, ...] = ()
     labelers: tuple[str, ...] = ()
     labeled_before: tuple[str, ...] = ()
+    drawn_anew: bool = False
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -101,10 +103,29 @@ class StreamTable:
 
         A student is drawn with probability count / all, so its rows weigh all / count as much.
         """
-        students = list(dict.fromkeys(row.student for row in self.rows))
+        students = self._listed_students
         if count >= len(students):
             return self
-        drawn = {students[i] for i in rng.choice(len(students), count, replace=False)}
-        scale = len(students) / count
-        rows = tuple(replace(row, weight=scale * row.weight) for row in self.rows if row.student in drawn)
-        return replace(self, rows=rows)
+        return self._with({students[i] for i in rng.choice(len(students), count, replace=False)})
+
+    def dearest(self, count: int) -> StreamTable:
+        """The table of ``count`` students that takes most memory: as many views as possible, perturbed features first.
+
+        The views of teachers are encoded anyway.
+        """
+        taught = {self.streams[name].view for name in self.teachers}
+        by_view: dict[str, list[str]] = {}
+        for name in sorted(self._listed_students, key=lambda name: self.streams[name].perturbation is None):
+            by_view.setdefault(self.streams[name].view, []).append(name)
+        order = {name: (n, view in taught) for view, names in by_view.items() for n, name in enumerate(names)}
+        return self if count >= len(order) else self._with(set(sorted(order, key=lambda name: order[name])[:count]))
+
+    @property
+    def _listed_students(self) -> list[str]:
+        return list(dict.fromkeys(row.student for row in self.rows))
+
+    def _with(self, students: set[str]) -> StreamTable:
+        """The table of some students, whose rows weigh more by as much as they are fewer."""
+        scale = len(self._listed_students) / len(students)
+        rows = tuple(replace(row, weight=scale * row.weight) for row in self.rows if row.student in students)
+        return replace(self, rows=rows, drawn_anew=True)

@@ -47,6 +47,10 @@ class UnsupervisedLoss:
     labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
     _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict, init=False)
 
+    def begin_again(self, labels: Mapping[str, PseudoLabel]) -> None:
+        """Forget what was computed of a step that failed, but the ``labels`` that were made before it."""
+        self.parts, self.total, self.labels, self._mixed = {}, 0.0, dict(labels), {}
+
     @property
     def teacher_labels(self) -> PseudoLabel:
         """Pseudo-labels of the first teacher."""
@@ -78,7 +82,7 @@ class UnsupervisedLoss:
         if view not in self.boxes:
             return self.labels[teacher]
         if (teacher, view) not in self._mixed:
-            label = self.labels[teacher]
+            label = self.labels[teacher].for_students()
             label = label.oriented(self.orientations[view]) if view in self.orientations else label
             self._mixed[teacher, view] = label.cutmixed(self.boxes[view], self.references, self.donors.get(view, ()))
         return self._mixed[teacher, view]

@@ -18,7 +18,7 @@ from nnunetv2_crossmatch.learning import consistency
 from nnunetv2_crossmatch.learning.consistency import gaussian_ramp
 from nnunetv2_crossmatch.learning.moving_average import update_average
 from nnunetv2_crossmatch.learning.network import StackedOutput
-from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, Perturbation
+from nnunetv2_crossmatch.learning.perturbation import FeatureDropout, Perturbation, ValueMask
 from nnunetv2_crossmatch.learning.pseudo_labels import label_of
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import LABELED, WEAK
@@ -96,7 +96,11 @@ class ConsistencyMethod(Method):
         }
 
     def of_both(
-        self, network: nn.Module, step: Step, drawn: list[Perturbation | None] | None = None, all_heads: bool = False
+        self,
+        network: nn.Module,
+        step: Step,
+        drawn: list[Perturbation | ValueMask | None] | None = None,
+        all_heads: bool = False,
     ) -> StackedOutput:
         """Heads of the labeled images, and logits of the unlabeled ones with features perturbed by ``drawn``.
 
@@ -111,7 +115,7 @@ class ConsistencyMethod(Method):
         """The unlabeled images with noise that is drawn anew."""
         return consistency.noisy(step.images[WEAK], self.settings.noise, step.generator)
 
-    def draw_dropout(self, step: Step) -> list[Perturbation | None]:
+    def draw_dropout(self, step: Step) -> list[Perturbation | ValueMask | None]:
         """Dropout of the features of the unlabeled images."""
         rows, _, *patch_size = step.images[WEAK].shape
         dropout = FeatureDropout(self.settings.feature_dropout, levels="bottleneck")

@@ -12,7 +12,7 @@ Limit: what is particular to CrossMatch; tau, CutMix and the losses of a row are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +20,8 @@ import numpy as np
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
 from nnunetv2_crossmatch.learning.streams import WEAK, LossRow, Stream, StreamTable
 from nnunetv2_crossmatch.methods.settings import OURS, RELEASED, setting
-from nnunetv2_crossmatch.methods.table import TableMethod, TableSettings
+from nnunetv2_crossmatch.methods.table import TableMethod
+from nnunetv2_crossmatch.methods.table_settings import TableSettings
 
 STREAMS = {
     "wn": Stream(WEAK),
@@ -112,6 +113,10 @@ class CrossMatch(TableMethod):
     def table_of_step(self, rng: np.random.Generator) -> StreamTable:
         """The rows of as many students as the settings say, drawn anew."""
         return self.table().drawn(self.settings.students, rng)
+
+    def table_of_trial(self, table: StreamTable) -> StreamTable:
+        """The set of students with most views."""
+        return replace(self.table().dearest(self.settings.students), labeled_before=table.labeled_before)
 
     def perturbations(self) -> Mapping[str, FeatureDropout]:
         """Weak and strong dropout of the features."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from nnunetv2_crossmatch.learning.streams import WEAK, LossRow, Stream, StreamTable
-from nnunetv2_crossmatch.methods.table import TableMethod, TableSettings
+from nnunetv2_crossmatch.methods.table import TableMethod
+from nnunetv2_crossmatch.methods.table_settings import TableSettings
 
 TABLE = StreamTable({"w": Stream(WEAK), "s1": Stream("strong1")}, (LossRow("ip", "s1", "w", 1),))
 

@@ -107,5 +107,12 @@ class Method(nn.Module):
         """``loss``, the total with gradient, and further values to log; changes nothing."""
         raise TypeError(f"{type(self).__name__} has neither losses nor backward")
 
+    def decisions(self) -> dict[str, Any]:
+        """Plain values chosen in this run that must stay when it is continued; they go into the checkpoint."""
+        return {}
+
+    def decide_as(self, decisions: Mapping[str, Any]) -> None:
+        """Take over the :meth:`decisions` of the run that is continued."""
+
     def after_step(self, step: Step) -> None:
         """Update what follows the network (moving averages, memory banks); called if its optimizer really stepped."""

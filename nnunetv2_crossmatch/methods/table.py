@@ -6,7 +6,7 @@ Limit: one network for all streams; what the streams and rows are is in the modu
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,6 @@ from nnunetv2_crossmatch.learning.cutmix import Box, draw_boxes, draw_donors
 from nnunetv2_crossmatch.learning.exchange import any_process
 from nnunetv2_crossmatch.learning.execution import (
     Drawn,
-    fits_in_memory,
     run_joint,
     run_sequential,
     run_stacked,
@@ -27,6 +26,7 @@ from nnunetv2_crossmatch.learning.execution import (
 )
 from nnunetv2_crossmatch.learning.labeling import Labeling
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
+from nnunetv2_crossmatch.learning.memory import fits_in_memory, free_memory, is_out_of_memory
 from nnunetv2_crossmatch.learning.moving_average import draw_flip, mean_probability, update_average
 from nnunetv2_crossmatch.learning.orientation import Orientation, draw_orientations
 from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
@@ -35,117 +35,8 @@ from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import LABELED, WEAK, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.method import Method, Passes, Values
-from nnunetv2_crossmatch.methods.settings import HOST, OURS, RELEASED, CommonSettings, setting, switch
+from nnunetv2_crossmatch.methods.table_settings import CONTRADICTIONS, TableSettings
 from nnunetv2_crossmatch.methods.tokens import spelled
-
-CONTRADICTIONS = {
-    ("joint1", "execsequential"): "joint1 makes one batch of all images, execsequential takes them one after the other",
-    ("joint1", "keep"): "joint1 counts every voxel, keep only the surest",
-    ("joint1", "softlabels1"): "joint1 is under nnU-Net's loss, which takes hard labels, softlabels1 makes soft ones",
-    ("keep", "tauend"): "keep counts a share of the voxels, tauend those above a threshold",
-    ("softlabels1", "absentskip"): "no class is absent from soft labels, absentskip leaves absent ones out",
-}
-"""What no run can have both of: beginnings of tokens, and why."""
-
-
-@dataclass(frozen=True)
-class TableSettings(CommonSettings):
-    """Settings of pseudo-labels, losses and execution."""
-
-    tau: float | None = setting(
-        None,
-        "tau",
-        "confidence from which a pseudo-label counts; 0.85 with one foreground class, 0.5 with more (paper: 0.95)",
-        f"paper, IV-2; {OURS}",
-        low=0,
-        high=1,
-    )
-    tau_end: float | None = setting(
-        None, "tauend", "confidence threshold at the end of the run, reached linearly from tau", OURS, low=0, high=1
-    )
-    temperature: float = setting(1.0, "temp", "softmax temperature of the students", RELEASED, low=0.01)
-    absent: str = setting(
-        "count",
-        "absent",
-        "a class without valid pseudo-labels: count its Dice loss of 1, which has hardly a gradient, or leave it out "
-        "of the mean, which gives the others more weight",
-        RELEASED,
-        choices=("count", "skip"),
-    )
-    classes: str = setting(
-        "auto",
-        "classes",
-        "classes of the Dice: auto is foreground with one foreground class, all with several",
-        RELEASED,
-        choices=("auto", "foreground", "all"),
-    )
-    criterion: str = setting(
-        "dice",
-        "criterion",
-        "distance of student and pseudo-label; dicece adds cross-entropy on the valid voxels",
-        f"paper, III-E; {RELEASED}",
-        choices=("dice", "dicece"),
-    )
-    cutmix: float = setting(0.5, "cutmix", "probability that a strong view receives a box", RELEASED, low=0, high=1)
-    labeled_mix: float = setting(
-        0.0,
-        "labeledmix",
-        "probability that such a box comes from a labeled image, with its true label, instead of an unlabeled one",
-        "BCP (CVPR 2023); ours",
-        low=0,
-        high=1,
-    )
-    geometry: int = switch(
-        "geometry", "1: flips and quarter turns of its own for every strong view", "nnFilterMatch (arXiv 2509.19746)"
-    )
-    ema: float = setting(
-        0.0,
-        "ema",
-        "the weak view's labels are those of a moving average of the weights, of which this share stays in a step; 0: "
-        "of the network itself",
-        "Mean Teacher (NIPS 2017)",
-        low=0,
-        high=1,
-    )
-    mirror_teacher: int = switch(
-        "mirrorteacher", "1: the weak view's labels are the mean over the image and one random flip of it", HOST
-    )
-    keep: float = setting(
-        0.0,
-        "keep",
-        "share of the voxels of every class that counts, the surest ones, instead of those above tau; 0: by tau",
-        "CBST (ECCV 2018)",
-        low=0,
-        high=1,
-    )
-    align: int = switch(
-        "align",
-        "1: the labels' logits of a class are shifted while its amount is not within a fifth of the labeled volumes'",
-        "DARS (ICCV 2021), AdaMatch (ICLR 2022)",
-    )
-    soft_labels: int = switch(
-        "softlabels", "1: students learn the sharpened probabilities instead of hard labels", "MixMatch (NeurIPS 2019)"
-    )
-    joint: int = switch(
-        "joint",
-        "1: labeled and pseudo-labeled images are one batch under the host's loss, on all heads; tau, u, absent, "
-        "classes, criterion and temp have no part in it",
-        "nnFilterMatch (arXiv 2509.19746)",
-    )
-    execution: str = setting(
-        "auto",
-        "exec",
-        "all streams in one decoder call, or one after the other in less memory; auto tries the first",
-        f"paper, III-F; {OURS}",
-        choices=("auto", "stacked", "sequential"),
-    )
-
-    def tau_at(self, progress: float, foreground_classes: int) -> float:
-        """Confidence threshold at ``progress`` (0 to 1) of a run, with that many foreground classes or regions."""
-        from_data = 0.85 if foreground_classes == 1 else 0.5
-        tau = from_data if self.tau is None else self.tau
-        end = tau if self.tau_end is None else self.tau_end
-        return tau + (end - tau) * progress
 
 
 class TableMethod(Method):
@@ -234,8 +125,26 @@ class TableMethod(Method):
     def _run(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
         if self.stacked is None:
             self.stacked = self._stacked_fits(step, drawn, loss)
-        run = run_stacked if self.stacked else run_sequential
-        return loss.values(run(step, drawn, loss), step.weight)
+        if self.stacked:
+            labels = dict(loss.labels)
+            try:
+                return loss.values(run_stacked(step, drawn, loss), step.weight)
+            except Exception as error:
+                if not self._may_go_on_sequentially(step, error):
+                    raise
+            loss.begin_again(labels)
+            free_memory(step.network)
+            self.stacked = self._told_to_be_sequential(step)
+        return loss.values(run_sequential(step, drawn, loss), step.weight)
+
+    def _may_go_on_sequentially(self, step: Step, error: Exception) -> bool:
+        # Several processes would have to agree in every step, by an exchange that waits for the device.
+        return self.settings.execution == "auto" and not step.distributed and is_out_of_memory(error)
+
+    @staticmethod
+    def _told_to_be_sequential(step: Step) -> bool:
+        step.log("Not enough GPU memory for all streams at once: they run one after the other.")
+        return False
 
     def _run_joint(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> Values:
         total = run_joint(step, drawn, loss)
@@ -244,10 +153,10 @@ class TableMethod(Method):
     def unsupervised_loss(self, step: Step, table: StreamTable) -> UnsupervisedLoss:
         """The loss of ``table``, nothing computed yet."""
         tau = 0.0 if self.settings.joint else self.settings.tau_at(step.progress, self.task.foreground)
-        return UnsupervisedLoss(table, self.criterion(step.distributed), partial(self.labeling, tau=tau))
+        return UnsupervisedLoss(table, self.criterion(step.distributed, step.compiled), partial(self.labeling, tau=tau))
 
-    def criterion(self, distributed: bool) -> Criterion:
-        """H of the rows; ``distributed``: its sums run over all processes."""
+    def criterion(self, distributed: bool, compiled: bool = False) -> Criterion:
+        """H of the rows; ``distributed``: its sums run over all processes; ``compiled``: by ``torch.compile``."""
         settings, task = self.settings, self.task
         return Criterion(
             task.regions,
@@ -256,6 +165,7 @@ class TableMethod(Method):
             settings.criterion == "dicece",
             settings.temperature,
             distributed,
+            compiled,
         )
 
     @property
@@ -309,14 +219,32 @@ class TableMethod(Method):
         loss.labels[teacher] = loss.label(probability)
         loss.table = replace(loss.table, labeled_before=(teacher,))
 
+    def table_of_trial(self, table: StreamTable) -> StreamTable:
+        """The table that needs most memory of those that may be drawn; ``table`` is that of the step."""
+        return table
+
+    def decisions(self) -> dict[str, Any]:
+        """The execution, once ``auto`` has chosen one."""
+        return {} if self.settings.execution != "auto" or self.stacked is None else {"stacked": self.stacked}
+
+    def decide_as(self, decisions: Mapping[str, Any]) -> None:
+        """Keep the execution of the run that is continued."""
+        if self.settings.execution == "auto":
+            self.stacked = decisions.get("stacked", self.stacked)
+
     def _stacked_fits(self, step: Step, drawn: Drawn, loss: UnsupervisedLoss) -> bool:
         """Try one stacked step, without exchange between processes; whether the memory suffices in all of them."""
-        trial = step.without_exchange()
+        trial, device = step.without_exchange(), step.images[WEAK].device
         trial.weight = 1.0
-        trial_loss = replace(loss, criterion=self.criterion(False))
+        trial_loss = replace(
+            loss, table=self.table_of_trial(loss.table), criterion=self.criterion(False, step.compiled)
+        )
         trial_loss.labels = dict(loss.labels)
-        fits = fits_in_memory(lambda: run_stacked(trial, drawn, trial_loss), step.network)
-        stacked = not any_process(not fits, step.images[WEAK].device)
-        if not stacked:
-            step.log("Not enough GPU memory for all streams at once: they run one after the other.")
-        return stacked
+        fits = False
+        try:
+            if trial_loss.table != loss.table:
+                drawn = self.draw(trial, trial_loss.table)[1]  # of the same random numbers, anew
+            fits = fits_in_memory(lambda: run_stacked(trial, drawn, trial_loss), step.network, step.stateless)
+        finally:  # also with an error of another kind, or the other processes would wait for this one
+            stacked = not any_process(not fits, device)
+        return stacked or self._told_to_be_sequential(step)

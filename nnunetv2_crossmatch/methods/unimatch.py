@@ -13,7 +13,8 @@ from nnunetv2_crossmatch.learning.perturbation import FeatureDropout
 from nnunetv2_crossmatch.learning.streams import WEAK, LossRow, Stream, StreamTable
 from nnunetv2_crossmatch.methods.fixmatch import FixMatch
 from nnunetv2_crossmatch.methods.settings import RELEASED, setting
-from nnunetv2_crossmatch.methods.table import TableMethod, TableSettings
+from nnunetv2_crossmatch.methods.table import TableMethod
+from nnunetv2_crossmatch.methods.table_settings import TableSettings
 
 STREAMS = {
     "w": Stream(WEAK),

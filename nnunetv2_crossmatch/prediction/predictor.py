@@ -5,7 +5,6 @@ Limit: in one process; for the speed of many workers there is ``nnUNetv2_predict
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from numpy.typing import NDArray
 
 from nnunetv2_crossmatch import ext_trainers
+from nnunetv2_crossmatch.data.case_preprocessing import NnunetObjects, read_and_check
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
+from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 
@@ -92,7 +93,7 @@ class CasePredictor:
         Raises:
             InputError: its channels or labels are not those of the model.
         """
-        description: dict[str, Any] = json.loads(file.read_text())
+        description = check_dataset_file(file)
         other = [name for name in COMPARED if description.get(name) != self.predictor.dataset_json.get(name)]
         if other:
             detail = f"{', '.join(other)} differ from those that the model was trained with"
@@ -100,8 +101,14 @@ class CasePredictor:
         return description
 
     def predict(self, images: Sequence[Path]) -> Prediction:
-        """Predict one case given by its channel files."""
-        array, properties = self.reader.read_images([str(file) for file in images])
+        """Predict one case given by its channel files.
+
+        Raises:
+            InputError: a file is damaged or unreadable, or its voxels, channels or voxel size are impossible.
+        """
+        model = self.predictor
+        nnunet = NnunetObjects(model.plans_manager, model.configuration_manager, model.dataset_json)
+        array, properties = read_and_check(nnunet, RawCase(images[0].name, tuple(images)))
         labels, probabilities = self.predictor.predict_single_npy_array(array, properties, None, None, True)
         return Prediction(labels, probabilities, properties)
 

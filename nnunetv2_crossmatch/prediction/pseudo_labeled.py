@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import file_info
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
+from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor
 
 LIST = "pseudo_labels.json"
@@ -109,7 +111,8 @@ def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:
     work.mkdir(exist_ok=True)
     if not (work / DONE).exists():
         _write(work / DONE, {**facts, "confidence": {}})
-    before = json.loads((work / DONE).read_text())
+    form = {"model": str, "checkpoints": {...: int}, "confidence": {...: float}}
+    before = read_json(work / DONE, form, f"remove {work}; its cases are predicted anew", "unusable list")
     done: dict[str, float] = before.pop("confidence")
     if before != json.loads(json.dumps(facts)):
         detail = "it holds predictions of another model"
@@ -136,7 +139,7 @@ def join(folder: Path, source: Path, unlabeled: Mapping[str, Sequence[Path]], pr
     Returns:
         The labeled cases.
     """
-    description = json.loads((source / "dataset.json").read_text())
+    description = check_dataset_file(source / "dataset.json")
     ending = description["file_ending"]
     labeled = list(group_by_case(source / "imagesTr", ending)[0])
     images, labels = folder / "imagesTr", folder / "labelsTr"

@@ -6,9 +6,8 @@ them.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,17 +15,19 @@ from typing import Any
 
 from tqdm import tqdm
 
+from nnunetv2_crossmatch.data.reader_warnings import print_warnings
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
 from nnunetv2_crossmatch.evaluation.evaluate import (
     EvaluationOptions,
     conversion_record_files,
     evaluate_folders,
+    read_conversion_record,
 )
 from nnunetv2_crossmatch.evaluation.label_schemes import dataset_folder_candidates
 from nnunetv2_crossmatch.evaluation.published import compare_with_published
-from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS, format_measure
+from nnunetv2_crossmatch.evaluation.score_files import MEASURE_HEADINGS, WAIT_SECONDS, format_measure
 from nnunetv2_crossmatch.evaluation.scores import Scores
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import atomic_write, exclusive, remove_left_overs
 from nnunetv2_crossmatch.report.case_pictures import (
     CaseFiles,
     case_reader,
@@ -41,6 +42,7 @@ from nnunetv2_crossmatch.report.model_record import read_model
 from nnunetv2_crossmatch.report.page import CaseEntry, ReportContent, render_page
 
 MAX_LISTED_CLASSES = 4
+PAGE, PAGE_START = b"<!doctype html", 1024
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ def write_report(request: ReportRequest, output: Path) -> None:
     page = render_page(content, list(case_entries(content, request)), request.command)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(output) as path:
-            path.write_text(page, encoding="utf-8")
+        with exclusive(output, WAIT_SECONDS):
+            remove_left_overs(output)
+            with atomic_write(output) as path:
+                path.write_text(page, encoding="utf-8")
     except OSError as error:
         fix = "choose another file with -o"
         raise InputError(Problem("report not written", output, error.strerror or str(error), fix)) from error
@@ -102,15 +106,20 @@ def collect_content(request: ReportRequest, output: Path) -> ReportContent:
         request.reference, names_and_folders, request.images, request.dataset_json, request.options
     )
     raise_if_any(case_files.missing_image_problems(next(iter(scores.values())).cases))
-    record = read_conversion_record(conversion_record_files(request.reference, request.dataset_json))
+    records = conversion_record_files(request.reference, request.dataset_json)
+    record = read_conversion_record(records[0]) if records else None
     published = compare_with_published(record, scores) if record else None
     return ReportContent(dataset_title(case_files, request.dataset_json), scores, case_files, model, published)
 
 
 def check_output_file(output: Path) -> None:
-    """Raise ``InputError`` if ``output`` is a folder, before the time for its content is spent."""
+    """Raise ``InputError`` if ``output`` is a folder, or a file that is no page, before the time is spent."""
+    fix = "give a file: -o report.html"
     if output.is_dir():
-        raise InputError(Problem("report not written", output, "is a folder", "give a file: -o report.html"))
+        raise InputError(Problem("report not written", output, "is a folder", fix))
+    start = output.read_bytes()[:PAGE_START] if output.is_file() else b""
+    if start and PAGE not in start.lower():
+        raise InputError(Problem("report not written", output, "a file that is no report would be replaced", fix))
 
 
 def prediction_names(predictions: Path, other: Path | None) -> dict[str, Path]:
@@ -123,11 +132,6 @@ def prediction_names(predictions: Path, other: Path | None) -> dict[str, Path]:
         problem = Problem("nothing to compare", other, "-p and --compare are the same folder", "give two folders")
         raise InputError(problem)
     return {"/".join(part[-length:]): folder for part, folder in zip(parts, (predictions, other), strict=True)}
-
-
-def read_conversion_record(files: Sequence[Path]) -> dict[str, Any] | None:
-    """Content of the first conversion record, or None; ``evaluate_folders`` has checked the file."""
-    return json.loads(files[0].read_text(encoding="utf-8")) if files else None
 
 
 def dataset_title(case_files: CaseFiles, dataset_json: Path | None) -> str:
@@ -150,6 +154,7 @@ def case_entries(content: ReportContent, request: ReportRequest) -> Iterator[Cas
     drawn = tqdm(ranked[: request.pictures], desc="draw", unit="case")
     draw = ((case, rank <= request.surfaces) for rank, case in enumerate(drawn, 1))
     pictures = run_all(partial(draw_case, content, case, with_surface) for case, with_surface in draw)
+    print_warnings(content.case_files.warned)
     for rank, case in enumerate(ranked, 1):
         yield case_entry(content.main, case, rank, pictures[rank - 1] if rank <= len(pictures) else {})
 

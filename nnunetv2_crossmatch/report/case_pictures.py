@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import io
-import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +21,9 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from numpy.typing import NDArray
 
-from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, damaged_file_error
-from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.data.file_integrity import check_file_integrity, reader_errors_told
+from nnunetv2_crossmatch.data.reader_warnings import collected_warnings
+from nnunetv2_crossmatch.errors import Problem, command_line, raise_if_any
 from nnunetv2_crossmatch.evaluation.evaluate import EvaluationOptions, pair_files
 from nnunetv2_crossmatch.evaluation.label_schemes import read_label_schemes
 from nnunetv2_crossmatch.evaluation.segmentations import (
@@ -47,6 +47,7 @@ class CaseFiles:
     """Files of all cases; ``predictions`` maps the name shown in the report to a folder.
 
     ``pairs`` maps this name and a case to prediction and reference; ``labels`` maps it to the labels of the folder.
+    ``warned`` collects what the reader warned of in images, each with the file.
     """
 
     reference: Path
@@ -55,6 +56,7 @@ class CaseFiles:
     pairs: Mapping[str, Mapping[str, tuple[Path, Path]]]
     labels: Mapping[str, PredictionLabels]
     spacing_mm: Sequence[float] | None = None
+    warned: list[tuple[str, Sequence[Path]]] = field(default_factory=list)
 
     @property
     def scheme(self) -> LabelScheme:
@@ -117,11 +119,15 @@ def read_case(case: str, case_files: CaseFiles, reader: BaseReaderWriter) -> Cas
     Raises:
         InputError: the image is damaged, or on another grid than the reference.
     """
-    reference = read_segmentation(case_files.reference_file(case), reader)
     files = case_files.prediction_files(case)
-    predictions = {name: read_segmentation(file, reader).voxels.astype(np.int32) for name, file in files.items()}
-    image = case_files.image(case)
-    background = np.zeros(reference.voxels.shape, np.float32) if image is None else read_image(image, reader, reference)
+    with collected_warnings():  # the evaluation has told them
+        reference = read_segmentation(case_files.reference_file(case), reader)
+        predictions = {name: read_segmentation(file, reader).voxels.astype(np.int32) for name, file in files.items()}
+    background = np.zeros(reference.voxels.shape, np.float32)
+    if (image := case_files.image(case)) is not None:
+        with collected_warnings() as found:
+            background = read_image(image, reader, reference)
+        case_files.warned.extend((text, [image]) for text in found)
     ignored = reference.voxels == (-1 if case_files.scheme.ignore is None else case_files.scheme.ignore)
     labels = {name: case_files.labels[name].apply(voxels) for name, voxels in predictions.items()}
     labels_by_name = {name: np.where(ignored, 0, voxels) for name, voxels in labels.items()}
@@ -139,10 +145,8 @@ def read_image(file: Path, reader: BaseReaderWriter, reference: Segmentation) ->
         InputError: the file is missing, damaged, or on another grid.
     """
     check_file_integrity(file)
-    try:
+    with reader_errors_told(file):
         volume, header = reader.read_images((str(file),))
-    except (RuntimeError, OSError, ValueError, AssertionError) as error:
-        raise damaged_file_error(file, error) from error
     raise_if_any(list(grid_problems(Segmentation(file, volume[0], header), reference)))
     coloured = isinstance(reader, NaturalImage2DIO) and len(volume) >= 3
     return np.moveaxis(volume[:3], 0, -1) if coloured else volume[0]
@@ -227,7 +231,7 @@ def viewer_commands(case: str, case_files: CaseFiles) -> dict[str, str]:
     segmentations = [str(file.resolve()) for file in files]
     image = case_files.image(case)
     main = str(image.resolve()) if image else segmentations[0]
-    snap = shlex.join(["itksnap", "-g", main, "-s", *segmentations])
+    snap = command_line("itksnap", "-g", main, "-s", *segmentations)
     loads = [("loadVolume", main), *(("loadSegmentation", file) for file in segmentations)]
     calls = [f"slicer.util.{load}({file!r})" for load, file in loads]
-    return {"ITK-SNAP 4": snap, "3D Slicer": shlex.join(["Slicer", "--python-code", "; ".join(calls)])}
+    return {"ITK-SNAP 4": snap, "3D Slicer": command_line("Slicer", "--python-code", "; ".join(calls))}

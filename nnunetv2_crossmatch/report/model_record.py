@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_crossmatch.data.plans_check import CONTENT_ERRORS
 from nnunetv2_crossmatch.errors import InputError, Problem, run_all
 from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
 from nnunetv2_crossmatch.methods.tokens import ordered_fields
-from nnunetv2_crossmatch.training.checkpoints import CANDIDATES, load_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import CANDIDATES, load_checkpoint, trained_with
 from nnunetv2_crossmatch.training.step_log import UNFINISHED
 
 NNUNET_CURVES = {
@@ -82,8 +84,12 @@ def read_model(folder: Path) -> ModelRecord:
 def read_fold(file: Path) -> tuple[str, dict[str, str], FoldRecord]:
     """Trainer name, description of the plans, and record of one fold; the weights are not kept in memory."""
     checkpoint = load_checkpoint(file)
-    trainer = str(checkpoint["trainer_name"])
-    return trainer, describe_plans(trainer, checkpoint["init_args"]), make_fold_record(file, checkpoint)
+    trainer, trained = str(checkpoint["trainer_name"]), trained_with(file, checkpoint)
+    try:
+        return trainer, describe_plans(trainer, trained), make_fold_record(file, checkpoint)
+    except CONTENT_ERRORS as error:
+        detail = f"its plans or curves are no ones of nnU-Net: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(Problem("unusable checkpoint", file, detail, "leave -m out, or restore the file")) from error
 
 
 def preferred_checkpoint(fold: Path) -> Path | None:
@@ -98,6 +104,8 @@ def make_fold_record(file: Path, checkpoint: Mapping[str, Any]) -> FoldRecord:
     known = {*NNUNET_CURVES, *EPOCH_TIMES, "ema_fg_dice", "dice_per_class_or_region", UNFINISHED}
     curves |= {name: values for name, values in logged.items() if name not in known and values}
     starts, ends = (logged.get(name, []) for name in EPOCH_TIMES)
+    for values in curves.values():
+        np.reshape(np.asarray(values, float), len(values))  # raises for what is no curve
     seconds = sum(end - start for start, end in zip(starts, ends, strict=False))
     return FoldRecord(file.parent.name, file.name, int(checkpoint["current_epoch"]), seconds / 3600, curves)
 

@@ -5,7 +5,6 @@ Limit: files of ``torch.save`` (zip archives) with the entries of nnU-Net's trai
 
 from __future__ import annotations
 
-import errno
 import itertools
 import pickle
 import shutil
@@ -22,8 +21,9 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from nnunetv2_crossmatch.errors import InputError, Problem, file_not_read, unread_reason
-from nnunetv2_crossmatch.folders import atomic_write, remove_left_overs
+from nnunetv2_crossmatch.errors import FULL_DISK, InputError, NotReadError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import check_form
 
 LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
@@ -32,13 +32,12 @@ CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
-NEEDED = ("network_weights", "current_epoch", "trainer_name", "init_args")
+FORM = {"network_weights": dict, "current_epoch": int, "trainer_name": str, "init_args": dict, "logging?": dict}
 UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
     AssertionError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 """What the readers of zip archives and pickles raise where bytes were altered."""
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def nonfinite(weights: Mapping[str, torch.Tensor]) -> list[str]:
@@ -130,12 +129,6 @@ def check_finite(weights: Mapping[str, torch.Tensor], file: Path) -> None:
         raise InputError(Problem("weights not finite", file, detail, "continue from the last checkpoint with --c"))
 
 
-def remove_partial_files(folder: Path, *others: str) -> None:
-    """Remove partial checkpoints, and partial files named ``others``, of a killed process from ``folder``."""
-    for name in (*CANDIDATES, *others):
-        remove_left_overs(folder / name)
-
-
 class DamagedCheckpointError(InputError):
     """The file is truncated, altered, or not a checkpoint."""
 
@@ -157,8 +150,8 @@ def _faults_told_apart(file: Path) -> Iterator[None]:
     try:
         yield
     except UNREADABLE as error:
-        if reason := unread_reason(error):
-            raise InputError(file_not_read(file, reason)) from error
+        if reason := unread_reason(error, file):
+            raise NotReadError(file_not_read(file, reason)) from error
         raise _damaged(file, str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
@@ -182,10 +175,25 @@ def _load(file: Path, map_location: str | torch.device = "cpu", mmap: bool = Fal
             detail = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])
             fix = "load it only with stock tools and only if you trust its author"
             raise InputError(Problem("checkpoint holds foreign code", file, detail.strip(), fix)) from error
-    missing = [name for name in NEEDED if not isinstance(checkpoint, dict) or name not in checkpoint]
-    if missing:
-        raise _damaged(file, f"no training checkpoint: {', '.join(missing)} missing")
+    try:
+        check_form(checkpoint, FORM)
+    except ValueError as error:
+        raise _damaged(file, f"no training checkpoint: {error}") from error
     return checkpoint
+
+
+def trained_with(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """``plans``, ``configuration`` and ``dataset_json`` of the training that wrote ``checkpoint`` to ``file``.
+
+    Raises:
+        DamagedCheckpointError: it does not tell them.
+    """
+    arguments: dict[str, Any] = checkpoint["init_args"]
+    try:
+        check_form(arguments, {"plans": {"configurations": {...: dict}}, "configuration": str, "dataset_json?": dict})
+    except ValueError as error:
+        raise _damaged(file, f"no training checkpoint: {error}") from error
+    return arguments
 
 
 def _damaged(file: Path, detail: str) -> DamagedCheckpointError:

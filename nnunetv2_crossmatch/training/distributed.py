@@ -5,15 +5,17 @@ Limit: does nothing in a run of one process.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 Value = TypeVar("Value")
+_waits = itertools.count()  # of this process; all processes wait equally often
 
 
 def join_torchrun(device: torch.device) -> None:
@@ -26,10 +28,19 @@ def join_torchrun(device: torch.device) -> None:
 
 
 def wait_for_first_process() -> None:
-    """Wait for the first process, however long it takes; NCCL has a timeout of minutes."""
-    if dist.is_initialized():
-        patient: Any = dist.new_group(backend="gloo", timeout=timedelta(days=7))
-        dist.barrier(patient)
+    """Wait until the first process comes here, too, however long it takes.
+
+    Through the store by which the processes found each other: NCCL has a timeout of minutes, and gloo would have to
+    resolve the host's name.
+    """
+    if not dist.is_initialized():
+        return
+    store = dist.distributed_c10d._get_default_store()
+    key = f"first process was here {next(_waits)} times"
+    if dist.get_rank() == 0:
+        store.set(key, "")
+    else:
+        store.wait([key], timedelta(days=7))
 
 
 def device_of_process(device: torch.device) -> torch.device:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from batchgenerators.dataloading.multi_threaded_augmenter import MultiThreadedAugmenter
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import remove_left_overs_in
 from nnunetv2_crossmatch.training.checkpoints import (
     LATEST,
     atomic_checkpoint,
@@ -28,15 +30,14 @@ from nnunetv2_crossmatch.training.checkpoints import (
     load_checkpoint,
     named_tensors,
     newest_checkpoint,
-    remove_partial_files,
     tensor_bytes,
 )
 from nnunetv2_crossmatch.training.distributed import from_first_process
 from nnunetv2_crossmatch.training.finite import MAX_IN_A_ROW, NonFiniteCounter
 from nnunetv2_crossmatch.training.interruption import StopSignals
-from nnunetv2_crossmatch.training.lock import HOLDER, RunLock, lock_folder
-from nnunetv2_crossmatch.training.record import FILE as RECORD
+from nnunetv2_crossmatch.training.lock import RunLock, lock_folder
 from nnunetv2_crossmatch.training.record import RunRecord, check_same_inputs, new_record, read_record, write_record
+from nnunetv2_crossmatch.training.requirements import check_writable, logs_to_wandb, run_folder
 from nnunetv2_crossmatch.training.step_log import UNFINISHED, StepLog
 
 SAVE_EPOCHS, SAVE_SECONDS = 10, 600.0
@@ -46,10 +47,12 @@ class DurableTrainer(nnUNetTrainer):
     """Hooks for the lock, the record, checkpoints, signals and the position within an epoch.
 
     Attributes:
+        lock: of the output folder; None before it is locked, and in processes other than the first.
         seed: of all draws; restored when a run is continued.
         steps: the steps of the current epoch that are done.
     """
 
+    lock: RunLock | None
     seed: int
     num_iterations_per_epoch: int
 
@@ -64,11 +67,11 @@ class DurableTrainer(nnUNetTrainer):
         self.selecting_checkpoint = bool(
             plans["continue_training"]
         )  # --c: until a checkpoint is loaded, or there is none
+        self.lock = self._lock_before_logging(run_folder(plans, type(self).__name__, configuration, fold))
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.folder = Path(self.output_folder)
         self.record = read_record(self.folder) if self.selecting_checkpoint and self.local_rank == 0 else None
         self.resumed = False
-        self.lock: RunLock | None = None
         self.interruption = StopSignals()
         self.finite = NonFiniteCounter(self.print_to_log_file, expect_overflow=self.grad_scaler is not None)
         self.steps = StepLog()
@@ -76,6 +79,20 @@ class DurableTrainer(nnUNetTrainer):
         self.save_every = sys.maxsize  # by us: the host would save before it has noted the epoch's best score
 
     # The run and its folder
+
+    @staticmethod
+    def _lock_before_logging(folder: Path) -> RunLock | None:
+        """Lock ``folder`` if the host is about to log to Weights & Biases: it would remove the log of a run there.
+
+        Otherwise the folder is locked when the training starts.
+
+        Raises:
+            InputError: the folder may not be written to, or another process trains there.
+        """
+        if dist.is_initialized() and dist.get_rank() != 0:
+            return None
+        check_writable(folder)
+        return lock_folder(folder) if logs_to_wandb() else None
 
     def run_training(self) -> None:
         """Train as nnU-Net does; SIGTERM and SIGINT end the run after the step, with a checkpoint."""
@@ -88,9 +105,9 @@ class DurableTrainer(nnUNetTrainer):
 
     def lock_folder(self) -> None:
         """Lock the output folder, or raise if another process trains there; remove what a killed one left."""
-        if self.local_rank == 0 and self.lock is None:
-            self.lock = lock_folder(self.folder)
-            remove_partial_files(self.folder, RECORD, HOLDER)
+        if self.local_rank == 0:
+            self.lock = self.lock or lock_folder(self.folder)
+            remove_left_overs_in(self.folder)
 
     def on_train_start(self) -> None:
         """Start as nnU-Net does, with the folder locked."""

@@ -1,7 +1,7 @@
 """One training at a time in an output folder: a lock that ends with its process, and a record of its holder.
 
-The record is touched while the holder lives, since some file systems do not pass locks on to other machines. Limit: a
-machine that stands still for :data:`STALE_SECONDS` counts as dead there.
+The record is touched while the holder lives, since some file systems do not pass locks on to other machines: see
+``data.signs_of_life``, also for the limit.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
-import time
 import uuid
 from contextlib import suppress
 from datetime import datetime
@@ -20,14 +18,13 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.data import signs_of_life
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import read_json
 
 HOLDER = ".running.json"
 ORPHAN_SECONDS = 10.0  # seconds within which workers of a killed training are gone; they may hold its lock
-BEAT_SECONDS = 20.0  # seconds between two signs of life
-STALE_SECONDS = 120.0  # seconds without one after which a holder on another machine counts as dead
-POLL_SECONDS = 1.0
 BEATS = "sign_of_life_every_s"  # in the record; earlier versions gave none, and the lock alone decides about them
 
 
@@ -39,26 +36,22 @@ class RunLock:
 
     def __init__(self, lock: BaseFileLock, holder: Path) -> None:
         self._lock, self._holder, self._id = lock, holder, uuid.uuid4().hex
-        self._released = threading.Event()
         self._write()
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._signs = signs_of_life.SignsOfLife(holder)
         self.release = Finalize(None, self._end, exitpriority=0)  # atexit would forget processes of multiprocessing
 
     def _write(self) -> None:
         since = datetime.now().isoformat(timespec="seconds")
         who = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
         with atomic_write(self._holder) as temporary:
-            temporary.write_text(json.dumps({**who, "id": self._id, BEATS: BEAT_SECONDS}), encoding="utf-8")
-
-    def _beat(self) -> None:
-        while not self._released.wait(BEAT_SECONDS):
-            with suppress(OSError):  # the next one may succeed
-                os.utime(self._holder)
+            record = {**who, "id": self._id, BEATS: signs_of_life.BEAT_SECONDS}
+            temporary.write_text(json.dumps(record), encoding="utf-8")
 
     def _end(self) -> None:
-        self._released.set()
-        if _read_holder(self._holder).get("id") == self._id:
-            self._holder.unlink(missing_ok=True)
+        self._signs.stop()
+        with suppress(NotReadError):  # the file stays, and counts as dead soon
+            if _read_holder(self._holder).get("id") == self._id:
+                self._holder.unlink(missing_ok=True)
         self._lock.release()
 
 
@@ -84,35 +77,15 @@ def lock_folder(folder: Path) -> RunLock:
 
 
 def _check_other_machine(folder: Path, file: Path) -> None:
-    """Wait until the holder on another machine is known to live or to be dead; raise if it lives.
-
-    Both times that are compared are the file system's, not the clocks of two machines.
-    """
-    holder, seen = _read_holder(file), _modified(file)
+    """Wait until the holder on another machine is known to live or to be dead; raise if it lives."""
+    holder = _read_holder(file)
     if BEATS not in holder or holder.get("host") == socket.gethostname():
         return
-    while seen is not None and _now(folder / ".running.lock") - seen < STALE_SECONDS:
-        time.sleep(POLL_SECONDS)
-        if _modified(file) not in (seen, None):
-            raise _locked_error(folder, holder)
-        seen = _modified(file)
-    if seen is not None:
-        print(f"{_who(holder)}, gave no sign of life for {STALE_SECONDS:.0f} s: its folder is taken over.", flush=True)
-
-
-def _modified(file: Path) -> float | None:
-    """When ``file`` was modified (s); None if it is gone. Opening it asks the server of a network file system."""
-    try:
-        with file.open("rb") as stream:
-            return os.fstat(stream.fileno()).st_mtime
-    except FileNotFoundError:
-        return None
-
-
-def _now(file: Path) -> float:
-    """The time (s) in the file system of ``file``."""
-    os.utime(file)
-    return file.stat().st_mtime
+    if signs_of_life.lives(file, folder / ".running.lock"):
+        raise _locked_error(folder, holder)
+    if file.exists():
+        seconds = signs_of_life.STALE_SECONDS
+        print(f"{_who(holder)}, gave no sign of life for {seconds:.0f} s: its folder is taken over.", flush=True)
 
 
 def _who(holder: dict[str, Any]) -> str:
@@ -126,12 +99,18 @@ def _locked_error(folder: Path, holder: dict[str, Any]) -> InputError:
 
 
 def _read_holder(holder: Path) -> dict[str, Any]:
-    """Current or last holder of the lock; empty if unknown."""
+    """Current or last holder of the lock; empty if there is none, or the file is damaged.
+
+    Raises:
+        NotReadError: the file could not be read: nobody knows whether the holder lives.
+    """
     try:
-        record = json.loads(holder.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # informs only; the lock itself decides
+        record: dict[str, Any] = read_json(holder, dict, "remove it")
+    except NotReadError:
+        raise
+    except InputError:
         return {}
-    return record if isinstance(record, dict) else {}
+    return record
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
+from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 FILE = "crossmatch_run.json"
 INPUTS = "made_of"  # in the file
+FORM = {
+    "seed": int,
+    "versions": {...: str},
+    "processes?": (int, None),
+    INPUTS: {"settings?": dict, "images?": dict},
+}
 PACKAGES = ("nnunetv2_crossmatch", "nnunetv2", "torch", "batchgeneratorsv2", "numpy")
 SHOWN, SHORT = 8, 60
 
@@ -59,19 +66,11 @@ def read_record(folder: Path) -> RunRecord | None:
         InputError: it is damaged, or could not be read.
     """
     try:
-        content = json.loads((folder / FILE).read_bytes())
-        record = RunRecord(content.pop("seed"), content.pop("versions"), content.pop(INPUTS), **content)
-        plain = [type(record.seed) is int, record.processes is None or type(record.processes) is int]
-        if not all([*plain, isinstance(record.versions, dict), isinstance(record.inputs, dict)]):
-            raise TypeError("numbers, versions and contents expected")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise NotReadError(file_not_read(folder / FILE, error.strerror or str(error))) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         remedy = "remove it; the run continues with newly drawn random numbers"
-        raise InputError(Problem("record of the run damaged", folder / FILE, str(error), remedy)) from error
-    return record
+        content = read_json(folder / FILE, FORM, remedy, "record of the run damaged", nan=True)
+    except MissingFileError:
+        return None
+    return RunRecord(content["seed"], content["versions"], content[INPUTS], content.get("processes"))
 
 
 def check_same_inputs(folder: Path, before: RunRecord, now: RunRecord) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from nnunetv2_crossmatch.data.manifest import file_crc32
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import atomic_write
-from nnunetv2_crossmatch.training.checkpoints import LATEST, load_checkpoint
+from nnunetv2_crossmatch.json_files import MissingFileError, read_json
+from nnunetv2_crossmatch.training.checkpoints import LATEST, load_checkpoint, trained_with
 
 FILE = "crossmatch_started_from.json"
 SAME_PLANS = ("spacing", "normalization_schemes", "use_mask_for_norm", "architecture")
@@ -29,13 +30,26 @@ def start_from(trainer: Any, model: Path) -> Path:
         model: a checkpoint of any trainer of nnU-Net, for the same configuration, labels and channels.
 
     Raises:
-        InputError: it is of other plans or labels, or the run's folder has checkpoints.
+        InputError: it is of other plans or labels, the run's folder has checkpoints, or another process trains there.
     """
     saved = load_checkpoint(model)
-    raise_if_any([*_folder_problems(trainer.folder), *_model_problems(trainer, model, saved["init_args"])])
-    trainer.folder.mkdir(parents=True, exist_ok=True)
+    raise_if_any([*_folder_problems(trainer.folder), *_model_problems(trainer, model, trained_with(model, saved))])
+    trainer.lock_folder()
+    try:
+        return _write_run(trainer, model, saved)
+    finally:
+        trainer.lock.release()
+        trainer.lock = None
+
+
+def _write_run(trainer: Any, model: Path, saved: Mapping[str, Any]) -> Path:
     trainer.initialize()
-    trainer.bare_network.load_state_dict(saved["network_weights"])
+    try:
+        trainer.bare_network.load_state_dict(saved["network_weights"])
+    except (RuntimeError, TypeError) as error:
+        detail = next(iter(str(error).splitlines()[1:]), str(error)).strip()
+        fix = "give the checkpoint as it was trained"
+        raise InputError(Problem("weights of another network", model, detail, fix)) from error
     origin = {"checkpoint": str(model), "crc32": file_crc32(model), "epochs": int(saved["current_epoch"])}
     with atomic_write(trainer.folder / FILE) as temporary:
         temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
@@ -49,17 +63,13 @@ def origin_of(folder: Path) -> dict[str, Any] | None:
     Raises:
         InputError: the file that says so is damaged.
     """
-    file = folder / FILE
-    if not file.is_file():
-        return None
+    form = {"crc32": int, "epochs": int}
+    fix = "restore it, or begin the run anew in another folder"
     try:
-        content = json.loads(file.read_text())
-        return {name: content[name] for name in ("crc32", "epochs")}
-    except (ValueError, KeyError, TypeError) as error:
-        fix = "restore it, or begin the run anew in another folder"
-        raise InputError(
-            Problem("origin of the run unreadable", file, f"{type(error).__name__}: {error}", fix)
-        ) from error
+        content = read_json(folder / FILE, form, fix, "origin of the run unreadable")
+    except MissingFileError:
+        return None
+    return {name: content[name] for name in form}
 
 
 def _folder_problems(folder: Path) -> Iterator[Problem]:

@@ -18,14 +18,16 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch.backends import cudnn
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice
 from nnunetv2_crossmatch.data.loader import seed_everything
-from nnunetv2_crossmatch.data.plans_check import check_plans
+from nnunetv2_crossmatch.data.plans_check import check_plans, label_manager_of
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
+from nnunetv2_crossmatch.learning.memory import lack_of_memory_told
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
@@ -35,13 +37,16 @@ from nnunetv2_crossmatch.training.distributed import from_first_process, mean_ov
 from nnunetv2_crossmatch.training.progress import draw_curves
 from nnunetv2_crossmatch.training.requirements import (
     check_compiler,
+    check_contents,
     check_requirements,
+    prepare_compiler,
 )
 from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 
 GRADIENT_NORM = 12  # the host's
-COMPILED_VARIANTS = 64  # of one function; each set of drawn students is one, beyond torch's limit of 8 they run eagerly
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
+NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
+METHOD_DECISIONS = "method_decisions"
 
 
 class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
@@ -66,10 +71,10 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
+        check_contents(plans, configuration, dataset_json)
         check_requirements(plans, configuration, device)
         task = task_of(PlansManager(plans), configuration, dataset_json)
-        if problems := self.method_class.problems(self.settings, task):
-            raise UnsupportedError(*problems)
+        check_settings(type(self), task)
         super().__init__(plans, configuration, fold, dataset_json, device)
         settings = self.settings
         self.num_epochs = settings.epochs
@@ -97,16 +102,20 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
     ) -> torch.nn.Module:
         """The network of nnU-Net with separately callable encoder and decoder, and with nnU-Net's state dict."""
         check_plans(plans_manager.plans, "plans.json")
-        host = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
-        )
+        sizes = num_input_channels, num_output_channels, enable_deep_supervision
+        try:
+            host = nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *sizes)
+        except NOT_BUILT as error:
+            detail = f"no network can be built: {type(error).__name__}: {' '.join(str(error).split())}"
+            fix = "restore the file, or plan a smaller network"
+            raise InputError(Problem("unusable plans", "plans.json", detail, fix)) from error
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:
         """Initialize as nnU-Net, with seeded weights and the method's modules."""
         if self._do_i_compile():
             check_compiler()
-            torch._dynamo.config.cache_size_limit = COMPILED_VARIANTS
+            prepare_compiler(deterministic=self.settings.seed is not None)
         if self.settings.seed is not None:
             seed_everything((self.seed,))
         super().initialize()
@@ -148,8 +157,13 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
     def run_training(self) -> None:
-        """Train as nnU-Net; with a token ``seed`` cuDNN uses deterministic kernels."""
-        with cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext():
+        """Train as nnU-Net; with a token ``seed`` cuDNN uses deterministic kernels.
+
+        Raises:
+            InputError: the GPU's memory does not suffice, among others.
+        """
+        repeatable = cudnn.flags(enabled=True, deterministic=True) if self.settings.seed is not None else nullcontext()
+        with repeatable, lack_of_memory_told(self.folder):
             super().run_training()
 
     # One step
@@ -200,6 +214,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             autocast=amp,
             log=self.print_to_log_file,
             class_shares=self.class_shares,
+            stateless=[p for each in self.optimizers for p in parameters_of(each) if p not in each.state],
         )
 
     @property
@@ -293,19 +308,23 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             draw_curves(self.curves, Path(self.output_folder) / "progress_crossmatch.png")
 
     def extra_entries(self) -> dict[str, Any]:
-        """Modules and optimizers of the method, if it has any."""
+        """Modules and optimizers of the method, and what it has decided, if there is anything."""
         modules, optimizers = self.method.state_dict(), [each.state_dict() for each, _ in self.method_optimizers]
-        return {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
+        state = {METHOD_STATE: {"modules": modules, "optimizers": optimizers}} if modules or optimizers else {}
+        decided = self.method.decisions()
+        return state | ({METHOD_DECISIONS: decided} if decided else {})
 
     def restore_extra_entries(self, file: Path) -> None:
-        """Restore modules and optimizers of the method.
+        """Restore modules, optimizers and decisions of the method.
 
         Raises:
             InputError: the checkpoint is of a run that did not have it.
         """
-        if not self.extra_entries():
+        checkpoint = load_checkpoint(file, self.device)
+        self.method.decide_as(checkpoint.get(METHOD_DECISIONS, {}))
+        if METHOD_STATE not in self.extra_entries():
             return
-        saved = load_checkpoint(file, self.device).get(METHOD_STATE)
+        saved = checkpoint.get(METHOD_STATE)
         if saved is None:
             detail = f"it holds no state of {type(self.method).__name__}, whose training goes on from more than weights"
             fix = "continue with the trainer that wrote it, or train anew without --c"
@@ -316,11 +335,28 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
 
 
 def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict) -> Task:
-    """The task that plans and ``dataset.json`` describe."""
-    labels = plans_manager.get_label_manager(dataset_json)
+    """The task that plans and ``dataset.json`` describe; raises :class:`InputError` for labels that nobody can read."""
+    labels = label_manager_of(plans_manager, dataset_json)
     planned = plans_manager.get_configuration(configuration)
     dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
     return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
+
+
+def check_settings(trainer: type[nnUNetTrainerSemiSupervised], task: Task) -> None:
+    """Raise :class:`UnsupportedError` if the settings of ``trainer`` are not for its method and ``task``."""
+    if problems := trainer.method_class.problems(trainer.settings, task):
+        raise UnsupportedError(*problems)
+
+
+def check_network(
+    trainer: type[nnUNetTrainerSemiSupervised], plans_manager: PlansManager, configuration: str, dataset_json: dict
+) -> None:
+    """Raise :class:`UnsupportedError` if ``trainer`` cannot use the planned network, which is made without memory."""
+    planned = plans_manager.get_configuration(configuration)
+    heads = label_manager_of(plans_manager, dataset_json).num_segmentation_heads
+    channels = determine_num_input_channels(plans_manager, planned, dataset_json)
+    with torch.device("meta"):
+        trainer.build_network_architecture(plans_manager, planned, channels, heads)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -21,7 +21,12 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.class_shares import class_shares
 from nnunetv2_crossmatch.data.diagnosis import DatasetWithReferenceLabels, preprocess_reference_labels, reference_folder
-from nnunetv2_crossmatch.data.loader import make_augmenter, nnunet_loaders_without_workers, seed_everything
+from nnunetv2_crossmatch.data.loader import (
+    bytes_of_batch,
+    make_augmenter,
+    nnunet_loaders_without_workers,
+    seed_everything,
+)
 from nnunetv2_crossmatch.data.npz_dataset import writable_dataset_class
 from nnunetv2_crossmatch.data.preprocessing import (
     is_preprocessed,
@@ -38,9 +43,11 @@ from nnunetv2_crossmatch.training.distributed import wait_for_first_process
 from nnunetv2_crossmatch.training.parallel import ParallelTrainer
 from nnunetv2_crossmatch.training.record import RunRecord, checksums
 from nnunetv2_crossmatch.training.requirements import (
+    check_cases,
     check_folds,
     check_labels,
     check_samples_per_process,
+    check_splits,
     preprocess_command,
 )
 from nnunetv2_crossmatch.training.start_from import origin_of
@@ -64,6 +71,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
     unlabeled_views: tuple[str, ...]
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
+    batch_size: int
+    num_input_channels: int
     class_shares: Mapping[str, float] = MappingProxyType({})
     reading: Reading | None = None
     dataset_class: type[nnUNetBaseDataset]
@@ -149,22 +158,46 @@ class UnlabeledDataTrainer(ParallelTrainer):
                 pin_memory,
                 with_segmentation,
                 self.settings.first_unsupervised,
+                self._bytes_of_batch(self.unlabeled_batch_size if unlabeled else 0),
             ),
-            make_augmenter(validation.data_loader, None, (*seed, 1), first_validation, -(-workers // 2), pin_memory),
+            make_augmenter(
+                validation.data_loader,
+                None,
+                (*seed, 1),
+                first_validation,
+                -(-workers // 2),
+                pin_memory,
+                batch_bytes=self._bytes_of_batch(0),
+            ),
         )
+
+    def _bytes_of_batch(self, unlabeled: int) -> int:
+        views = 1 if self.settings.gpu_views else len(self.unlabeled_views)
+        patch_size = self.configuration_manager.patch_size
+        return bytes_of_batch(self.batch_size, unlabeled, views, self.num_input_channels, patch_size)
+
+    def do_split(self) -> tuple[list[str], list[str]]:
+        """As nnU-Net, after a check of the file of folds."""
+        if self.fold != "all":
+            cases = {file.stem for file in Path(self.preprocessed_dataset_folder).glob("*.pkl")}
+            check_splits(Path(self.preprocessed_dataset_folder_base) / "splits_final.json", cases, self.fold)
+        split: tuple[list[str], list[str]] = super().do_split()
+        return split
 
     def run_inputs(self, training: Iterable[str], validation: Iterable[str]) -> dict[str, Any]:
         """Settings, plans, images, labels and cases, and the model that the run began with, if any.
 
         Raises:
-            InputError: labels of validation cases are missing.
+            InputError: cases of the fold, or labels of its validation cases, are missing.
         """
         plans = {**self.plans_manager.plans, "configurations": self.configuration_manager.configuration}
         labels, ending = (
             Path(self.preprocessed_dataset_folder_base) / "gt_segmentations",
             self.dataset_json["file_ending"],
         )
-        check_labels(labels, validation, ending, preprocess_command(self.plans_manager, self.configuration_name))
+        command = preprocess_command(self.plans_manager, self.configuration_name)
+        check_cases(Path(self.preprocessed_dataset_folder), list(training), list(validation), command)
+        check_labels(labels, validation, ending, command)
         return {
             "settings": asdict(self.settings),
             "plans": plans,
@@ -228,7 +261,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
         unlabeled = move(batch["unlabeled"])  # whole: a copy of a slice of pinned memory would block
         if self.settings.gpu_views:
             unlabeled = self._views_of(unlabeled[:, 0], move(batch["unlabeled_segmentation"]))
-        views = zip(self.unlabeled_views, unlabeled.unbind(1), strict=True)
+        # Contiguous, all views alike: for the compiler, strides are a part of the kind of tensor.
+        views = zip(self.unlabeled_views, (view.contiguous() for view in unlabeled.unbind(1)), strict=True)
         target = batch["target"]
         target = [move(scale) for scale in target] if isinstance(target, list) else move(target)
         return {LABELED: move(batch["data"]), **dict(views)}, target
@@ -236,6 +270,5 @@ class UnlabeledDataTrainer(ParallelTrainer):
     def _views_of(self, crops: torch.Tensor, segmentations: torch.Tensor) -> torch.Tensor:
         """Views (U, views, C, S) of crops (U, C, S), made on the device as the loader's workers would make them."""
         seed_everything((self.seed, self.local_rank, 4, self.steps_done))
-        samples = zip(crops, segmentations, strict=True)
-        views = [self.views.make_views(*sample)["image"] for sample in samples]
-        return torch.stack(views).unflatten(1, (len(self.unlabeled_views), -1))
+        views = self.views.make_all_views(crops, segmentations)
+        return views.unflatten(1, (len(self.unlabeled_views), -1))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import sys
 from pathlib import Path
 
+import command_server
 import numpy as np
 import pytest
 from segmentation_folders import write, write_dataset_json
 
-COMMAND = [sys.executable, str(Path(__file__).parents[2] / "benchmarks" / "confidence.py")]
+COMMAND = ["python", str(Path(__file__).parents[2] / "benchmarks" / "confidence.py")]
 # Ten voxels: label in the reference, label given, its probability. The last one is ignored.
 VOXELS = [(0, 0, 0.99)] * 4 + [(1, 1, 0.9), (1, 1, 0.6), (1, 0, 0.9), (2, 2, 0.7), (0, 2, 0.7), (3, 1, 0.99)]
 
@@ -27,10 +28,15 @@ def write_case(root: Path, labels: dict) -> list[str]:
     return [*COMMAND, "-r", str(root / "labelsTs"), "-p", str(root / "predictions")]
 
 
+def run(arguments: list[str], check: bool = False) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **command_server.variables()}
+    return subprocess.run(arguments, env=environment, capture_output=True, text=True, check=check)
+
+
 def test_shares_equal_those_counted_by_hand(tmp_path):
     labels = {"background": 0, "body": 1, "core": 2, "ignore": 3}
     arguments = [*write_case(tmp_path, labels), "--tau", "0", "0.8", "--json", str(tmp_path / "out.json")]
-    printed = subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    printed = run(arguments, check=True).stdout
     assert "1 cases" in printed
     found = {(row["tau"], row["class"]): row for row in json.loads((tmp_path / "out.json").read_text())["rows"]}
     shares = {key: [row[name] for name in ("kept", "right", "size")] for key, row in found.items()}
@@ -50,7 +56,7 @@ def test_shares_equal_those_counted_by_hand(tmp_path):
     ],
 )
 def test_probabilities_of_other_channels_are_refused(tmp_path, labels, words):
-    done = subprocess.run(write_case(tmp_path, labels), capture_output=True, text=True, check=False)
+    done = run(write_case(tmp_path, labels))
     assert done.returncode == 2
     assert words in done.stderr
 
@@ -58,7 +64,7 @@ def test_probabilities_of_other_channels_are_refused(tmp_path, labels, words):
 def test_missing_probabilities_are_named(tmp_path):
     arguments = write_case(tmp_path, {"background": 0, "body": 1, "core": 2, "ignore": 3})
     (tmp_path / "predictions" / "a.npz").unlink()
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    done = run(arguments)
     assert done.returncode == 2
     assert "a.npz" in done.stderr
     assert "--save_probabilities" in done.stderr

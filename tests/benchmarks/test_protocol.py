@@ -530,8 +530,8 @@ def small_acdc(folder: Path) -> list[str]:
     if DATA.is_dir():
         patients = ("patient038", "patient050", "patient099", "patient003", "patient004", "patient002")
         files = [file for patient in patients for file in sorted((DATA / "acdc_h5").glob(f"{patient}_*.h5"))]
-        every_second = slice(None, None, 2)
-        subsampled_volumes(files, DATA / "acdc_h5", folder / "data", (slice(None), every_second, every_second))
+        every_second, every_fourth = slice(None, None, 2), slice(None, None, 4)
+        subsampled_volumes(files, DATA / "acdc_h5", folder / "data", (every_second, every_fourth, every_fourth))
         return ["--labeled", "3", "--allow-missing"]
     patients = [f"patient{number:03d}" for number in (1, 2, 3)]
     fake_data.write_acdc_h5(folder / "data", patients)
@@ -545,9 +545,23 @@ def small_acdc(folder: Path) -> list[str]:
 def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monkeypatch):
     rows = ["self_training_weighted", "semi_supervised", "upper_bound"]
     seconds = ["--step-seconds", "1", "0.5", "--prediction-seconds", "0.1"]
-    more = ["--small", "4", "--rows", *rows, *seconds, "--threads", "1", "--copy-to", str(tmp_path / "copy")]
+    more = [
+        "--small",
+        "4",
+        "--patch",
+        "32",
+        "32",
+        "--rows",
+        *rows,
+        *seconds,
+        "--threads",
+        "1",
+        "--copy-to",
+        str(tmp_path / "copy"),
+    ]
     given = arguments(tmp_path, *more, "--trainer", f"{NAME}_valiters1", *small_acdc(tmp_path))
-    monkeypatch.setenv("nnUNet_def_n_proc", "1")
+    for name in ("nnUNet_def_n_proc", "nnUNet_n_proc_DA"):
+        monkeypatch.setenv(name, "1")
     monkeypatch.setattr(
         protocol, "environment", lambda added: {**requests.environment(added), **command_server.variables()}
     )

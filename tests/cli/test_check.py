@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from conftest import TinyDataset
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from trainers import started
 
 from nnunetv2_crossmatch.cli import check, environment_checks
@@ -90,7 +92,17 @@ def test_a_missing_gpu_is_a_note(monkeypatch):
 def test_compiling_without_compiler_is_wrong(gpu, monkeypatch):
     monkeypatch.delenv("nnUNet_compile", raising=False)
     monkeypatch.setattr(environment_checks.shutil, "which", lambda name: None)
-    assert by_name(environment_checks.check_device())["torch.compile"].fix == "export nnUNet_compile=f"
+    result = by_name(environment_checks.check_device())["torch.compile"]
+    assert (result.state, result.fix) == (WRONG, "install it, or export nnUNet_compile=f")
+    assert "a C compiler" in result.detail
+
+
+def test_compiling_without_the_headers_of_python_is_wrong(gpu, monkeypatch, tmp_path):
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    monkeypatch.setattr("sysconfig.get_paths", lambda: {"include": str(tmp_path)})
+    result = by_name(environment_checks.check_device())["torch.compile"]
+    assert result.state == WRONG
+    assert f"{tmp_path}/Python.h" in result.detail
 
 
 def test_no_compiler_is_needed_without_torch_compile(gpu, monkeypatch):
@@ -114,12 +126,27 @@ def test_little_shared_memory_is_wrong_if_workers_are_used(workers: str, state: 
     assert by_name(environment_checks.check_workers())["shared memory"].state == state
 
 
+def test_shared_memory_is_compared_with_what_the_loaders_of_the_configuration_keep_ready(tiny_prepared, monkeypatch):
+    """12 workers with patches of 128^3, 2 + 2 samples: a GiB ends in a bus error, but passes without a data set."""
+    plans = json.loads(tiny_prepared.plans_file.read_text())
+    plans["configurations"]["3d_fullres"].update(patch_size=[128] * 3, batch_size=2)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "12")
+    states = {}
+    for gib in (1, 4):
+        usage = Usage(0, 0, gib * environment_checks.GIB)
+        monkeypatch.setattr(environment_checks.shutil, "disk_usage", lambda path, usage=usage: usage)
+        check = environment_checks._check_loaders(PlansManager(plans), "3d_fullres", tiny_prepared.preprocessed)
+        states[gib] = by_name(check)["shared memory, 3d_fullres"].state
+        assert by_name(environment_checks.check_workers())["shared memory"].state == OK
+    assert states == {1: WRONG, 4: OK}
+
+
 @pytest.mark.parametrize(("variable", "state"), [("nnUNet_results", WRONG), ("nnUNet_raw", NOTE)])
 def test_a_read_only_folder_is_wrong_if_training_writes_to_it(variable: str, state: str, tiny_copy, monkeypatch):
     def refused(dir: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(environment_checks.tempfile, "TemporaryFile", refused)
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     assert by_name(environment_checks.check_data_folders())[variable].state == state
 
 
@@ -247,7 +274,7 @@ def test_missing_labels_name_the_folder_and_the_command(prepared_copy: TinyDatas
         started(prepared_copy, f"{TRAINER}_1epochs")
     folder = prepared_copy.preprocessed / "gt_segmentations"
     assert f"labels for the validation missing in {folder}: 1 of 4 cases" in str(caught.value)
-    assert f"nnUNetv2_preprocess -d {prepared_copy.name} -c 2d -plans_name nnUNetPlans" in str(caught.value)
+    assert f"nnUNetv2_preprocess -d {prepared_copy.id} -c 2d -plans_name nnUNetPlans" in str(caught.value)
 
 
 def test_the_console_command_exists(tiny_copy: TinyDataset):

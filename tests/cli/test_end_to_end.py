@@ -49,10 +49,10 @@ def test_a_wrong_token_ends_training_with_one_line(tiny_copy):
 @pytest.mark.real_data
 @real_data
 def test_la_in_reduced_form(empty_folders):
-    """The four published labeled cases and two unlabeled ones, every third voxel of them."""
+    """The four published labeled cases and two unlabeled ones, every fourth voxel of them."""
     run = empty_folders.run
     files = sorted((DATA / "la_h5").glob("*/mri_norm2.h5"))[:6]
-    data = subsampled_volumes(files, DATA / "la_h5", empty_folders.root / "la", (slice(None, None, 3),) * 3)
+    data = subsampled_volumes(files, DATA / "la_h5", empty_folders.root / "la", (slice(None, None, 4),) * 3)
     run("nnUNetv2_crossmatch_convert_LA", "-i", str(data), "-d", "501", "--labeled", "4", "--allow-missing")
     raw, preprocessed = (empty_folders.root / kind / "Dataset501_LA" for kind in ("raw", "preprocessed"))
     assert len(list((raw / "imagesUn").iterdir())) == 2

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 
 import pytest
-from conftest import TinyDataset
+from conftest import TinyDataset, renamed
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -17,15 +16,6 @@ from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError
 
 NAMES = ["Dataset998_Knee-MR v1.2", "Dataset998_Leber (CT) ä", "Dataset998", "Dataset998-a", "Dataset998_it's"]
-
-
-def renamed(tiny: TinyDataset, name: str) -> TinyDataset:
-    """The data set under another name, as the host's planner would have written it."""
-    plans = {**json.loads(tiny.plans_file.read_text()), "dataset_name": name}
-    tiny.plans_file.write_text(json.dumps(plans))
-    for folder in (tiny.raw, tiny.preprocessed):
-        folder.rename(folder.with_name(name))
-    return TinyDataset(tiny.root, name)
 
 
 @pytest.mark.parametrize("name", NAMES)

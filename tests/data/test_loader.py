@@ -7,8 +7,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from trainers import started
 
-from nnunetv2_crossmatch.data.loader import make_augmenter, seed_everything
+from nnunetv2_crossmatch.data.loader import (
+    READY_BYTES,
+    bytes_of_batch,
+    make_augmenter,
+    ready_per_worker,
+    seed_everything,
+)
 
 
 class RandomLoader:
@@ -50,6 +57,24 @@ def test_no_two_batches_loaders_or_ranks_share_random_numbers():
     drawn = [batch for seed in seeds for batch in batches(2, count=10, seed=seed)]
     values = [v for batch in drawn for v in (*batch["data"][0, 0].tolist(), *batch["unlabeled"][0, 0, 0].tolist())]
     assert len(set(values)) == len(values)
+
+
+def test_what_workers_keep_ready_is_bounded_in_bytes():
+    """At 128^3 with 12 workers one batch each, as two would be 1.8 GB; small batches stay two."""
+    large = bytes_of_batch(2, 2, 3, 1, (128, 128, 128))
+    assert large == 128**3 * (2 * 4 + 2 * 3 * 4 + 2 * 3) == 79691776
+    assert ready_per_worker(large, 12) == 1
+    assert ready_per_worker(large, 4) == 2
+    assert ready_per_worker(READY_BYTES, 1) == 1
+    assert ready_per_worker(bytes_of_batch(12, 12, 3, 1, (256, 256)), 12) == 2
+
+
+def test_the_size_of_a_batch_is_that_of_its_tensors(prepared_copy):
+    trainer = started(prepared_copy, "nnUNetTrainerCrossMatch_batch3")
+    batch = next(trainer.dataloader_train)
+    tensors = [batch["data"], batch["unlabeled"], *batch["target"]]
+    exact = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    assert exact <= trainer._bytes_of_batch(3) < 1.1 * exact
 
 
 def test_views_have_their_own_axis():

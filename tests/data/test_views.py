@@ -10,6 +10,7 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from waits import noticed_waits
 
 from nnunetv2_crossmatch.data.views import (
     GEOMETRY,
@@ -117,6 +118,26 @@ def test_a_constant_crop_still_gets_different_views():
     weak, first, second = views(**constant)["image"]
     assert not torch.equal(weak, first)
     assert not torch.equal(first, second)
+
+
+def test_views_of_a_batch_on_a_gpu_are_compared_in_one_reading():
+    """Here on the CPU."""
+    views = WeakStrongViews(nnunet_transforms(), [RandomTransform(AddNext(*range(1, 20)), 1)])
+    samples = [(crop()["image"], crop()["segmentation"]) for _ in range(3)]
+    with noticed_waits() as found:
+        made = views._compared_at_once(samples)
+    assert "aten::equal" not in found
+    assert made[:, :, 0, 0] - made[:, :1, 0, 0] == pytest.approx(torch.tensor([[0, 1, 2], [0, 3, 4], [0, 5, 6]]))
+
+
+def test_equal_views_of_a_batch_on_a_gpu_are_made_anew():
+    """Nothing but noise changes the constant crop."""
+    views = WeakStrongViews(nnunet_transforms())
+    samples = [(torch.zeros(1, 24, 24), torch.zeros(1, 24, 24, dtype=torch.int16)) for _ in range(4)]
+    seed(0)
+    for weak, first, second in views._compared_at_once(samples):
+        assert not any(torch.equal(a, b) for a, b in ((weak, first), (weak, second), (first, second)))
+    assert views.compares
 
 
 def test_views_keep_all_channels_in_order():

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
+import command_server
 import pytest
 from matplotlib.image import imread
 
-from nnunetv2_crossmatch.cli.demo import prepare_folder
+from nnunetv2_crossmatch.cli.demo import main, prepare_folder
+from nnunetv2_crossmatch.demo import run
 from nnunetv2_crossmatch.demo.run import FULL_SIZE, PLANS, format_score_table, reduce_plans, select_cases
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
@@ -92,9 +93,10 @@ def test_the_default_folder_is_a_temporary_one():
 
 
 @pytest.mark.slow
-def test_the_demo_runs_end_to_end(tmp_path: Path):
-    command = Path(sys.executable).with_name("nnUNetv2_crossmatch_demo")
-    done = subprocess.run([command, "--quick", "--folder", tmp_path / "demo"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Dice   Jaccard   95HD mm    ASD mm\nsupervised " in done.stdout
+def test_the_demo_runs_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    environment = run.make_environment
+    monkeypatch.setattr(run, "make_environment", lambda *given: {**environment(*given), **command_server.variables()})
+    monkeypatch.setattr(sys, "argv", ["nnUNetv2_crossmatch_demo", "--quick", "--folder", str(tmp_path / "demo")])
+    main()
+    assert "Dice   Jaccard   95HD mm    ASD mm\nsupervised " in capsys.readouterr().out
     assert imread(tmp_path / "demo" / "crossmatch_demo.png").shape[1] > 500

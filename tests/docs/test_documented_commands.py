@@ -44,7 +44,7 @@ set -x
 # words that the output must contain.
 TINY_PLANS = "--plans nnUNetPlans.json --repeats 1 -c"
 BENCHMARKS = {
-    "step.py --flops": ("", "3d 112 x 112 x 80, batch 2"),
+    "step.py --flops": ("--ways stacked", "3d 112 x 112 x 80, batch 2"),
     "step.py --small --more --profile": (
         f"--ways stacked_half {TINY_PLANS} 2d",
         "stacked_half         time: ",
@@ -262,8 +262,9 @@ def test_the_documented_command_of_the_gpu_tests():
     """Without a GPU each test is skipped with that reason."""
     (line,) = re.findall(r"^    pytest (-m gpu)$", (ROOT / "docs" / "performance.md").read_text(), re.MULTILINE)
     options = ["-q", "-rs", "-p", "no:cacheprovider", str(ROOT / "tests" / "training" / "test_gpu.py")]
-    command = [sys.executable, "-m", "pytest", *line.split(), *options]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {**os.environ, **command_server.variables()}
+    command = ["python", "-m", "pytest", *line.split(), *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
     assert "deselected" not in done.stdout
     assert torch.cuda.is_available() or "needs a CUDA device" in done.stdout
 
@@ -278,7 +279,8 @@ def run_benchmark(tiny, line, monkeypatch):
     if line.startswith("many_cases"):
         shutil.rmtree(tiny.raw / "imagesUn")
     # nnU-Net's planner takes the number of loader workers as a thread count and fails with 0.
-    output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", nnUNet_n_proc_DA="1", **COMPILER).stdout
+    variables = {"nnUNet_n_proc_DA": "1", command_server.FORK_POOLS: "1", **COMPILER}
+    output = tiny.run("bash", "-c", f"python {ROOT}/benchmarks/{line}", **variables).stdout
     written = re.search(r"--json (\S+)", line)
     assert written is None or json.loads((folder / written[1]).read_text())
     return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nnunetv2_crossmatch.learning.perturbation import SELU_NEGATIVE_SATURATION, FeatureDropout, perturbed
+from nnunetv2_crossmatch.learning.perturbation import SELU_NEGATIVE_SATURATION, FeatureDropout, Perturbation, perturbed
 
 SHAPES = [(64, 32, 8, 8), (64, 16, 4, 4)]
 
@@ -82,3 +82,16 @@ def test_half_precision_stays_half():
     dropout = FeatureDropout(0.5, "alpha")
     halves = [level.half() for level in normal_features()]
     assert {level.dtype for level in perturbed(halves, draw(dropout))} == {torch.float16}
+
+
+def test_alpha_dropout_holds_one_byte_for_each_value_and_gives_what_scale_and_shift_give():
+    """Bit for bit, values and gradients."""
+    features, results = normal_features(), []
+    drawn = draw(FeatureDropout(0.75, "alpha"))
+    assert [(level.kept.element_size(), level.kept.shape) for level in drawn] == [(1, shape) for shape in SHAPES]
+    for perturbation in (drawn, [Perturbation(level.scale, level.shift) for level in drawn]):
+        levels = [level.clone().requires_grad_() for level in features]
+        after = perturbed(levels, perturbation)
+        sum(level.square().sum() for level in after).backward()
+        results.append([*after, *(level.grad for level in levels)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

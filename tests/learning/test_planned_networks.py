@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import TinyDataset
+from conftest import TinyDataset, fork_pools_of
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
     nnUNetPlannerResEncL,
@@ -13,6 +13,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncXL,
 )
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from trainers import started
 
 from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
@@ -54,6 +55,7 @@ def test_3d_lowres_trains_as_planned(tiny_copy: TinyDataset, monkeypatch):
     planner = ExperimentPlanner(
         tiny_copy.id, 0.2, plans_name="nnUNetLowPlans", overwrite_target_spacing=(0.4, 0.3, 0.3)
     )
+    fork_pools_of(default_preprocessor, monkeypatch)
     assert "3d_lowres" in planned(planner, monkeypatch)
     preprocess_dataset(tiny_copy.id, "nnUNetLowPlans", ("3d_lowres",), (1,))
     preprocess_unlabeled(tiny_copy.name, "nnUNetLowPlans", ["3d_lowres"], 1)

@@ -13,8 +13,8 @@ import reference
 import torch
 from small import gradient, host_network, random_step, run_step, supervised_loss, unsupervised_loss
 
-from nnunetv2_crossmatch.learning.execution import fits_in_memory
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
+from nnunetv2_crossmatch.learning.memory import fits_in_memory
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.crossmatch import STREAMS, loss_table

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from conftest import TinyDataset
+from trainers import make_trainer
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import exclusive
@@ -111,7 +112,9 @@ def test_nothing_is_overwritten_and_an_empty_folder_is_told(tiny_copy):
 def test_the_command_predicts_what_the_hosts_command_predicts(prepared_copy):
     """Then a model without the fold, and one of a data set with other labels, are refused."""
     number, raw = str(prepared_copy.id), prepared_copy.raw
-    prepared_copy.run("nnUNetv2_train", number, "2d", "all", "-tr", TRAINER, "-device", "cpu")
+    make_trainer(prepared_copy, TRAINER).run_training()
+    for case in CASES[2:]:  # two are predicted, for time
+        (raw / "imagesUn" / f"{case}_0000.nii.gz").unlink()
     (model,) = prepared_copy.results.iterdir()
     before = {name: (raw / name).read_bytes() for name in files(raw)}
     given = ("-m", str(model), "-d", number, "-o", "911", "-device", "cpu")
@@ -122,7 +125,7 @@ def test_the_command_predicts_what_the_hosts_command_predicts(prepared_copy):
     where = ("-d", number, "-c", "2d", "-f", "all", "-tr", TRAINER, "-device", "cpu", "-npp", "0", "-nps", "0")
     predicted = prepared_copy.root / "predicted"
     prepared_copy.run("nnUNetv2_predict", "-i", str(raw / "imagesUn"), "-o", str(predicted), *where)
-    for case in CASES:
+    for case in CASES[:2]:
         ours, hosts = (sitk.ReadImage(str(folder / f"{case}.nii.gz")) for folder in (target / "labelsTr", predicted))
         assert np.array_equal(*map(sitk.GetArrayFromImage, (ours, hosts)))
         assert ours.GetSpacing() == hosts.GetSpacing()

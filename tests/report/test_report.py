@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
+import os
 import re
 import shlex
 import shutil
+import struct
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import command_server
 import numpy as np
 import pytest
 from PIL import Image
@@ -339,8 +342,9 @@ def test_viewer_commands_quote_spaces(tmp_path):
 
 
 def run_command(*arguments: object) -> subprocess.CompletedProcess:
-    call = "from nnunetv2_crossmatch.cli.report import main; main()"
-    return subprocess.run([sys.executable, "-c", call, *map(str, arguments)], capture_output=True, text=True)
+    command = ["nnUNetv2_crossmatch_report", *map(str, arguments)]
+    environment = {**os.environ, **command_server.variables()}
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 def test_the_command_writes_the_file_and_prints_its_path(tmp_path):
@@ -386,3 +390,18 @@ def test_a_browser_shows_the_whole_page(full_report, tmp_path, width):
     assert found["broken"] == found["dead"] == 0
     assert found["pictures"] > 20
     assert found["page"] <= found["window"] == width
+
+
+def test_what_the_reader_warns_of_in_images_is_told_once_by_the_report_itself(tmp_path, capfd):
+    three_cases(tmp_path)
+    images = write_images(tmp_path)
+    for file in images.iterdir():
+        content = bytearray(gzip.decompress(file.read_bytes()))
+        content[296:300] = struct.pack("<f", 5.0)  # the third row of the sform gets another scale
+        content[254:256] = struct.pack("<h", 1)
+        file.write_bytes(gzip.compress(bytes(content)))
+    write_report(make_request(tmp_path, images=images, surfaces=0), tmp_path / "report.html")
+    lines = [line for line in capfd.readouterr().err.splitlines() if "sform" in line or "WARNING" in line]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("warning: ")
+    assert "3 files, the first is" in lines[0]

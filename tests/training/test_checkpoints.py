@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import re
 import resource
 import shlex
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -98,23 +98,27 @@ def test_size_counts_tensors_at_any_depth() -> None:
     assert tensor_bytes({"a": [torch.zeros(3), (torch.zeros(2, dtype=torch.int8),)], "b": "text"}) == 14
 
 
-def write_with_little_room(folder: str) -> None:
+def write_with_little_room(file: Path, told: Path) -> None:
     """Run in a process of its own: files may not become larger than 100 kB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     weights = {"w": torch.zeros(1_000_000)}
-    write_checkpoint({**checkpoint(2), "network_weights": weights}, Path(folder) / "c.pth")
+    with pytest.raises(InputError) as error:
+        write_checkpoint({**checkpoint(2), "network_weights": weights}, file)
+    told.write_text(str(error.value))
 
 
 def test_34_a_full_disk_keeps_the_old_checkpoint_and_tells_the_bytes(tmp_path: Path) -> None:
-    write_checkpoint(checkpoint(1), tmp_path / "c.pth")
-    code = f"from test_checkpoints import *; write_with_little_room({str(tmp_path)!r})"
-    program = (sys.executable, "-c", "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); " + code)
-    helpers = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    done = subprocess.run(program, cwd=Path(__file__).parent, env=helpers, capture_output=True, text=True)
-    assert "error: disk full in" in done.stderr
-    assert "4000000 are needed" in done.stderr
-    assert os.listdir(tmp_path) == ["c.pth"]
-    assert load_checkpoint(tmp_path / "c.pth")["current_epoch"] == 1
+    file, told = tmp_path / "full" / "c.pth", tmp_path / "told"
+    file.parent.mkdir()
+    write_checkpoint(checkpoint(1), file)
+    process = multiprocessing.get_context("fork").Process(target=write_with_little_room, args=(file, told))
+    process.start()
+    process.join()
+    assert told.read_text().startswith("error: disk full in")
+    assert "4000000 are needed" in told.read_text()
+    assert os.listdir(file.parent) == ["c.pth"]
+    assert load_checkpoint(file)["current_epoch"] == 1
 
 
 @pytest.mark.parametrize("harm", [cut, empty, flip, scribble])
@@ -135,7 +139,7 @@ def test_a_file_of_tensors_that_is_no_training_checkpoint_is_refused(tmp_path: P
 def test_a_checkpoint_without_an_entry_that_a_training_has_is_refused(tmp_path: Path, name: str) -> None:
     """Of those that the host reads to predict and to go on."""
     torch.save({key: value for key, value in checkpoint().items() if key != name}, tmp_path / "c.pth")
-    with pytest.raises(DamagedCheckpointError, match=f"no training checkpoint: {name} missing"):
+    with pytest.raises(DamagedCheckpointError, match=f"no training checkpoint: {name} is missing"):
         load_checkpoint(tmp_path / "c.pth")
 
 
@@ -385,8 +389,8 @@ def test_the_printed_command_predicts_with_the_exported_model(
 ) -> None:
     """From a folder with a blank in its name; on the CPU, and of the folds that there are."""
     (model / "fold_all" / "progress.png").unlink()
-    command = (sys.executable, "-c", "from nnunetv2_crossmatch.cli.export import main; main()")
-    printed = tiny_copy.run(*command, "-m", str(model), "-o", str(tmp_path / "shared models")).stdout
+    command = "nnUNetv2_crossmatch_export"
+    printed = tiny_copy.run(command, "-m", str(model), "-o", str(tmp_path / "shared models")).stdout
     assert "will ask for fold_all/progress.png" in printed
     (line,) = re.findall(r"^Predict anywhere: (.*)$", printed, re.MULTILINE)
     (tmp_path / "IMAGES").mkdir()

@@ -12,8 +12,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from small import gradient, host_network, random_step, run_step, unsupervised_loss
 
 from nnunetv2_crossmatch.data.views import WeakStrongViews, authors_intensity_transforms, with_deterministic_blur
-from nnunetv2_crossmatch.learning.execution import fits_in_memory
 from nnunetv2_crossmatch.learning.losses import Criterion
+from nnunetv2_crossmatch.learning.memory import fits_in_memory
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 
 pytestmark = [
@@ -22,23 +22,32 @@ pytestmark = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _float32_is_float32(monkeypatch):
+    """TF32, cuDNN's default in convolutions, has 10 bits: more than the differences that are looked for."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
 @pytest.mark.parametrize("dimensions", [2, 3])
-def test_mixed_precision_gives_the_gradient_of_both_executions(dimensions):
+def test_mixed_precision_gives_the_gradient_of_float32_in_both_executions(dimensions):
+    """With a gradient scale, as the trainer has; tau 0, because a voxel at the threshold would count in one of them."""
     network = EncoderDecoder(host_network(dimensions, 3)).cuda()
     step = random_step(network, 2, 2).to("cuda")
-    gradients = {}
-    for way in ("stacked", "sequential"):
+    scale, gradients = 4096.0, {}
+    for way in ("stacked", "sequential", "float32"):
         network.zero_grad()
-        loss = unsupervised_loss(step, Criterion(False, (0, 1, 2)))
-        run_step(network, step, way, loss, autocast=lambda: torch.autocast("cuda"))
+        loss = unsupervised_loss(step, Criterion(False, (0, 1, 2)), tau=0.0)
+        options = {"autocast": lambda: torch.autocast("cuda", cache_enabled=False)} if way != "float32" else {}
+        run_step(network, step, "stacked" if way == "float32" else way, loss, scale=lambda x: scale * x, **options)
         assert all(part.dtype == torch.float32 for part in loss.parts.values())
-        gradients[way] = gradient(network)
-    difference = (gradients["stacked"] - gradients["sequential"]).norm() / gradients["stacked"].norm()
-    assert difference < 0.02
+        gradients[way] = gradient(network) / scale
+    for way in ("stacked", "sequential"):
+        assert (gradients[way] - gradients["float32"]).norm() < 0.02 * gradients["float32"].norm(), way
 
 
 def test_a_memory_that_only_holds_sequential_streams_is_noticed_and_given_back(monkeypatch):
-    monkeypatch.setitem(small.PATCH, 2, (256, 256))
+    monkeypatch.setitem(small.PATCH, 2, (512, 512))
     network = EncoderDecoder(host_network(2, 3)).cuda()
     step = random_step(network, 4, 4).to("cuda")
     loss = unsupervised_loss(step, Criterion(False, (0, 1, 2)))
@@ -51,10 +60,13 @@ def test_a_memory_that_only_holds_sequential_streams_is_noticed_and_given_back(m
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         assert fits(execution)
-        peaks[execution] = torch.cuda.max_memory_reserved()
+        peaks[execution] = torch.cuda.max_memory_allocated()
     assert peaks["stacked"] > 1.5 * peaks["sequential"]
+    # What is reserved beyond that is the allocator's rest in its segments, of which each execution may need as much.
+    slack = 32 * 2**20
+    assert peaks["stacked"] - peaks["sequential"] > 4 * slack
     held = torch.cuda.memory_allocated()
-    cap = sum(peaks.values()) / 2 / torch.cuda.get_device_properties(0).total_memory
+    cap = (peaks["sequential"] + peaks["stacked"]) / 2 / torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction(cap)
     try:
         assert not fits("stacked")

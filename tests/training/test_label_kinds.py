@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from conftest import TinyDataset, copy_dataset, plan_small
+from conftest import TinyDataset, copy_dataset, fork_pools_of
+from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
 from scipy.ndimage import binary_erosion
 from trainers import started
+
+from nnunetv2_crossmatch.data import case_preprocessing
+from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 
 NAME = "nnUNetTrainerCrossMatch_2epochs_iters2_valiters1_seed1_warmup0_tau0p5"
 LABELS = {
@@ -39,19 +44,16 @@ def relabel(tiny: TinyDataset, labels: dict) -> None:
 
 @pytest.fixture(params=LABELS, scope="module")
 def relabeled(request, tiny_dataset, tmp_path_factory):
-    """The tiny data set with other labels, planned anew."""
+    """The tiny data set with other labels, which its plans do not depend on, preprocessed anew."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        yield make_relabeled(
-            copy_dataset(tiny_dataset, tmp_path_factory.mktemp(request.param), monkeypatch), request.param
-        )
-
-
-def make_relabeled(tiny: TinyDataset, kind: str) -> TinyDataset:
-    shutil.rmtree(tiny.preprocessed)
-    relabel(tiny, LABELS[kind])
-    plan_small(tiny, "2d")
-    tiny.run("nnUNetv2_crossmatch_preprocess", "-d", str(tiny.id), "-c", "2d", "-np", "1")
-    return tiny
+        tiny = copy_dataset(tiny_dataset, tmp_path_factory.mktemp(request.param), monkeypatch)
+        for module in (default_preprocessor, case_preprocessing):
+            fork_pools_of(module, monkeypatch)
+        relabel(tiny, LABELS[request.param])
+        shutil.copy(tiny.raw / "dataset.json", tiny.preprocessed)
+        preprocess_dataset(tiny.id, "nnUNetPlans", ("2d",), (1,))
+        preprocess_unlabeled(tiny.name, "nnUNetPlans", ["2d"], 1)
+        yield tiny
 
 
 @pytest.mark.slow

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_crossmatch.data import signs_of_life
 from nnunetv2_crossmatch.errors import InputError
-from nnunetv2_crossmatch.training import lock as lock_module
 from nnunetv2_crossmatch.training.lock import lock_folder
 
 
 @pytest.fixture(autouse=True)
 def short_times(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in (("BEAT_SECONDS", 0.05), ("STALE_SECONDS", 2.0), ("POLL_SECONDS", 0.05)):
-        monkeypatch.setattr(lock_module, name, seconds)
+        monkeypatch.setattr(signs_of_life, name, seconds)
 
 
 def held_elsewhere(folder: Path, **more: object) -> Path:

@@ -1,0 +1,83 @@
+"""The rules that make mistakes, the draw, and which tests are near a module."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from mutation_operators import RULES, drawn, mistakes_of
+from random_mutations import PACKAGE, NearestTests, Result, chosen_mistakes, core_files, equivalents, summary
+
+ROOT = Path(__file__).parents[2]
+SOURCE = b'''def f(a: int, b: int = 2) -> list:
+    """Text is left alone: 1 < 2."""
+    if a < b and not (a == 3):
+        print(a, b, end="")
+    return g(a + b, -1, key=f"{a + 1}") if a else [h(b)]
+'''
+EXPECTED = {
+    "other comparison": {"a <= b", "a != 3"},
+    "other arithmetic": {"a - b", "1"},
+    "other logic": {"a < b or not a == 3", "a == 3", "g(a + b, -1, key=f'{a + 1}') if not a else [h(b)]"},
+    "other constant": {"3", "4", "2"},
+    "dropped keyword": {"print(a, b)", "g(a + b, -1)"},
+    "removed call": {"pass", "b"},
+    "empty return": {"return []"},
+    "exchanged arguments": {"print(b, a, end='')", "g(-1, a + b, key=f'{a + 1}')"},
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_makes_its_mistakes(rule):
+    texts = [one.new for one in mistakes_of("m.py", SOURCE) if one.rule == rule]
+    found = {text[1:-1] if text.startswith("(") else text for text in texts}
+    assert found == EXPECTED[rule]
+
+
+def test_a_mistake_is_made_in_its_place_and_is_valid_code():
+    for mistake in mistakes_of("m.py", SOURCE):
+        changed = mistake.made(SOURCE)
+        assert changed != SOURCE
+        assert changed[: mistake.start] == SOURCE[: mistake.start]
+        ast.parse(changed)
+
+
+def test_the_draw_follows_from_the_seed_and_repeats_nothing():
+    mistakes = mistakes_of("m.py", SOURCE)
+    assert drawn(mistakes, 8, 1) == drawn(mistakes, 8, 1) != drawn(mistakes, 8, 2)
+    assert sorted(drawn(mistakes, 99, 3)) == sorted(mistakes)
+
+
+def test_all_mistakes_in_the_core_are_valid_code():
+    files = [ROOT / PACKAGE / name for name in ("learning/cutmix.py", "methods/tokens.py")]
+    for file in files:
+        source = file.read_bytes()
+        for mistake in mistakes_of(file.name, source):
+            ast.parse(mistake.made(source))
+
+
+def test_tests_that_import_a_module_come_first():
+    tests = NearestTests(ROOT)
+    near = [Path(file).name for file in tests.nearest(f"{PACKAGE}.learning.labeling")]
+    assert "test_labeling.py" in near[:3]
+    assert "test_train_step.py" in near
+    assert near.index("test_labeling.py") < near.index("test_train_step.py")
+
+
+def test_known_equivalents_are_still_in_the_code_and_are_not_drawn():
+    files = core_files(ROOT / PACKAGE)
+    names = {one.name for file in files for one in mistakes_of(file, (ROOT / PACKAGE / file).read_bytes())}
+    assert equivalents().keys() <= names
+    assert all(equivalents().values())
+    assert not equivalents().keys() & {one.name for one in chosen_mistakes(ROOT / PACKAGE, files, 10**6, 0)}
+
+
+def test_the_share_has_its_interval_and_the_survivors_are_named():
+    first, second, *_ = mistakes_of("m.py", SOURCE)
+    text = summary([Result(first, "test_a"), Result(second, None)])
+    assert text.splitlines()[0] == "1 of 2 noticed: 50% (95 % interval 9% to 91%)"
+    assert text.splitlines()[1].startswith(second.name)

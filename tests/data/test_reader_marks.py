@@ -1,0 +1,76 @@
+"""The mark of a training that reads unlabeled cases, where locks do not reach other machines: one plays the other."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_crossmatch.data import signs_of_life
+from nnunetv2_crossmatch.data.unlabeled_folder import Reading, UnlabeledFolder, check_not_read, folder_lock
+from nnunetv2_crossmatch.errors import InputError
+
+
+@pytest.fixture
+def unlabeled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UnlabeledFolder:
+    """A folder with the case ``a``; signs of life are due every 0.05 s."""
+    for name, seconds in (("BEAT_SECONDS", 0.05), ("STALE_SECONDS", 1.0), ("POLL_SECONDS", 0.05)):
+        monkeypatch.setattr(signs_of_life, name, seconds)
+    (tmp_path / "2d_unlabeled").mkdir()
+    (tmp_path / "2d_unlabeled" / "a.pkl").touch()
+    return UnlabeledFolder(tmp_path / "2d_unlabeled", "hash", "command")
+
+
+def mark_of_another_machine(unlabeled: UnlabeledFolder, age_s: float = 0) -> Path:
+    mark = unlabeled.folder.with_name(".2d_unlabeled.reader.elsewhere.7.lock")
+    mark.touch()
+    os.utime(mark, (time.time() - age_s, time.time() - age_s))
+    return mark
+
+
+def check(unlabeled: UnlabeledFolder) -> None:
+    with folder_lock(unlabeled):
+        check_not_read(unlabeled, keep=())
+
+
+def test_cases_are_kept_for_a_training_that_lives_on_another_machine(unlabeled: UnlabeledFolder) -> None:
+    mark, over = mark_of_another_machine(unlabeled), threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.05):
+            os.utime(mark)
+
+    thread = threading.Thread(target=live)
+    thread.start()
+    try:
+        with pytest.raises(InputError, match="process 7 on elsewhere; 1 cases would be removed"):
+            check(unlabeled)
+    finally:
+        over.set()
+        thread.join()
+    assert mark.exists()
+
+
+@pytest.mark.parametrize(("age_s", "at_most_s"), [(0, 5), (100, 0.9)])
+def test_a_training_that_died_on_another_machine_hinders_nobody(
+    unlabeled: UnlabeledFolder, age_s: float, at_most_s: float
+) -> None:
+    """Known at once if its last sign of life is old enough."""
+    mark, begun = mark_of_another_machine(unlabeled, age_s), time.monotonic()
+    check(unlabeled)
+    assert time.monotonic() - begun < at_most_s
+    assert not mark.exists()
+
+
+def test_a_reading_training_gives_signs_of_life(unlabeled: UnlabeledFolder) -> None:
+    reading = Reading(unlabeled.folder)
+    (mark,) = unlabeled.folder.parent.glob(".*.reader.*")
+    first, deadline = mark.stat().st_mtime_ns, time.monotonic() + 10
+    while mark.stat().st_mtime_ns == first:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    reading.release()
+    assert not mark.exists()

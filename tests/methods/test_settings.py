@@ -110,7 +110,7 @@ def test_a_wrong_token_is_one_line_that_lists_the_valid_ones(token, why):
 def test_a_token_of_another_method_is_refused_with_the_methods_that_have_it():
     with pytest.raises(InputError, match=r"'eta0p3' is a token of CrossMatch only\. Fix: use the valid"):
         settings_from_name("nnUNetTrainerFixMatch_eta0p3")
-    with pytest.raises(InputError, match="'featdrop0p5' is a token of UniMatch only"):
+    with pytest.raises(InputError, match="'featdrop0p5' is a token of UniMatch, MeanTeacher, UAMT, URPC only"):
         settings_from_name("nnUNetTrainerCrossMatch_featdrop0p5")
 
 

@@ -90,6 +90,17 @@ class Session:
     ended: dict[str, Any] = field(default_factory=dict)
     running: list[subprocess.Popen] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.source.mkdir(exist_ok=True)
+        link = self.source / "benchmarks"
+        link.unlink(missing_ok=True)
+        link.symlink_to(ROOT / "benchmarks")
+
+    @property
+    def source(self) -> Path:
+        """Where the stages are found and begin: beside ``benchmarks`` nothing, so that the package is that of site."""
+        return self.work / "source"
+
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
@@ -105,7 +116,12 @@ class Session:
         command = [sys.executable, "-m", f"benchmarks.gpu_stages.{module}", "--result", str(result)]
         command += ["--work", str(self.work), "--seconds", f"{max(1.0, seconds - GRACE_SECONDS):.0f}", *self.options]
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=self.environment(), cwd=ROOT, start_new_session=True
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=self.environment(),
+            cwd=self.source,
+            start_new_session=True,
         )
         self.running.append(process)
         return process
@@ -146,7 +162,7 @@ class Session:
     def environment(self) -> dict[str, str]:
         """For the stages: nnU-Net's folders in ``work``, its commands, and this repository."""
         folders = {name: str(self.work / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-        paths = [str(ROOT), str(ROOT / "benchmarks"), str(ROOT / "tests"), str(self.work / "site")]
+        paths = [str(one) for one in (self.work / "site", self.source, ROOT / "benchmarks", ROOT / "tests")]
         inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
         return {
             **os.environ,
@@ -155,13 +171,15 @@ class Session:
             "PYTHONPATH": os.pathsep.join([*paths, *inherited]),
             "PYTHONUNBUFFERED": "1",
             **(DRY_VARIABLES if "--dry" in self.options else {}),
-            "nnUNet_extTrainer": str(ROOT / "nnunetv2_crossmatch" / "ext_trainers"),
+            "nnUNet_extTrainer": str(self.work / "site" / "nnunetv2_crossmatch" / "ext_trainers"),
         }
 
     def set_up(self) -> None:
-        """Console commands for the stages; the package is installed below ``work`` if this Python lacks it."""
+        """The package and the console commands for the stages, in ``work``."""
         module = [sys.executable, "-m", "benchmarks.gpu_stages.commands", str(self.work)]
-        done = subprocess.run(module, env=self.environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            module, env=self.environment(), cwd=self.source, capture_output=True, text=True, timeout=120
+        )
         if done.returncode:
             (self.work / "setup.log").write_text(done.stdout + done.stderr)
             self.note("setup", state=f"ended with code {done.returncode}")

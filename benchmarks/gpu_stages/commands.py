@@ -1,20 +1,21 @@
-"""Console commands of nnU-Net and of this package as small scripts, wherever both are installed.
+"""This repository's package as if it were installed, and the console commands of it and of nnU-Net as small scripts.
 
     python -m benchmarks.gpu_stages.commands FOLDER
 
-Writes FOLDER/bin. A package that was copied but not installed is installed into FOLDER/site first, without a network.
+Writes FOLDER/site and FOLDER/bin, without pip and network: what is measured is the code that lies here, whatever else
+is installed.
 """
 
 from __future__ import annotations
 
-import importlib
-import subprocess
+import configparser
+import shutil
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("nnunetv2", "nnunetv2_crossmatch")
+PACKAGE = "nnunetv2_crossmatch"
 SCRIPT = """#!{python}
 import sys
 from {module} import {function}
@@ -23,32 +24,33 @@ if __name__ == "__main__":  # worker processes import this file
 """
 
 
-def install(folder: Path) -> None:
-    """Install this repository's package into ``folder``, nothing else, and let it be found in this process."""
-    options = ("--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder))
-    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(ROOT)], check=True)
-    sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
+def install(site: Path) -> None:
+    """Copy the package, with the converters that lie beside it, and write what tells its version and commands."""
+    shutil.copytree(ROOT / PACKAGE, site / PACKAGE, dirs_exist_ok=True)
+    shutil.copytree(ROOT / "dataset_conversion", site / PACKAGE / "dataset_conversion", dirs_exist_ok=True)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    version, scripts = setup["metadata"]["version"], setup["options.entry_points"]["console_scripts"]
+    info = site / f"{PACKAGE}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {PACKAGE}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[console_scripts]\n{scripts.strip()}\n")
 
 
-def is_installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
+def write_commands(folder: Path) -> None:
+    """A script for each console command of both packages."""
+    folder.mkdir(exist_ok=True)
+    for package in ("nnunetv2", PACKAGE):
+        for entry in distribution(package).entry_points.select(group="console_scripts"):
+            script = folder / entry.name
+            script.write_text(SCRIPT.format(python=sys.executable, module=entry.module, function=entry.attr))
+            script.chmod(0o755)
 
 
 def main() -> None:
     work = Path(sys.argv[1])
-    if not is_installed(PACKAGES[-1]):
-        install(work / "site")
-    (work / "bin").mkdir(exist_ok=True)
-    for package in PACKAGES:
-        for entry in distribution(package).entry_points.select(group="console_scripts"):
-            script = work / "bin" / entry.name
-            script.write_text(SCRIPT.format(python=sys.executable, module=entry.module, function=entry.attr))
-            script.chmod(0o755)
+    install(work / "site")
+    write_commands(work / "bin")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 from benchmarks.gpu_stages.sheet import Sheet, stage_arguments
 
+ROOT = Path(__file__).resolve().parents[2]
 FILES = ("tests/training/test_gpu.py", "tests/training/test_gpu_trainer.py", "tests/learning/test_network.py")
 LINE = re.compile(r"^(tests/\S+::.*?) (PASSED|FAILED|ERROR|SKIPPED)\b")
 
@@ -16,7 +18,7 @@ def main() -> None:
     arguments = stage_arguments()
     sheet = Sheet(arguments.result, arguments.seconds)
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "--color=no", *FILES]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as tests:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as tests:
         for line in tests.stdout or ():
             print(line, end="", flush=True)
             if found := LINE.match(line):

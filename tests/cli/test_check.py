@@ -127,10 +127,11 @@ def test_little_shared_memory_is_wrong_if_workers_are_used(workers: str, state: 
 
 
 def test_shared_memory_is_compared_with_what_the_loaders_of_the_configuration_keep_ready(tiny_prepared, monkeypatch):
-    """12 workers with patches of 128^3, 2 + 2 samples: a GiB ends in a bus error, but passes without a data set."""
+    """12 workers, patches of 128^3, 2 + 2 samples: a GiB would end in a bus error, but passes without a data set."""
     plans = json.loads(tiny_prepared.plans_file.read_text())
     plans["configurations"]["3d_fullres"].update(patch_size=[128] * 3, batch_size=2)
     monkeypatch.setenv("nnUNet_n_proc_DA", "12")
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)  # nnU-Net starts no more workers than there are
     states = {}
     for gib in (1, 4):
         usage = Usage(0, 0, gib * environment_checks.GIB)

@@ -156,7 +156,7 @@ def test_temperature_scales_the_logits(seed, temperature):
 
 def test_a_perfect_confident_student_loses_nothing():
     _, label = random_case(3, 2)
-    logits = 100 * torch.nn.functional.one_hot(label.labels, 3).movedim(-1, 1).double()
+    logits = 100 * torch.nn.functional.one_hot(label.labels.long(), 3).movedim(-1, 1).double()
     assert Criterion(False, (0, 1, 2), cross_entropy=True)(logits, label).item() == pytest.approx(0, abs=1e-12)
 
 

@@ -43,7 +43,7 @@ def test_labels_of_labeled_images_count_where_they_are_not_ignored():
     target = torch.tensor([[[0, 1, 2, 3]]], dtype=torch.int16)  # of three classes, 3 is ignored
     label = reference_label(target, 3, regions=False)
     assert label.labels.tolist() == [[0, 1, 2, 0]]
-    assert label.labels.dtype == torch.int64
+    assert label.labels.dtype == torch.uint8
     assert label.valid.tolist() == [[True, True, True, False]]
     assert label.confidence.tolist() == [[1.0] * 4]
 

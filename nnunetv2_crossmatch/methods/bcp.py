@@ -106,7 +106,8 @@ class BCP(TeacherMethod):
         """Cross-entropy and Dice of the labeled and of the unlabeled part of the mixed images, at every scale."""
         probability = self.teacher(step)
         unlabeled, inward = self.unlabeled_part(step)
-        labeled_of, unlabeled_of = (torch.arange(len(inward)) % len(step.images[view]) for view in (LABELED, WEAK))
+        pairs = torch.arange(len(inward), device=inward.device)
+        labeled_of, unlabeled_of = (pairs % len(step.images[view]) for view in (LABELED, WEAK))
         images = torch.where(unlabeled, step.images[WEAK][unlabeled_of], step.images[LABELED][labeled_of])
         label = self.mixed_label(step, probability, unlabeled, labeled_of, unlabeled_of)
         output = step.network(images)

@@ -12,6 +12,7 @@ import torch
 from conftest import TinyDataset
 from small import PATCH, host_network
 from trainers import flat, make_trainer, resumed, started, steps
+from waits import noticed_waits
 
 from nnunetv2_crossmatch.cli import trainers
 from nnunetv2_crossmatch.errors import UnsupportedError
@@ -101,10 +102,10 @@ def test_labels_of_ignored_voxels_change_nothing(prepared_copy, method, kind):
     assert math.isfinite(results[0][0]["loss"])
 
 
-def made(method: str, task: Task, **options: Any) -> tuple[Any, Step]:
+def made(method: str, task: Task, tokens: str = "", **options: Any) -> tuple[Any, Step]:
     """A method with its modules and a random step in float32."""
     torch.manual_seed(0)
-    settings = settings_from_name(name_of(method))
+    settings = settings_from_name(name_of(method) + tokens)
     made = next(each for each in METHODS if each.__name__ == method)(settings, task)
 
     def another() -> EncoderDecoder:
@@ -173,6 +174,16 @@ def test_half_precision_passes_leave_losses_in_full_precision(method):
     )
     assert half["loss_unsup"].dtype == torch.float32
     assert float(half["loss_unsup"]) == pytest.approx(float(full["loss_unsup"]), rel=0.1)
+
+
+@pytest.mark.parametrize("method", [method for method in NEW if method != "DTC"])
+def test_a_step_reads_nothing_back_from_the_device(method):
+    """DTC makes distance maps on the CPU; BCP finds components there unless it is told not to."""
+    of_run, step = made(method, Task(3, dimensions=2), "_largest0" if method == "BCP" else "")
+    with noticed_waits() as found:
+        of_run.backward(step)
+        of_run.after_step(step)
+    assert found == []
 
 
 @pytest.mark.parametrize("method", NEW)

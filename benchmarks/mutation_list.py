@@ -1216,7 +1216,7 @@ CONSISTENCY_METHODS = {
         "methods/urpc.py", "torch.exp(-unsure)", "torch.exp(unsure)", CONSISTENCY, "slow_statement and URPC"
     ),
     "box of the labeled image always": Mutation(
-        "methods/bcp.py", "return inside == inward, inward", "return (~inside).expand_as(inside == inward), inward",
+        "learning/copy_paste.py", "Mixture(inside == inward,", "Mixture((~inside).expand_as(inside == inward),",
         CONSISTENCY, "slow_statement and BCP",
     ),
     "all components of a pseudo-label": Mutation(
@@ -1228,7 +1228,7 @@ CONSISTENCY_METHODS = {
         CONSISTENCY, "first_stage",
     ),
     "lowest head of mixed images learns": Mutation(
-        "methods/bcp.py", "used = heads[:-1] or heads", "used = heads", CONSISTENCY, "lower_heads"
+        "learning/copy_paste.py", "used = heads[:-1] or heads", "used = heads", CONSISTENCY, "lower_heads"
     ),
     "decoders agree with themselves, not sharpened": Mutation(
         "methods/mcnet.py", "squared_distance(probabilities[i], sharp[j])",

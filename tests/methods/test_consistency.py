@@ -167,7 +167,7 @@ def test_directions_of_pairs_alternate_over_all_processes():
     method, step = made("BCP", TASKS["one class 2d"])
     ways = []
     for step.rank in (0, 1):
-        ways += method.unlabeled_part(step)[1].flatten().tolist()
+        ways += method.mixture(step).inward.flatten().tolist()
     assert ways == [True, False, True, False, True, False]
 
 

@@ -27,6 +27,7 @@ class Mutation(NamedTuple):
 
 
 CHECKPOINTS = "training/test_checkpoints.py"
+CONSISTENCY = "methods/test_consistency.py"
 CONVERSION_PARTS = "conversion/test_conversion_parts.py"
 CUTMIX = "learning/test_cutmix.py"
 FAULTS = "training/test_faults_training.py"
@@ -982,15 +983,15 @@ TRAINING = {
 CLI = {
     "every exported checkpoint with the weights of the first": Mutation(
         "cli/model_export.py",
-        "make_stock_checkpoint(load_checkpoint(file), origin)",
-        "make_stock_checkpoint(load_checkpoint(checkpoints[0]), origin)",
+        "with_weights(load_checkpoint(file), file, weights)",
+        "with_weights(load_checkpoint(checkpoints[0]), file, weights)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),
     "every exported checkpoint with the final weights of its fold": Mutation(
         "cli/model_export.py",
-        "load_checkpoint(file), origin)",
-        "load_checkpoint(file.with_name(CHECKPOINTS[0])), origin)",
+        "load_checkpoint(file), file, weights)",
+        "load_checkpoint(file.with_name(CHECKPOINTS[0])), file, weights)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),
@@ -1182,5 +1183,74 @@ CONVERSION = {
     ),
 }
 
-GROUPS = (LEARNING, METHODS, DATA, TRAINING, CLI, EVALUATION, REPORT, CONVERSION)
+CONSISTENCY_METHODS = {
+    "noise of the patch, not of each image": Mutation(
+        "learning/consistency.py", "axes = tuple(range(2, images.ndim))", "axes = tuple(range(images.ndim))",
+        CONSISTENCY, "noise_is",
+    ),
+    "largest entropy of the wrong voxels": Mutation(
+        "methods/uamt.py", "self.task.regions) < self.threshold", "self.task.regions) > self.threshold",
+        CONSISTENCY, "slow_statement and UAMT",
+    ),
+    "threshold of two classes for all": Mutation(
+        "methods/uamt.py", "math.log(2 if self.task.regions else self.task.channels)", "math.log(2)",
+        CONSISTENCY, "slow_statement and UAMT",
+    ),
+    "weighted mean not summed over processes": Mutation(
+        "learning/consistency.py", "weights.sum()]), distributed)", "weights.sum()]), False)",
+        PROCESSES, "consistency and UAMT",
+    ),
+    "teacher does not catch up in the first steps": Mutation(
+        "methods/consistency.py", "return min(1 - 1 / (step.index - self.settings.first_unsupervised + 1), ",
+        "return max(0, ", CONSISTENCY, "teacher_follows",
+    ),
+    "networks learn their own labels": Mutation(
+        "methods/cps.py", "zip(logits, labels[::-1], strict=True)", "zip(logits, labels, strict=True)",
+        CONSISTENCY, "slow_statement and CPS",
+    ),
+    "predictions are not softened": Mutation(
+        "methods/dmd.py", "distribution(each / self.settings.temperature, regions)", "distribution(each, regions)",
+        CONSISTENCY, "slow_statement and DMD",
+    ),
+    "scales that differ count most": Mutation(
+        "methods/urpc.py", "torch.exp(-unsure)", "torch.exp(unsure)", CONSISTENCY, "slow_statement and URPC"
+    ),
+    "box of the labeled image always": Mutation(
+        "learning/copy_paste.py", "Mixture(inside == inward,", "Mixture((~inside).expand_as(inside == inward),",
+        CONSISTENCY, "slow_statement and BCP",
+    ),
+    "all components of a pseudo-label": Mutation(
+        "methods/bcp.py", "if self.settings.largest:", "if not self.settings.largest:",
+        CONSISTENCY, "slow_statement and BCP",
+    ),
+    "labels of the first stage not pasted": Mutation(
+        "methods/bcp.py", "target: Any = mixed(step.full_target)", "target: Any = step.full_target",
+        CONSISTENCY, "first_stage",
+    ),
+    "lowest head of mixed images learns": Mutation(
+        "learning/copy_paste.py", "used = heads[:-1] or heads", "used = heads", CONSISTENCY, "lower_heads"
+    ),
+    "decoders agree with themselves, not sharpened": Mutation(
+        "methods/mcnet.py", "squared_distance(probabilities[i], sharp[j])",
+        "squared_distance(probabilities[i], probabilities[j])", CONSISTENCY, "slow_statement and MCNet",
+    ),
+    "decoders with one up-sampling": Mutation(
+        "learning/auxiliary_decoder.py", 'MODES[way][dimensions]', 'MODES["nearest"][dimensions]',
+        CONSISTENCY, "slow_statement and MCNet",
+    ),
+    "distances positive inside": Mutation(
+        "methods/dtc.py", "torch.sigmoid(-self.settings.steepness", "torch.sigmoid(self.settings.steepness",
+        CONSISTENCY, "slow_statement and DTC",
+    ),
+    "distances across ignored voxels": Mutation(
+        "learning/shapes.py", "valid = known if known.all() else known & (", "valid = known if True else known & (",
+        "learning/test_shapes.py", "is_known_only",
+    ),
+    "ignored voxels have labels": Mutation(
+        "learning/shapes.py", "    masks = masks & known\n", "", "methods/test_all_methods.py",
+        "ignored and DTC and regions",
+    ),
+}  # fmt: skip
+
+GROUPS = (LEARNING, METHODS, CONSISTENCY_METHODS, DATA, TRAINING, CLI, EVALUATION, REPORT, CONVERSION)
 MUTATIONS = {name: mutation for group in GROUPS for name, mutation in group.items()}

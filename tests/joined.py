@@ -68,6 +68,26 @@ def joined_trainer(tiny: TinyDataset, name: str, monkeypatch: pytest.MonkeyPatch
     return trainer
 
 
+def joined_draws(trainer: Any) -> None:
+    """Let a consistency method draw noise and dropout of whole batches as each process does of its half."""
+    method, parts = trainer.method, {}
+
+    def of_halves(own: Any, step: Step) -> list:
+        if step.index not in parts:
+            images = enumerate(halves(step.images))
+            parts[step.index] = [replace(step, rank=rank, images=half) for rank, half in images]
+        return [own(part) for part in parts[step.index]]
+
+    noisy, draw_dropout = method.noisy, method.draw_dropout
+
+    def joined_dropout(step: Step) -> list:
+        pairs = zip(*of_halves(draw_dropout, step), strict=True)
+        return [first and join((first, second)) for first, second in pairs]
+
+    method.noisy = lambda step: torch.cat(of_halves(noisy, step))
+    method.draw_dropout = joined_dropout
+
+
 def loaded_by(rank: int, tiny: TinyDataset, name: str, steps: int) -> list[dict]:
     """The first batches of a process's loader; the unlabeled cases must be preprocessed."""
     trainer = make_trainer(tiny, name)

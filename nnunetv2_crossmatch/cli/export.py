@@ -7,7 +7,12 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
+from nnunetv2_crossmatch.cli.model_export import (
+    WEIGHTS,
+    export_model,
+    files_missing_for_zip_export,
+    predict_command,
+)
 from nnunetv2_crossmatch.errors import command, command_line
 
 
@@ -22,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-m", required=True, type=Path, metavar="MODEL", help="model folder, the one that holds fold_*")
     result.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="new folder, laid out as nnUNet_results")
     result.add_argument("--unfinished", action="store_true", help="also export folds without checkpoint_final.pth")
+    explanation = "the network's, those of its moving average (teacher), or of the second network (peer)"
+    result.add_argument("--weights", choices=list(WEIGHTS), default="network", help=explanation)
     result.add_argument(
         "--trust", action="append", default=[], metavar="NAME", help="own class that the plans may name, as a.b.Class"
     )
@@ -32,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Export a model and print the command that predicts with it."""
     arguments = parser().parse_args()
-    exported = export_model(arguments.m, arguments.o, arguments.unfinished, arguments.trust)
+    exported = export_model(arguments.m, arguments.o, arguments.unfinished, arguments.trust, arguments.weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"Exported to {exported}\nPredict anywhere: {command_line(*predict_command(exported, device))}")
     missing = files_missing_for_zip_export(exported)

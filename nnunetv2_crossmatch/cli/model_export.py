@@ -21,7 +21,7 @@ from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
-from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, trained_with, write_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import METHOD_STATE, load_checkpoint, trained_with, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -34,10 +34,16 @@ NNUNET_ENTRIES = (
 """Entries of nnU-Net's own checkpoints besides the trainer's name; entries of this package are not exported."""
 
 ORIGIN_KEY = "crossmatch_origin"
+WEIGHTS = {"network": "", "teacher": "average.", "peer": "peer."}
+"""Whose weights are exported, and how their names begin among the modules of a method."""
 
 
 def export_model(
-    model_folder: Path, output_folder: Path, unfinished: bool = False, trusted: Sequence[str] = ()
+    model_folder: Path,
+    output_folder: Path,
+    unfinished: bool = False,
+    trusted: Sequence[str] = (),
+    weights: str = "network",
 ) -> Path:
     """Write a copy of a trained model for stock nnU-Net, which predicts the same voxels as this package.
 
@@ -50,13 +56,15 @@ def export_model(
         output_folder: is created if it does not exist.
         unfinished: also export folds without a final checkpoint.
         trusted: names of own classes that the plans may contain; see :func:`plans_check.check_plans`.
+        weights: of the trained ``network``, of the moving average of it (``teacher``) or of the second one (``peer``).
 
     Returns:
         The exported model folder.
 
     Raises:
         InputError: ``model_folder`` is no model folder or has no readable checkpoint, a fold is not finished or was
-            trained with other plans, the plans name foreign classes, or the export exists already.
+            trained with other plans, the plans name foreign classes, the method has no such ``weights``, or the export
+            exists already.
     """
     model_folder = model_folder.resolve()
     check_names([model_folder, output_folder.resolve()])
@@ -67,16 +75,35 @@ def export_model(
     epochs = _check_training(model_folder, plans, checkpoints)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
-        origin = _make_origin_record(model_folder, checkpoints, epochs)
+        origin = _make_origin_record(model_folder, checkpoints, epochs) | {"weights": weights}
         for file in _metadata_files(model_folder):
             (partial / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(model_folder / file, partial / file)
         for file in checkpoints:
             name = file.relative_to(model_folder)
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            write_checkpoint(make_stock_checkpoint(load_checkpoint(file), origin), partial / name)
+            checkpoint = with_weights(load_checkpoint(file), file, weights)
+            write_checkpoint(make_stock_checkpoint(checkpoint, origin), partial / name)
         save_json(origin, str(partial / f"{ORIGIN_KEY}.json"), sort_keys=False)
     return target
+
+
+def with_weights(checkpoint: dict[str, Any], file: Path, weights: str) -> dict[str, Any]:
+    """``checkpoint`` of ``file`` with the ``weights`` of one of :data:`WEIGHTS` in the place of the network's.
+
+    Raises:
+        InputError: the method has no such network.
+    """
+    if weights == "network":
+        return checkpoint
+    start, modules = WEIGHTS[weights], checkpoint.get(METHOD_STATE, {}).get("modules", {})
+    chosen = {name.removeprefix(start): value for name, value in modules.items() if name.startswith(start)}
+    if chosen.keys() != checkpoint["network_weights"].keys():
+        there = [name for name, begins in WEIGHTS.items() if begins and any(key.startswith(begins) for key in modules)]
+        detail = f"{checkpoint['trainer_name']} trained no {weights}"
+        fix = f"use --weights {' or '.join(['network', *there])}"
+        raise InputError(Problem("no such weights", file, detail, fix))
+    return {**checkpoint, "network_weights": chosen}
 
 
 def make_stock_checkpoint(checkpoint: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def distance_maps(
     """
     masks = masks_of(label.labels, channels)
     known = (label.valid if label.valid.ndim == masks.ndim else label.valid[:, None]).expand_as(masks)
+    masks = masks & known
     pairs = zip(masks.flatten(0, 1).cpu().numpy(), known.flatten(0, 1).cpu().numpy(), strict=True)
     maps, valid = zip(*(_distance_map(mask, where, spacing or None) for mask, where in pairs), strict=True)
     distances, are_known = (torch.from_numpy(np.stack(each)).unflatten(0, masks.shape[:2]) for each in (maps, valid))

@@ -1,8 +1,8 @@
 """BCP, bidirectional copy-paste (Bai et al., CVPR 2023): labeled and unlabeled images pasted into each other.
 
 A box of a labeled image is replaced by that of an unlabeled one, and the other way round; the unlabeled part learns the
-labels of a moving average. Limit: what is particular to it; the moving average is in ``consistency``.
-Shapes: n pairs of a labeled and an unlabeled image, C channels, S spatial axes.
+labels of a moving average. Limit: what is particular to it; the moving average is in ``consistency``, the mixed images
+in ``learning.copy_paste``. Shapes: U unlabeled images, C channels, S spatial axes.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 
 from nnunetv2_crossmatch.errors import Problem
+from nnunetv2_crossmatch.learning.copy_paste import Mixture, at_scale, draw_box, mixture, weighted
 from nnunetv2_crossmatch.learning.cutmix import Box
 from nnunetv2_crossmatch.learning.joint import resized
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
@@ -27,7 +27,6 @@ from nnunetv2_crossmatch.methods.method import Passes, Values
 from nnunetv2_crossmatch.methods.settings import redefined, setting, switch
 
 PAPER = "BCP (CVPR 2023)"
-EDGE = 2 / 3  # of the box, in edges of the patch
 
 
 @dataclass(frozen=True)
@@ -104,14 +103,11 @@ class BCP(TeacherMethod):
 
     def parts(self, step: Step) -> Parts:
         """Cross-entropy and Dice of the labeled and of the unlabeled part of the mixed images, at every scale."""
-        probability = self.teacher(step)
-        unlabeled, inward = self.unlabeled_part(step)
-        labeled_of, unlabeled_of = (torch.arange(len(inward)) % len(step.images[view]) for view in (LABELED, WEAK))
-        images = torch.where(unlabeled, step.images[WEAK][unlabeled_of], step.images[LABELED][labeled_of])
-        label = self.mixed_label(step, probability, unlabeled, labeled_of, unlabeled_of)
-        output = step.network(images)
+        probability, mixed = self.teacher(step), self.mixture(step)
+        label = self.mixed_label(step, probability, mixed)
+        output = step.network(mixed.of(step.images[LABELED], step.images[WEAK]))
         heads = output if isinstance(output, list) else [output]
-        losses = [weight * self.of_head(head, label, unlabeled, inward, step) for weight, head in weighted(heads)]
+        losses = [weight * self.of_head(head, label, mixed, step.distributed) for weight, head in weighted(heads)]
         supervised, unsupervised = torch.stack(losses).sum(0)
         return Parts({"sup": supervised}, unsupervised, probability)
 
@@ -120,16 +116,10 @@ class BCP(TeacherMethod):
         """Probabilities (U, C, S) of the moving average."""
         return probabilities(full_resolution(self.average(step.images[WEAK])), self.task.regions)
 
-    def unlabeled_part(self, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
-        """Voxels (n, 1, S) that come from the unlabeled image, and the pairs (n, 1, ...) where these are the box.
-
-        Every other pair is inward, counted over all processes.
-        """
+    def mixture(self, step: Step) -> Mixture:
+        """As many pairs as there are labeled or unlabeled images; numbers count on over the processes."""
         pairs = max(len(step.images[LABELED]), len(step.images[WEAK]))
-        inside = self.inside(step)
-        number = torch.arange(pairs, device=inside.device) + step.rank * pairs
-        inward = (number % 2 == 0).view(-1, *[1] * (inside.ndim + 1))
-        return inside == inward, inward
+        return mixture(self.inside(step), pairs, step.rank * pairs)
 
     def inside(self, step: Step) -> torch.Tensor:
         """The voxels (S) of a step's box."""
@@ -140,49 +130,27 @@ class BCP(TeacherMethod):
 
     def draw_box(self, step: Step) -> Box:
         """One box for all images of all processes."""
-        size = np.asarray(step.images[WEAK].shape[2:])
-        edges = np.maximum((size * EDGE).astype(int), 1)
-        start = step.shared_rng.integers(0, size - edges + 1)
-        return tuple(slice(int(a), int(a + b)) for a, b in zip(start, edges, strict=True))
+        return draw_box(step.shared_rng, step.images[WEAK].shape[2:])
 
-    def mixed_label(
-        self, step: Step, probability: torch.Tensor, unlabeled: torch.Tensor, labeled_of: Any, unlabeled_of: Any
-    ) -> PseudoLabel:
+    def mixed_label(self, step: Step, probability: torch.Tensor, mixed: Mixture) -> PseudoLabel:
         """Labels of the mixed images; not valid where the labeled image is ignored."""
         guess = label_of(probability, 0.0, self.task.regions)
         if self.settings.largest:
             guess = guess._replace(labels=largest_components(guess.labels, self.task.channels))
         known = reference_label(step.full_target, self.task.channels, self.task.regions)
-        where = unlabeled if self.task.regions else unlabeled[:, 0]
-        fields = zip(guess[:3], known[:3], strict=True)
-        return PseudoLabel(*(torch.where(where, a[unlabeled_of], b[labeled_of]) for a, b in fields))
+        return PseudoLabel(*(mixed.of(b, a) for a, b in zip(guess[:3], known[:3], strict=True)))
 
-    def of_head(
-        self, logits: torch.Tensor, label: PseudoLabel, unlabeled: torch.Tensor, inward: torch.Tensor, step: Step
-    ) -> torch.Tensor:
+    def of_head(self, logits: torch.Tensor, label: PseudoLabel, mixed: Mixture, distributed: bool) -> torch.Tensor:
         """Losses (2) of the labeled and of the unlabeled part: half of those of inward pairs, half of the others."""
-        regions = self.task.regions
-        labels, valid, unlabeled = (at_scale(each, logits) for each in (label.labels, label.valid, unlabeled))
-        masks = [valid & part & way for part in (~unlabeled, unlabeled) for way in (inward, ~inward)]
+        regions, ways = self.task.regions, (mixed.inward, ~mixed.inward)
+        labels, valid, unlabeled = (at_scale(each, logits) for each in (label.labels, label.valid, mixed.unlabeled))
+        masks = [valid & part & way for part in (~unlabeled, unlabeled) for way in ways]
         fields = [(labels, mask) if regions else (labels[:, 0], mask[:, 0]) for mask in masks]
         targets = [PseudoLabel(wanted, mask, mask) for wanted, mask in fields]
         classes = dice_classes("auto", self.task.channels, regions)
-        criterion = Criterion(regions, classes, cross_entropy=True, distributed=step.distributed)
+        criterion = Criterion(regions, classes, cross_entropy=True, distributed=distributed)
         return torch.stack(criterion.each(logits, targets)).view(2, 2).mean(1)
 
     def passes(self) -> Passes:
         """Of the second stage; in the first one a supervised step's."""
         return Passes(1, 1, 1, 1)
-
-
-def at_scale(values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-    """``values`` (n, S) or (n, C, S) at the resolution of ``logits``, with an axis of channels."""
-    values = values if values.ndim == logits.ndim else values[:, None]
-    return resized(values, logits).to(values.dtype)
-
-
-def weighted(heads: list[torch.Tensor]) -> list[tuple[float, torch.Tensor]]:
-    """Heads and their weights as in nnU-Net: half for each lower one, none for the lowest."""
-    used = heads[:-1] or heads
-    weights = [0.5**scale for scale in range(len(used))]
-    return [(weight / sum(weights), head) for weight, head in zip(weights, used, strict=True)]

@@ -53,6 +53,7 @@ class Method(nn.Module):
     Attributes:
         Settings: the settings class, common fields and the method's own.
         summary: what is learned from unlabeled images, in one line.
+        remedy: tokens to try if the amount of a class among the pseudo-labels leaves that of the labeled volumes.
         presets: published settings by name.
         unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
         settings: of this run.
@@ -61,6 +62,7 @@ class Method(nn.Module):
 
     Settings: ClassVar[type[CommonSettings]] = CommonSettings
     summary: ClassVar[str] = ""
+    remedy: ClassVar[str] = "a smaller unsup"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     unlabeled_views: ClassVar[tuple[str, ...]] = (WEAK,)
 

@@ -49,6 +49,7 @@ class TableMethod(Method):
 
     Settings = TableSettings
     settings: TableSettings
+    remedy = "labeledmix0p5 or a higher tau"
 
     def __init__(self, settings: TableSettings, task: Task) -> None:
         super().__init__(settings, task)

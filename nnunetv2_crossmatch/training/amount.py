@@ -29,18 +29,21 @@ def amounts(labels: PseudoLabel, channels: int, shares: Mapping[str, float]) -> 
     return {f"{CURVE}{name}": one / share for (name, share), one in zip(shares.items(), found, strict=False) if share}
 
 
-def amount_warnings(curves: Mapping[str, Sequence[float]], epoch: int, weight: float) -> list[str]:
+def amount_warnings(
+    curves: Mapping[str, Sequence[float]], epoch: int, weight: float, remedy: str = "labeledmix0p5 or a higher tau"
+) -> list[str]:
     """A line for each class whose amount has left :data:`USUAL` in ``epoch``.
 
     Args:
         curves: a value per epoch by name.
         epoch: the last one.
         weight: of the unsupervised losses after the warm-up; before it an amount says nothing yet.
+        remedy: what the method has against it.
     """
     names = [name for name in curves if name.startswith(CURVE)]
     return [
         f"The pseudo-labels hold {curves[name][epoch]:.2f} times as much of {name.removeprefix(CURVE)} as the labeled "
-        "volumes. If this lasts and the unlabeled images are not of another kind, try labeledmix0p5 or a higher tau."
+        f"volumes. If this lasts and the unlabeled images are not of another kind, try {remedy}."
         for name in names
         if _unusual(curves, name, epoch, weight) and not (epoch and _unusual(curves, name, epoch - 1, weight))
     ]

@@ -29,6 +29,9 @@ LATEST = "checkpoint_latest.pth"
 CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 """What a training can go on from; of two with the same epoch the first one is taken."""
 
+METHOD_STATE = "method_state"
+"""Where a checkpoint holds the modules and optimizers of the method, if it has any."""
+
 FORM = {"network_weights": dict, "current_epoch": int, "trainer_name": str, "init_args": dict, "logging?": dict}
 UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,

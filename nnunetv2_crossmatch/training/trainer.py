@@ -32,7 +32,7 @@ from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.method import Method, Optimizer
 from nnunetv2_crossmatch.training.amount import amount_warnings, amounts
-from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import METHOD_STATE, load_checkpoint
 from nnunetv2_crossmatch.training.distributed import from_first_process, mean_over_processes
 from nnunetv2_crossmatch.training.progress import draw_curves
 from nnunetv2_crossmatch.training.requirements import (
@@ -46,8 +46,6 @@ from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 GRADIENT_NORM = 12  # the host's
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
 NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
-METHOD_STATE = "method_state"
-"""Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 METHOD_DECISIONS = "method_decisions"
 
 
@@ -290,7 +288,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             means = {name: mean_over_processes(values) for name, values in curve_values(steps).items()}
             steps = [{"loss": means.pop("loss")}]
             self._log_curves(means)
-            for line in amount_warnings(self.curves, self.current_epoch, self.settings.unsupervised):
+            weight, remedy = self.settings.unsupervised, self.method.remedy
+            for line in amount_warnings(self.curves, self.current_epoch, weight, remedy):
                 self.print_to_log_file(line)
         super().on_train_epoch_end(steps)
 

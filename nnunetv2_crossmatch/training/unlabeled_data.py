@@ -90,7 +90,8 @@ class UnlabeledDataTrainer(ParallelTrainer):
         if self.settings.unsupervised:
             check_samples_per_process(unlabeled, self.processes)
         self.unlabeled_batch_size = self.share_of(unlabeled)
-        if self.unlabeled_batch_size < 2 and self.settings.unsupervised:
+        mixes = self.settings.unsupervised and getattr(self.settings, "cutmix", 0)
+        if self.unlabeled_batch_size < 2 and mixes:
             self.print_to_log_file("CutMix is off: it needs at least 2 unlabeled samples per process")
 
     @staticmethod

@@ -12,12 +12,14 @@ import torch
 from conftest import TinyDataset
 from small import PATCH, host_network
 from trainers import flat, make_trainer, resumed, started, steps
+from waits import noticed_waits
 
+from nnunetv2_crossmatch.cli import trainers
 from nnunetv2_crossmatch.errors import UnsupportedError
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.consistency import ConsistencyMethod
-from nnunetv2_crossmatch.methods.names import METHODS, list_methods, settings_from_name
+from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 LENGTH = "2epochs_iters3_valiters1_seed1"
 TOKENS = {"UAMT": "_samples2", "CrossMatch": "_execstacked", "FixMatch": "_execstacked", "UniMatch": "_execstacked"}
@@ -100,10 +102,10 @@ def test_labels_of_ignored_voxels_change_nothing(prepared_copy, method, kind):
     assert math.isfinite(results[0][0]["loss"])
 
 
-def made(method: str, task: Task, **options: Any) -> tuple[Any, Step]:
+def made(method: str, task: Task, tokens: str = "", **options: Any) -> tuple[Any, Step]:
     """A method with its modules and a random step in float32."""
     torch.manual_seed(0)
-    settings = settings_from_name(name_of(method))
+    settings = settings_from_name(name_of(method) + tokens)
     made = next(each for each in METHODS if each.__name__ == method)(settings, task)
 
     def another() -> EncoderDecoder:
@@ -174,16 +176,27 @@ def test_half_precision_passes_leave_losses_in_full_precision(method):
     assert float(half["loss_unsup"]) == pytest.approx(float(full["loss_unsup"]), rel=0.1)
 
 
+@pytest.mark.parametrize("method", [method for method in NEW if method != "DTC"])
+def test_a_step_reads_nothing_back_from_the_device(method):
+    """DTC makes distance maps on the CPU; BCP finds components there unless it is told not to."""
+    of_run, step = made(method, Task(3, dimensions=2), "_largest0" if method == "BCP" else "")
+    with noticed_waits() as found:
+        of_run.backward(step)
+        of_run.after_step(step)
+    assert found == []
+
+
 @pytest.mark.parametrize("method", NEW)
 def test_tokens_of_strong_views_are_refused(tiny_copy, method):
     with pytest.raises(UnsupportedError, match=r"setting without effect.*has none\. Fix: leave it out"):
         make_trainer(tiny_copy, f"{name_of(method)}_viewsauthors")
 
 
-def test_every_method_has_a_line_in_the_list():
-    lines = list_methods()
+def test_every_method_has_a_line_in_the_list(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["nnUNetv2_crossmatch_trainers", "--list"])
+    trainers.main.__wrapped__()
+    lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [method.Settings.trainer for method in METHODS]
     assert all(method.summary and method.summary in line for method, line in zip(METHODS, lines, strict=True))
-    assert all(method.summary in line for method, line in zip(METHODS, lines, strict=True))
     (line,) = (line for line in lines if "CPS" in line)
     assert line == "nnUNetTrainerCPS  4.0x  two networks learn from each other's hard labels  [rampgaussian|linear]"

@@ -12,11 +12,12 @@ import torch
 from slow_consistency import STATEMENTS, bcp_masks, bcp_parts
 from small import PATCH, host_network, supervised_loss
 
+from nnunetv2_crossmatch.errors import UnsupportedError
 from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
-from nnunetv2_crossmatch.methods.consistency import ConsistencySettings
-from nnunetv2_crossmatch.methods.names import method_of, settings_from_name
+from nnunetv2_crossmatch.methods.consistency import ConsistencyMethod, ConsistencySettings
+from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
 
 U, PROGRESS = 0.7, 0.6
 TASKS = {
@@ -166,7 +167,7 @@ def test_directions_of_pairs_alternate_over_all_processes():
     method, step = made("BCP", TASKS["one class 2d"])
     ways = []
     for step.rank in (0, 1):
-        ways += method.unlabeled_part(step)[1].flatten().tolist()
+        ways += method.mixture(step).inward.flatten().tolist()
     assert ways == [True, False, True, False, True, False]
 
 
@@ -188,3 +189,40 @@ def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
     assert ConsistencySettings(unsupervised=2.0, ramp="linear").unsupervised_at(0.25) == 0.5
     assert ConsistencySettings(unsupervised=2.0, warmup=0.0).unsupervised_at(0.0) == 2
     assert gaussian_ramp(3) == 1
+
+
+STEPS = {
+    "MeanTeacher_ACDC": 30_000, "CPS_ACDC": 30_000, "DMD_LA": 6000, "UAMT_LA": 6000, "URPC_ACDC": 30_000,
+    "BCP_LA": 17_000, "BCP_ACDC": 40_000, "MCNet_LA": 15_000, "MCNet_ACDC": 30_000, "MCNetPlus_LA": 15_000,
+    "MCNetPlus_ACDC": 30_000, "DTC_LA": 6000,
+}  # fmt: skip
+
+
+def test_presets_have_the_published_length_and_batch():
+    presets = {
+        f"{method.__name__}_{name}": settings_from_name(f"{method.Settings.trainer}_{name}")
+        for method in METHODS
+        if issubclass(method, ConsistencyMethod)
+        for name in method.presets
+    }
+    assert {name: preset.epochs * preset.iterations for name, preset in presets.items()} == STEPS
+    batches = {name: (preset.batch, preset.unlabeled_batch) for name, preset in presets.items()}
+    of_la = {"BCP_LA": (4, 4)}
+    assert batches == {name: of_la.get(name, (2, 2) if name.endswith("LA") else (12, 12)) for name in STEPS}
+    assert presets["BCP_LA"].pretrain * 17_000 == pytest.approx(2000, abs=10)
+    assert presets["MCNet_LA"].unsupervised_at(0.4) == 2
+
+
+@pytest.mark.parametrize("tokens", ["batch1", "ubatch1"])
+def test_pasting_in_both_directions_takes_two_images_of_each_kind(tokens):
+    settings = settings_from_name(f"nnUNetTrainerBCP_{tokens}")
+    (problem,) = method_of("nnUNetTrainerBCP").problems(settings, Task(2))
+    assert "takes two labeled and two unlabeled images" in problem.detail
+
+
+def test_a_network_with_one_scale_is_refused():
+    network = network_of(TASKS["one class 2d"])
+    network.decoder.seg_layers = network.decoder.seg_layers[:1]
+    method = method_of("nnUNetTrainerURPC")(settings_from_name("nnUNetTrainerURPC"), TASKS["one class 2d"])
+    with pytest.raises(UnsupportedError, match="one scale, and URPC lets several agree"):
+        method.build(network, lambda: network)

@@ -13,6 +13,7 @@ from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings as Settings
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
+from nnunetv2_crossmatch.training import named
 
 
 def values(setting) -> st.SearchStrategy:
@@ -109,13 +110,38 @@ def test_a_wrong_token_is_one_line_that_lists_the_valid_ones(token, why):
 def test_a_token_of_another_method_is_refused_with_the_methods_that_have_it():
     with pytest.raises(InputError, match=r"'eta0p3' is a token of CrossMatch only\. Fix: use the valid"):
         settings_from_name("nnUNetTrainerFixMatch_eta0p3")
-    with pytest.raises(InputError, match="'featdrop0p5' is a token of UniMatch only"):
+    with pytest.raises(InputError, match="'featdrop0p5' is a token of UniMatch, MeanTeacher, UAMT, URPC only"):
         settings_from_name("nnUNetTrainerCrossMatch_featdrop0p5")
 
 
 def test_a_trainer_that_is_none_of_ours_is_refused_with_the_names_of_ours():
     with pytest.raises(InputError, match=r"none of ours\. Fix: use nnUNetTrainerCrossMatch, nnUNetTrainerFixMatch"):
         settings_from_name("nnUNetTrainer_5epochs")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("nnUNetTrainerCrosMatch_5epochs", "nnUNetTrainerCrossMatch"),
+        ("nnUNetTrainermcnet", "nnUNetTrainerMCNet, nnUNetTrainerMCNetPlus"),
+        ("MeanTeacher", "nnUNetTrainerMeanTeacher"),
+    ],
+)
+def test_a_mistyped_trainer_is_answered_with_the_nearest_names(name, nearest):
+    with pytest.raises(
+        InputError, match=rf"unknown trainer in trainer name {name}: none of ours\. Fix: use {nearest}$"
+    ):
+        settings_from_name(name)
+
+
+def test_nnunets_search_for_a_mistyped_trainer_prints_the_nearest_names(capsys):
+    with pytest.raises(AttributeError):
+        named.nnUNetTrainerFixMach_5epochs  # noqa: B018
+    with pytest.raises(AttributeError):
+        named.nnUNetTrainerPrimus  # noqa: B018
+    nearest = "nnUNetTrainerFixMatch, nnUNetTrainerUniMatch"
+    expected = f"No trainer here is named nnUNetTrainerFixMach_5epochs; the nearest names are {nearest}\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_the_canonical_name_does_not_move():

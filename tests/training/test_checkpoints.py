@@ -334,6 +334,33 @@ def test_every_exported_checkpoint_has_the_weights_of_its_own(two_folds: Path, t
         assert equal == [number == other for other in range(len(names))]
 
 
+@pytest.mark.parametrize(
+    ("method", "weights", "module"), [("MeanTeacher", "teacher", "average"), ("CPS", "peer", "peer")]
+)
+def test_the_networks_beside_the_trained_one_are_exported_on_request(
+    tiny_copy: TinyDataset, tmp_path: Path, method: str, weights: str, module: str
+) -> None:
+    trainer = make_trainer(tiny_copy, f"nnUNetTrainer{method}_seed1")
+    trainer.initialize()
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    trainer.save_checkpoint(str(trainer.folder / FILES[0]))
+    exported = export_model(described(tiny_copy), tmp_path / "shared", weights=weights)
+    content = load_checkpoint(exported / "fold_all" / FILES[0])
+    expected = getattr(trainer.method, module).state_dict()
+    assert list(content["network_weights"]) == list(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in content["network_weights"].items())
+    assert not torch.equal(next(iter(expected.values())), next(iter(trainer.network.state_dict().values())))
+    assert content["crossmatch_origin"]["weights"] == weights
+
+
+def test_weights_that_the_method_has_not_are_refused_with_those_that_it_has(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"no such weights in .*final\.pth: .* trained no teacher\. Fix: use --weights net"
+    ):
+        export_model(model, tmp_path / "shared", weights="teacher")
+    assert not list((tmp_path / "shared").rglob("*.pth"))
+
+
 def test_an_exported_model_is_named_as_a_stock_one_and_tells_its_origin(model: Path, tmp_path: Path) -> None:
     exported = export_model(model, tmp_path / "shared")
     assert exported == tmp_path / "shared" / "Dataset998_Tiny" / "nnUNetTrainer__nnUNetPlans__2d"

@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from conftest import TinyDataset
-from joined import RANKS, halves, joined_trainer
+from joined import RANKS, halves, joined_draws, joined_trainer
 from toy_methods import with_toys
-from trainers import continued, make_trainer, started, weights_of
+from trainers import continued, flat, make_trainer, started, weights_of
 
 from nnunetv2_crossmatch.learning.labeling import Labeling
 from nnunetv2_crossmatch.learning.step import Step
@@ -44,6 +44,14 @@ NAMES = [
 ]
 DRAWN = f"{SHORT}_warmup0_batch4_ubatch5"  # without a seed in its name
 TWO_NETWORKS = "nnUNetTrainerTwoNetworks_2epochs_iters2_valiters1_seed1_warmup0_batch4"
+CONSISTENT = [
+    f"nnUNetTrainer{method}_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4{tokens}"
+    for method, tokens in {
+        **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC"), ""),
+        "UAMT": "_samples2",
+        "BCP": "_pretrain0",
+    }.items()
+]
 STEPS = 2
 
 
@@ -75,6 +83,16 @@ def train_peer(tiny: TinyDataset, rank: int) -> torch.Tensor:
     for batch in (halves(joined)[rank] for joined in joined_batches()):
         trainer.train_step({**batch, "unlabeled": batch["unlabeled"][:, :1]})
     return torch.cat([p.detach().flatten() for p in trainer.method.peer.parameters()])
+
+
+def train_consistent(trainer: Any, batches: list[dict]) -> torch.Tensor:
+    """Weights of the network and the method's modules after steps on ``batches``."""
+    trainer.initialize()
+    trainer.set_deep_supervision_enabled(True)
+    for batch in batches:
+        trainer.train_step({**batch, "unlabeled": batch["unlabeled"][:, :1]})
+    own = [flat(trainer.method)] if trainer.method.state_dict() else []
+    return torch.cat([weights_of(trainer), *own])
 
 
 def take_step(tiny: TinyDataset, rank: int) -> dict[str, Any]:
@@ -128,6 +146,9 @@ def work(rank: int, root: str, port: int) -> None:
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
     result["peer"] = train_peer(tiny, rank)
+    for name in CONSISTENT:
+        batches = [halves(batch)[rank] for batch in joined_batches()]
+        result[name] = train_consistent(make_trainer(tiny, name), batches)
     result["labeling"] = follow([rank])
     result["waited"] = wait_for_a_slow_first(rank, tiny.root / "done")
     torch.save(result, tiny.root / f"rank{rank}.pt")
@@ -184,6 +205,15 @@ def test_two_processes_train_like_one_on_the_joined_batch(processes, tiny_copy, 
     if "tau0p85" in name:
         assert first["confident"] != second["confident"]
         assert all(0 < confident < 1 for confident in first["confident"])
+
+
+@pytest.mark.parametrize("name", CONSISTENT, ids=lambda name: name.split("_")[0])
+def test_consistency_methods_train_like_one_process_on_the_joined_batch(processes, tiny_copy, name):
+    first, second = (process[name] for process in processes)
+    alone = make_trainer(tiny_copy, name)
+    joined_draws(alone)
+    assert torch.equal(first, second)
+    assert torch.allclose(first, train_consistent(alone, joined_batches()), rtol=1e-4, atol=1e-5)
 
 
 def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):

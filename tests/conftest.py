@@ -209,6 +209,7 @@ def forked_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
     from nnunetv2_crossmatch.data import case_preprocessing  # not before pytest has set what it sets
 
     fork_pools_of(case_preprocessing, monkeypatch)
+    case_preprocessing.nnunet_objects.cache_clear()  # as spawned workers begin; data sets of tests share a name
 
 
 @pytest.fixture(scope="session")

@@ -152,8 +152,8 @@ def test_a_crafted_checkpoint_is_named_by_the_report(tmp_path: Path, name: str) 
 
 def test_a_checkpoint_without_plans_is_named_by_the_export(tmp_path: Path) -> None:
     file = trained.write_model(tmp_path / "a__b__2d") / "fold_0" / "checkpoint_final.pth"
-    torch.save({**torch.load(file, weights_only=False), "init_args": {"plans": 3}}, file)
-    with pytest.raises(InputError, match=r"checkpoint damaged in .*plans: 3 instead of an object"):
+    torch.save({**torch.load(file, weights_only=False), "init_args": {"plans": 3, "configuration": "2d"}}, file)
+    with pytest.raises(InputError, match=r"checkpoint damaged in .*plans"):
         _check_training(tmp_path / "a__b__2d", {}, [file])
 
 

@@ -251,7 +251,7 @@ def score_cases(
             score, pairing.pairs.values(), max_workers=processes, tqdm_class=tqdm, desc="evaluate", unit="case"
         )
     files = [file for pair in pairing.pairs.values() for file in pair]
-    print_warnings((text, files) for text in found)
+    print_warnings((text, files) for text in sorted(found))
     refused = [result for result in results if isinstance(result, InputError)]
     raise_if_any([*problems, *(problem for error in refused for problem in error.problems)])
     return results

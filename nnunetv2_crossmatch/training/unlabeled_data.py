@@ -17,6 +17,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.class_shares import class_shares
@@ -72,7 +73,6 @@ class UnlabeledDataTrainer(ParallelTrainer):
     unlabeled_cases: tuple[str, ...] | list[str] = ()
     steps_done: int
     batch_size: int
-    num_input_channels: int
     class_shares: Mapping[str, float] = MappingProxyType({})
     reading: Reading | None = None
     dataset_class: type[nnUNetBaseDataset]
@@ -173,8 +173,9 @@ class UnlabeledDataTrainer(ParallelTrainer):
 
     def _bytes_of_batch(self, unlabeled: int) -> int:
         views = 1 if self.settings.gpu_views else len(self.unlabeled_views)
-        patch_size = self.configuration_manager.patch_size
-        return bytes_of_batch(self.batch_size, unlabeled, views, self.num_input_channels, patch_size)
+        planned = self.configuration_manager
+        channels = determine_num_input_channels(self.plans_manager, planned, self.dataset_json)
+        return bytes_of_batch(self.batch_size, unlabeled, views, channels, planned.patch_size)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """As nnU-Net, after a check of the file of folds."""

@@ -500,7 +500,8 @@ def test_seeds_are_summed_up_by_mean_and_deviation():
 def test_the_amount_of_a_class_is_over_all_cases(tmp_path):
     one = {"a": {"prediction_voxels": 30, "reference_voxels": 10}, "b": {"prediction_voxels": 1, "reference_voxels": 0}}
     two = {"a": {"prediction_voxels": 0, "reference_voxels": 20}, "b": {"prediction_voxels": 0, "reference_voxels": 0}}
-    requests.write_json(tmp_path / "scores.json", {"cases": {"one": one, "two": two}})
+    scores = {"cases": {"one": one, "two": two}, "summary": {"a": {}}, "empty_masks": {}}
+    requests.write_json(tmp_path / "scores.json", scores)
     assert results.amounts(tmp_path / "scores.json") == pytest.approx({"a": 1.0, "b": float("nan")}, nan_ok=True)
 
 

@@ -136,7 +136,7 @@ def test_shared_memory_is_compared_with_what_the_loaders_of_the_configuration_ke
     for gib in (1, 4):
         usage = Usage(0, 0, gib * environment_checks.GIB)
         monkeypatch.setattr(environment_checks.shutil, "disk_usage", lambda path, usage=usage: usage)
-        check = environment_checks._check_loaders(PlansManager(plans), "3d_fullres", tiny_prepared.preprocessed)
+        check = environment_checks._check_loaders(PlansManager(plans), "3d_fullres", tiny_prepared.preprocessed, None)
         states[gib] = by_name(check)["shared memory, 3d_fullres"].state
         assert by_name(environment_checks.check_workers())["shared memory"].state == OK
     assert states == {1: WRONG, 4: OK}

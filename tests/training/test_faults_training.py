@@ -159,7 +159,9 @@ def test_27_a_cascade_is_refused_in_one_line(tiny_copy: TinyDataset) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_28_without_gpu_the_option_for_the_cpu_is_told(tiny_copy: TinyDataset) -> None:
     plans = {**json.loads(tiny_copy.plans_file.read_text()), "continue_training": False}
-    told = error_of(lambda: trainer_class("nnUNetTrainerCrossMatch")(plans, "2d", "all", {}, torch.device("cuda")))
+    description = json.loads((tiny_copy.preprocessed / "dataset.json").read_text())
+    arguments = plans, "2d", "all", description, torch.device("cuda")
+    told = error_of(lambda: trainer_class("nnUNetTrainerCrossMatch")(*arguments))
     assert told.startswith("error: no GPU: ")
     assert "-device cpu" in told
 

@@ -23,6 +23,7 @@ from trainers import make_trainer, started, weights_of
 
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch, CrossMatchSettings
+from nnunetv2_crossmatch.training import requirements
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.requirements import check_folds, check_no_cascade, check_samples_per_process
 from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
@@ -98,6 +99,7 @@ def test_weights_and_biases_gets_every_curve_too(prepared_copy, monkeypatch):
     run = SimpleNamespace(config={}, step=0, summary={}, log=lambda values, step: sent.append((values, step)))
     monkeypatch.setattr(nnunet_logger, "wandb", SimpleNamespace(init=lambda **_: run))
     monkeypatch.setenv("nnUNet_wandb_enabled", "1")
+    monkeypatch.setattr(requirements, "_wandb_problems", lambda: iter(()))  # it need not be installed
     trainer = started(prepared_copy, f"{SHORT}_warmup0")
     trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train)) for _ in range(2)])
     received = {name: value for values, step in sent for name, value in values.items() if step == 0}

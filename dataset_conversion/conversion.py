@@ -23,11 +23,10 @@ from nnunetv2_crossmatch.dataset_conversion.writing import (
     disk_errors_reported,
     new_dataset_name,
     write_dataset_json,
-    write_json,
     write_splits,
 )
 from nnunetv2_crossmatch.errors import InputError, Problem, command_line, raise_if_any
-from nnunetv2_crossmatch.folders import atomic_folder, check_names, exclusive, raw_folder
+from nnunetv2_crossmatch.folders import atomic_folder, check_names, exclusive, raw_folder, write_json
 
 RECORD_FILE = "conversion.json"
 DEFAULT_PROCESSES = min(8, os.cpu_count() or 1)

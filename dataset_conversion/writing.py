@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import errno
 import gzip
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
@@ -22,10 +20,10 @@ from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_j
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import (
     NOMINAL_SPACING_MARK,
-    atomic_write,
     preprocessed_folder,
     raw_folder,
     results_folder,
+    write_json,
 )
 
 FILE_ENDING = ".nii.gz"
@@ -116,12 +114,6 @@ def write_case(
 def write_dataset_json(folder: Path, cases: int, channel: str, labels: Mapping[str, int], **more: str) -> None:
     """nnU-Net's ``dataset.json`` for one channel and ``cases`` labeled cases."""
     generate_dataset_json(str(folder), {"0": channel}, dict(labels), cases, FILE_ENDING, **more)
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Write indented JSON, atomically."""
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def write_splits(folder: Path, dataset: str, patients: Mapping[str, str]) -> int:

@@ -7,6 +7,7 @@ Limit: reads no image and does not import nnU-Net.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -185,6 +187,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with private_folder(path) as folder:
         yield folder / path.name
         flush_and_rename(folder / path.name, path)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, whole or not at all."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def flush_and_rename(source: Path, target: Path) -> None:

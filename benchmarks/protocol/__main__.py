@@ -30,7 +30,6 @@ from benchmarks.protocol.request import (
     environment,
     split_lists,
     variables,
-    write_json,
 )
 from benchmarks.protocol.results import publish, write_results
 from benchmarks.protocol.rows import SELF_TRAINING, Budget, Run, Times, plan_runs, trainers_to_time
@@ -47,6 +46,7 @@ from benchmarks.protocol.timing import (
 from benchmarks.protocol.trainers import control_of, timed
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
+from nnunetv2_crossmatch.folders import write_json
 
 TIMES = "step_times.json"
 RUNS = "runs.json"

@@ -29,9 +29,9 @@ from nnunetv2_crossmatch.dataset_conversion.splits import (
     load_splits,
     read_splits,
 )
-from nnunetv2_crossmatch.dataset_conversion.writing import FOLDER_ENDINGS, new_dataset_name, write_json
+from nnunetv2_crossmatch.dataset_conversion.writing import FOLDER_ENDINGS, new_dataset_name
 from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
-from nnunetv2_crossmatch.folders import atomic_folder, raw_folder
+from nnunetv2_crossmatch.folders import atomic_folder, raw_folder, write_json
 from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 SPLITS = "splits.json"

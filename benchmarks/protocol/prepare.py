@@ -15,11 +15,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.protocol.request import write_json
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import command
-from nnunetv2_crossmatch.folders import atomic_folder, preprocessed_folder, raw_folder, unlabeled_images_folder
+from nnunetv2_crossmatch.folders import (
+    atomic_folder,
+    preprocessed_folder,
+    raw_folder,
+    unlabeled_images_folder,
+    write_json,
+)
 from nnunetv2_crossmatch.prediction.pseudo_labeled import join
 from nnunetv2_crossmatch.prediction.second_training import FOLDS, give_plans, half_labeled, read_fingerprint
 

@@ -21,7 +21,7 @@ from nnunetv2_crossmatch import ext_trainers
 from nnunetv2_crossmatch.dataset_conversion import Dataset501_LA, Dataset502_ACDC
 from nnunetv2_crossmatch.dataset_conversion.splits import read_splits
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.record import differences
 
@@ -223,12 +223,6 @@ def _names_in(request: Request, lists: Mapping[str, list[str]]) -> set[str]:
 def all_labeled(lists: Mapping[str, list[str]]) -> dict[str, list[str]]:
     """The same lists with every training case labeled."""
     return {**lists, "labeled": [*lists["labeled"], *lists["unlabeled"]], "unlabeled": []}
-
-
-def write_json(file: Path, content: Any) -> None:
-    """Indented JSON, whole or not at all."""
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def processes() -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.protocol.request import RECORD, SOURCES, Request, read_request, write_json
+from benchmarks.protocol.request import RECORD, SOURCES, Request, read_request
 from benchmarks.protocol.rows import Run
 from benchmarks.protocol.score import LITERATURE, UNMIRRORED
 from benchmarks.protocol.steps import Protocol, read_runs, trainings_of
@@ -43,7 +43,7 @@ from nnunetv2_crossmatch.evaluation.score_files import (
     json_number,
     read_scores,
 )
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import atomic_write, write_json
 from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 from nnunetv2_crossmatch.training.record import PACKAGES

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from benchmarks.protocol.request import ROOT, Request, write_json
+from benchmarks.protocol.request import ROOT, Request
 from benchmarks.protocol.rows import Times
 from benchmarks.protocol.trainers import changed, draws_students, iterations_of
 from nnunetv2_crossmatch.errors import Problem, raise_if_any
+from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.checkpoints import load_checkpoint
 

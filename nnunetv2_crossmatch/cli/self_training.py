@@ -18,11 +18,12 @@ import torch
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.pseudo_label import dataset_id, share
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line
 from nnunetv2_crossmatch.json_files import read_json
-from nnunetv2_crossmatch.methods.names import METHODS
-from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST
+from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
+from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, free_name, unlabeled_images
 from nnunetv2_crossmatch.prediction.second_training import FOLDS, prepare_second_training
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
 
@@ -33,7 +34,10 @@ FINAL = "checkpoint_final.pth"
 
 @dataclass(frozen=True)
 class Part:
-    """One step: a command, or a function with a title; it is done when ``proof`` exists."""
+    """One step: a command, or a function with a title; it is done when ``proof`` exists.
+
+    A proof in the folder of the logs is a mark that is set when a command has ended well.
+    """
 
     proof: Path
     command: tuple[str, ...] = ()
@@ -69,9 +73,10 @@ def main() -> None:
     """Run what is not done yet, and print where the model is."""
     given = parser().parse_args()
     source = folders.dataset_name(given.dataset)
+    name = re.sub(r"Dataset\d+_?", "", source, count=1) + f"SelfTraining{given.fold}"
+    target = f"Dataset{given.o:03d}_{name}"
+    check_request(given, source, name)
     given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    name = re.sub(r"Dataset\d+_?", "", source, count=1)
-    target = f"Dataset{given.o:03d}_{name}SelfTraining{given.fold}"
     log = folders.results_folder() / source / f"self_training_{given.o:03d}"
     entry = {"nnUNet_extTrainer": next(iter(ext_trainers.__path__))}
     parts = parts_of(given, source, target, log)
@@ -83,6 +88,16 @@ def main() -> None:
     which = ("-d", str(given.o), "-c", given.configuration, "-f", fold, "-tr", given.student, "-p", given.p)
     predict = command_line("nnUNetv2_predict", "-i", "IMAGES", "-o", "PREDICTIONS", *which)
     print(f"Model: {model}\nPredict with it: {predict}")
+
+
+def check_request(given: argparse.Namespace, source: str, name: str) -> None:
+    """Raise :class:`InputError` for what the second training would fail of, before the first one takes its hours."""
+    if not given.from_scratch:
+        settings_from_name(given.student)
+    raw = folders.raw_folder()
+    unlabeled_images(raw / source, check_dataset_file(raw / source / "dataset.json")["file_ending"])
+    if not (raw / f"Dataset{given.o:03d}_{name}").is_dir():
+        free_name(given.o, name)
 
 
 def check_same_predictions(file: Path, checkpoint: Path, keep: float) -> None:
@@ -107,8 +122,11 @@ def run(stages: Stages, part: Part) -> None:
     else:
         with stages.stage(part.title):
             part.function()
-    part.proof.parent.mkdir(parents=True, exist_ok=True)
-    part.proof.touch()
+    if part.proof.parent == stages.folder:
+        part.proof.touch()
+    if not part.proof.exists():
+        detail = f"{part.title or command_line(*part.command)} ended without it"
+        raise InputError(Problem("nothing written", part.proof, detail, "read its log, then run again"))
 
 
 def parts_of(given: argparse.Namespace, source: str, target: str, log: Path) -> list[Part]:

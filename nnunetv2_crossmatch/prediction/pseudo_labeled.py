@@ -51,20 +51,20 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
     """
     source = folders.raw_folder() / dataset
     ending = model.check_dataset(source / "dataset.json")["file_ending"]
-    unlabeled = _unlabeled_images(source, ending)
-    target = folders.raw_folder() / _new_name(target_id, name)
+    unlabeled = unlabeled_images(source, ending)
+    target = folders.raw_folder() / free_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
     facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
     with folders.exclusive(work):
         done = _begun(work, facts)
         for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
             done[case] = _predict(model, unlabeled[case], work / f"{case}{ending}")
-            _write(work / DONE, {**facts, "confidence": done})
+            folders.write_json(work / DONE, {**facts, "confidence": done})
     used = surest(done, keep)
     with folders.atomic_folder(target) as folder:
         join(folder, source, {case: unlabeled[case] for case in used}, work)
         cases = {case: {"confidence": done[case], "used": case in used} for case in sorted(done)}
-        _write(folder / LIST, {**facts, "dataset": dataset, "keep": keep, "cases": cases})
+        folders.write_json(folder / LIST, {**facts, "dataset": dataset, "keep": keep, "cases": cases})
     shutil.rmtree(work)
     return target
 
@@ -75,8 +75,12 @@ def surest(confidence: Mapping[str, float], keep: float) -> list[str]:
     return sorted(sorted(confidence, key=lambda case: (-confidence[case], case))[:count])
 
 
-def _unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
-    """Images of the unlabeled cases; none of them has the name of a labeled one."""
+def unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
+    """Images of the unlabeled cases of a raw data set.
+
+    Raises:
+        InputError: there are none, or one of them has the name of a labeled case.
+    """
     images = source / "imagesUn"
     cases = group_by_case(images, ending)[0] if images.is_dir() else {}
     if not cases:
@@ -89,7 +93,12 @@ def _unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
     return cases
 
 
-def _new_name(target_id: int, name: str) -> str:
+def free_name(target_id: int, name: str) -> str:
+    """``Dataset<target_id>_<name>``.
+
+    Raises:
+        InputError: it is no name of a folder, or a data set has that id.
+    """
     if not folders.is_file_name(name):
         raise InputError(Problem("no name of a folder", "", f"--name {name}", "give one without slashes"))
     roots = [folders.raw_folder(), folders.preprocessed_folder()]
@@ -110,7 +119,7 @@ def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:
     """Note what predicts; confidence of the cases that an earlier run of the same model has predicted."""
     work.mkdir(exist_ok=True)
     if not (work / DONE).exists():
-        _write(work / DONE, {**facts, "confidence": {}})
+        folders.write_json(work / DONE, {**facts, "confidence": {}})
     form = {"model": str, "checkpoints": {...: int}, "confidence": {...: float}}
     before = read_json(work / DONE, form, f"remove {work}; its cases are predicted anew", "unusable list")
     done: dict[str, float] = before.pop("confidence")
@@ -150,7 +159,7 @@ def join(folder: Path, source: Path, unlabeled: Mapping[str, Sequence[Path]], pr
             link_or_copy(str(file), str(images / file.name))
         for file in [predictions / f"{case}{ending}", *_beside(predictions, [case])]:
             shutil.copyfile(file, labels / file.name)
-    _write(folder / "dataset.json", {**description, "numTraining": len(labeled) + len(unlabeled)})
+    folders.write_json(folder / "dataset.json", {**description, "numTraining": len(labeled) + len(unlabeled)})
     return labeled
 
 
@@ -165,8 +174,3 @@ def link_or_copy(source: str, target: str) -> None:
         os.link(os.path.realpath(source), target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def _write(file: Path, content: Any) -> None:
-    with folders.atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -5,7 +5,6 @@ Limit: writes JSON files below the new data set's preprocessed folder; preproces
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
-from nnunetv2_crossmatch.folders import atomic_write, preprocessed_folder, raw_folder
+from nnunetv2_crossmatch.folders import preprocessed_folder, raw_folder, write_json
 from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.training.requirements import check_splits
 
@@ -43,16 +42,16 @@ def prepare_second_training(source: str, target: str, plans_name: str, fold: str
     folds = given or [{"train": labeled, "val": labeled}]
     give_plans(folder, {**plans, "dataset_name": target}, plans_name, read_fingerprint(planned))
     joined = [{"train": half_labeled(fold["train"], predicted), "val": fold["val"]} for fold in folds]
-    _write(folder / FOLDS, joined)
+    write_json(folder / FOLDS, joined)
     return folder / FOLDS
 
 
 def give_plans(folder: Path, plans: Mapping[str, Any], plans_name: str, fingerprint: Mapping[str, Any]) -> None:
     """Write what preprocessing and training look for in a preprocessed folder that is new; the plans last."""
     folder.mkdir(exist_ok=True)
-    _write(folder / "dataset.json", check_dataset_file(raw_folder() / folder.name / "dataset.json"))
-    _write(folder / FINGERPRINT, fingerprint)
-    _write(folder / f"{plans_name}.json", plans)
+    write_json(folder / "dataset.json", check_dataset_file(raw_folder() / folder.name / "dataset.json"))
+    write_json(folder / FINGERPRINT, fingerprint)
+    write_json(folder / f"{plans_name}.json", plans)
 
 
 def read_fingerprint(folder: Path) -> dict[str, Any]:
@@ -69,8 +68,3 @@ def half_labeled(labeled: Sequence[str], predicted: Sequence[str]) -> list[str]:
 
 def _cases(raw: Path) -> list[str]:
     return list(group_by_case(raw / "imagesTr", check_dataset_file(raw / "dataset.json")["file_ending"])[0])
-
-
-def _write(file: Path, content: Any) -> None:
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

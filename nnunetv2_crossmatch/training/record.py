@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
 from nnunetv2_crossmatch.errors import InputError, Problem
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
 FILE = "crossmatch_run.json"
@@ -49,14 +49,8 @@ def new_record(seed: int, inputs: dict[str, Any]) -> RunRecord:
 
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write the record of the run in ``folder``, whole or not at all."""
-    with atomic_write(folder / FILE) as temporary:
-        content = {
-            "seed": record.seed,
-            "versions": record.versions,
-            "processes": record.processes,
-            INPUTS: record.inputs,
-        }
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    facts = {"seed": record.seed, "versions": record.versions, "processes": record.processes}
+    write_json(folder / FILE, facts | {INPUTS: record.inputs})
 
 
 def read_record(folder: Path) -> RunRecord | None:

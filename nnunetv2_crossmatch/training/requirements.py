@@ -234,8 +234,8 @@ def check_cases(labeled: Path, training: Sequence[str], validation: Sequence[str
         command: what preprocesses them.
 
     Raises:
-        InputError: the fold has no case; or a preprocessing was interrupted, which a
-            worker of the loader would find, with an error that does not name the case.
+        InputError: the fold has no case; or a preprocessing was interrupted, which a worker of the loader would find,
+            with an error that does not name the case.
     """
     splits = labeled.with_name("splits_final.json")
     parts = {"training": training, "validation": validation}

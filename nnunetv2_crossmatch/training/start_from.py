@@ -6,14 +6,13 @@ makes the folder of a run that ``nnUNetv2_train --c`` then begins; nothing is tr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_crossmatch.data.manifest import file_crc32
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
-from nnunetv2_crossmatch.folders import atomic_write
+from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 from nnunetv2_crossmatch.training.checkpoints import LATEST, load_checkpoint, trained_with
 
@@ -51,8 +50,7 @@ def _write_run(trainer: Any, model: Path, saved: Mapping[str, Any]) -> Path:
         fix = "give the checkpoint as it was trained"
         raise InputError(Problem("weights of another network", model, detail, fix)) from error
     origin = {"checkpoint": str(model), "crc32": file_crc32(model), "epochs": int(saved["current_epoch"])}
-    with atomic_write(trainer.folder / FILE) as temporary:
-        temporary.write_text(json.dumps(origin, indent=1) + "\n", encoding="utf-8")
+    write_json(trainer.folder / FILE, origin)
     trainer.save_latest()
     return trainer.folder / LATEST
 

@@ -23,6 +23,7 @@ from benchmarks.protocol.rows import ROWS, Budget, Run, Times, plan_runs, traine
 from benchmarks.protocol.steps import Protocol, Step, Training, read_runs, run_steps, write_script
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.methods.names import settings_from_name
 
 ROOT = Path(__file__).parents[2]
@@ -394,7 +395,7 @@ def test_a_plan_that_was_made_is_gone_on_with(tmp_path, monkeypatch):
     old = Run("crossmatch", "", 0, f"{NAME}_1epochs_iters2_seed0", 2, 2.0, "supervised_steps_seed0")
     fields = ("row", "variant", "seed", "trainer", "steps", "seconds", "control", "labeled_all")
     given.folder.mkdir()
-    requests.write_json(given.folder / "runs.json", [{name: getattr(old, name) for name in fields}])
+    write_json(given.folder / "runs.json", [{name: getattr(old, name) for name in fields}])
     ran = []
     monkeypatch.setattr(protocol, "check_data", lambda *_: None)
     monkeypatch.setattr(protocol, "do", lambda *_: None)
@@ -418,7 +419,7 @@ def test_a_record_of_an_earlier_version_is_the_same_request(tmp_path):
     record = json.loads((tmp_path / "protocol.json").read_text())
     before = {name: value for name, value in record.items() if name not in requests.DEFAULTS}
     before["rows"] = ["supervised_steps", "supervised_compute", "crossmatch", "upper_bound"]
-    requests.write_json(tmp_path / "protocol.json", before)
+    write_json(tmp_path / "protocol.json", before)
     requests.claim_folder(tmp_path, asked)
 
 
@@ -456,9 +457,7 @@ def test_results_are_copied_after_each_run_without_figures(tmp_path, monkeypatch
         for run in runs[: len(copied) + 1]:
             for file in ("scores.json", "report.html", "unmirrored/scores.json"):
                 (folder / "results" / run.name / file).parent.mkdir(parents=True, exist_ok=True)
-                requests.write_json(
-                    folder / "results" / run.name / file, {"reference": str(tmp_path / "labelsVal"), "n": [1]}
-                )
+                write_json(folder / "results" / run.name / file, {"reference": str(tmp_path / "labelsVal"), "n": [1]})
 
     monkeypatch.setattr(protocol, "run_steps", lambda *_: None)
     monkeypatch.setattr(protocol, "write_results", write)
@@ -501,7 +500,7 @@ def test_the_amount_of_a_class_is_over_all_cases(tmp_path):
     one = {"a": {"prediction_voxels": 30, "reference_voxels": 10}, "b": {"prediction_voxels": 1, "reference_voxels": 0}}
     two = {"a": {"prediction_voxels": 0, "reference_voxels": 20}, "b": {"prediction_voxels": 0, "reference_voxels": 0}}
     scores = {"cases": {"one": one, "two": two}, "summary": {"a": {}}, "empty_masks": {}}
-    requests.write_json(tmp_path / "scores.json", scores)
+    write_json(tmp_path / "scores.json", scores)
     assert results.amounts(tmp_path / "scores.json") == pytest.approx({"a": 1.0, "b": float("nan")}, nan_ok=True)
 
 
@@ -519,8 +518,8 @@ def test_results_say_which_cases_were_used_and_which_were_missing(tmp_path):
     }
     lists = {"labeled": ["a"], "unlabeled": ["b", "c", "f"], "val": ["d"], "test": ["e", "g"]}
     asked.conversion_record().parent.mkdir(parents=True)
-    requests.write_json(asked.conversion_record(), record)
-    requests.write_json(asked.splits_file(False), lists)
+    write_json(asked.conversion_record(), record)
+    write_json(asked.splits_file(False), lists)
     said = results.said_of(results.used_cases(asked))
     lacking = "2 (f, d (1 of 2 frames))"
     assert said == f"Cases: 1 labeled, 2 unlabeled, 1 val. Listed for them, but not in the data: {lacking}."

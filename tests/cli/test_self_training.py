@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 from conftest import TinyDataset
 
+from nnunetv2_crossmatch.cli import self_training
+from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.prediction.second_training import half_labeled, prepare_second_training
 
 LENGTH = "1epochs_iters2_valiters1"
@@ -39,6 +44,32 @@ def test_folds_of_the_first_training_keep_their_validation_cases(tiny_copy: Tiny
     everything = json.loads(prepare_second_training(tiny_copy.name, target.name, "nnUNetPlans", "all").read_text())
     assert len(everything) == 1
     assert set(everything[0]["train"]) == {"free_04", "train_00", "train_01", "train_02", "train_03"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-o", "911", "--student", "nnUNetTrainerCrossMatch_tua0p5"), "bad token in trainer name"),
+        (("-o", "911", "--student", "nnUNetTrainer"), "unknown trainer"),
+        (("-o", "998"), "data set id taken"),
+        (("-o", "911"), "no unlabeled images"),
+    ],
+)
+def test_what_the_second_training_would_fail_of_is_told_before_the_first(tiny_copy, monkeypatch, options, message):
+    if message == "no unlabeled images":
+        shutil.rmtree(tiny_copy.raw / "imagesUn")
+    monkeypatch.setattr(self_training.Stages, "run", lambda *_, **__: pytest.fail("something is trained"))
+    monkeypatch.setattr(sys, "argv", ["self_training", "998", "2d", "all", *options])
+    with pytest.raises(InputError, match=message):
+        self_training.main.__wrapped__()
+
+
+def test_a_command_that_leaves_nothing_is_an_error_and_no_file_is_made_in_its_place(tmp_path):
+    stages = SimpleNamespace(folder=tmp_path / "logs", run=lambda *_: None)
+    part = self_training.Part(tmp_path / "checkpoint_final.pth", ("nnUNetv2_train", "998"))
+    with pytest.raises(InputError, match=r"nothing written in .*checkpoint_final\.pth: nnUNetv2_train 998 ended"):
+        self_training.run(stages, part)
+    assert not part.proof.exists()
 
 
 def test_the_command_trains_twice_and_does_nothing_again(tiny_copy: TinyDataset):

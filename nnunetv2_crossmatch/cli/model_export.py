@@ -14,10 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from batchgenerators.utilities.file_and_folder_operations import save_json
 
 from nnunetv2_crossmatch import __version__
 from nnunetv2_crossmatch.data.manifest import file_info
+from nnunetv2_crossmatch.data.planned_network import planned_shapes
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
@@ -62,17 +64,18 @@ def export_model(
         The exported model folder.
 
     Raises:
-        InputError: ``model_folder`` is no model folder or has no readable checkpoint, a fold is not finished or was
-            trained with other plans, the plans name foreign classes, the method has no such ``weights``, or the export
-            exists already.
+        InputError: ``model_folder`` is no model folder or has no readable checkpoint, a fold is not finished, was
+            trained with other plans or has weights of another network, the plans name foreign classes, the method has
+            no such ``weights``, or the export exists already.
     """
     model_folder = model_folder.resolve()
     check_names([model_folder, output_folder.resolve()])
     target = _exported_folder(model_folder, output_folder)
     plans = check_plans_file(model_folder / "plans.json", trusted)
-    check_dataset_file(model_folder / "dataset.json")
+    description = check_dataset_file(model_folder / "dataset.json")
+    shapes = planned_shapes(plans, model_folder.name.split("__")[2], description)
     checkpoints = _find_checkpoints(model_folder, unfinished)
-    epochs = _check_training(model_folder, plans, checkpoints)
+    epochs = _check_training(model_folder, plans, shapes, checkpoints)
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
         origin = _make_origin_record(model_folder, checkpoints, epochs) | {"weights": weights}
@@ -155,8 +158,10 @@ def _find_checkpoints(model_folder: Path, unfinished: bool) -> list[Path]:
     return [file for files in folds.values() for file in files]
 
 
-def _check_training(model_folder: Path, plans: dict[str, Any], checkpoints: Sequence[Path]) -> dict[Path, int]:
-    """Epochs of each checkpoint; raises ``InputError`` for checkpoints that were trained with other plans."""
+def _check_training(
+    model_folder: Path, plans: dict[str, Any], shapes: Mapping[str, torch.Size], checkpoints: Sequence[Path]
+) -> dict[Path, int]:
+    """Epochs of each checkpoint; raises ``InputError`` for those of other plans or with weights of other ``shapes``."""
     configuration = model_folder.name.split("__")[2]
     epochs, problems = {}, []
     for file in checkpoints:
@@ -166,8 +171,17 @@ def _check_training(model_folder: Path, plans: dict[str, Any], checkpoints: Sequ
         if _comparable(trained["plans"]) != _comparable(plans) or trained["configuration"] != configuration:
             detail = f"its plans or configuration are not those of {model_folder / 'plans.json'} and {configuration}"
             problems.append(Problem("other plans", file, detail, "remove the fold, or train it with these plans"))
+        elif unlike := _unlike(checkpoint["network_weights"], shapes):
+            detail = f"{len(unlike)} tensors are missing, foreign or of another shape, {unlike[0]} first"
+            problems.append(Problem("weights of another network", file, detail, "restore it, or remove the fold"))
     raise_if_any(problems)
     return epochs
+
+
+def _unlike(weights: Mapping[str, torch.Tensor], shapes: Mapping[str, torch.Size]) -> list[str]:
+    """Names of ``weights`` that are not those of ``shapes``, sorted."""
+    found = {name: value.shape for name, value in weights.items()}
+    return sorted(name for name in found.keys() | shapes.keys() if found.get(name) != shapes.get(name))
 
 
 def _comparable(plans: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line
 from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
-from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, free_name, unlabeled_images
+from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, check_free, checked_name, unlabeled_images
 from nnunetv2_crossmatch.prediction.second_training import FOLDS, prepare_second_training
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
 
@@ -96,8 +96,8 @@ def check_request(given: argparse.Namespace, source: str, name: str) -> None:
         settings_from_name(given.student)
     raw = folders.raw_folder()
     unlabeled_images(raw / source, check_dataset_file(raw / source / "dataset.json")["file_ending"])
-    if not (raw / f"Dataset{given.o:03d}_{name}").is_dir():
-        free_name(given.o, name)
+    if not (raw / checked_name(given.o, name)).is_dir():
+        check_free(given.o)
 
 
 def check_same_predictions(file: Path, checkpoint: Path, keep: float) -> None:

@@ -52,8 +52,11 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
     source = folders.raw_folder() / dataset
     ending = model.check_dataset(source / "dataset.json")["file_ending"]
     unlabeled = unlabeled_images(source, ending)
-    target = folders.raw_folder() / free_name(target_id, name)
+    target = folders.raw_folder() / checked_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
+    if _is_complete(target, work):
+        return target
+    check_free(target_id)
     facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
     with folders.exclusive(work):
         done = _begun(work, facts)
@@ -93,21 +96,38 @@ def unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
     return cases
 
 
-def free_name(target_id: int, name: str) -> str:
+def checked_name(target_id: int, name: str) -> str:
     """``Dataset<target_id>_<name>``.
 
     Raises:
-        InputError: it is no name of a folder, or a data set has that id.
+        InputError: it is no name of a folder.
     """
     if not folders.is_file_name(name):
         raise InputError(Problem("no name of a folder", "", f"--name {name}", "give one without slashes"))
+    return f"Dataset{target_id:03d}_{name}"
+
+
+def check_free(target_id: int) -> None:
+    """Refuse the id of an existing data set.
+
+    Raises:
+        InputError: a raw, preprocessed or trained data set has it.
+    """
     roots = [folders.raw_folder(), folders.preprocessed_folder()]
     with suppress(InputError):
         roots.append(folders.results_folder())
     taken = [root / one for root in roots for one in folders.datasets_with_id(root, target_id)]
     if taken:
         raise InputError(Problem("data set id taken", taken[0], f"it has the id {target_id:03d}", "choose another -o"))
-    return f"Dataset{target_id:03d}_{name}"
+
+
+def _is_complete(target: Path, work: Path) -> bool:
+    """Whether a run was killed after its data set was there and before its predictions were removed; removes them."""
+    if not (work.is_dir() and (target / LIST).is_file()):
+        return False
+    with folders.exclusive(work):
+        shutil.rmtree(work)
+    return True
 
 
 def _checkpoints(model: CasePredictor) -> dict[str, int]:

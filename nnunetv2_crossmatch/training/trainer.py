@@ -17,13 +17,12 @@ import torch
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch.backends import cudnn
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice
 from nnunetv2_crossmatch.data.loader import seed_everything
+from nnunetv2_crossmatch.data.planned_network import network_sizes, planned_network
 from nnunetv2_crossmatch.data.plans_check import check_plans, label_manager_of
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.learning.exchange import average_gradients, copy_from_first
@@ -45,7 +44,6 @@ from nnunetv2_crossmatch.training.unlabeled_data import UnlabeledDataTrainer
 
 GRADIENT_NORM = 12  # the host's
 HOST_CURVES = frozenset(LocalLogger().my_fantastic_logging)
-NOT_BUILT = (TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError, RuntimeError)
 METHOD_DECISIONS = "method_decisions"
 
 
@@ -103,12 +101,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         """The network of nnU-Net with separately callable encoder and decoder, and with nnU-Net's state dict."""
         check_plans(plans_manager.plans, "plans.json")
         sizes = num_input_channels, num_output_channels, enable_deep_supervision
-        try:
-            host = nnUNetTrainer.build_network_architecture(plans_manager, configuration_manager, *sizes)
-        except NOT_BUILT as error:
-            detail = f"no network can be built: {type(error).__name__}: {' '.join(str(error).split())}"
-            fix = "restore the file, or plan a smaller network"
-            raise InputError(Problem("unusable plans", "plans.json", detail, fix)) from error
+        host = planned_network(plans_manager, configuration_manager, *sizes)
         return EncoderDecoder(host, recompute=bool(cls.settings.recompute))
 
     def initialize(self) -> None:
@@ -352,11 +345,9 @@ def check_network(
     trainer: type[nnUNetTrainerSemiSupervised], plans_manager: PlansManager, configuration: str, dataset_json: dict
 ) -> None:
     """Raise :class:`UnsupportedError` if ``trainer`` cannot use the planned network, which is made without memory."""
-    planned = plans_manager.get_configuration(configuration)
-    heads = label_manager_of(plans_manager, dataset_json).num_segmentation_heads
-    channels = determine_num_input_channels(plans_manager, planned, dataset_json)
+    sizes = network_sizes(plans_manager, configuration, dataset_json)
     with torch.device("meta"):
-        trainer.build_network_architecture(plans_manager, planned, channels, heads)
+        trainer.build_network_architecture(plans_manager, plans_manager.get_configuration(configuration), *sizes)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:

@@ -16,6 +16,7 @@ from trainers import make_trainer
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import exclusive
+from nnunetv2_crossmatch.prediction import pseudo_labeled
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor, Prediction
 from nnunetv2_crossmatch.prediction.pseudo_labeled import make_pseudo_labeled, surest
 
@@ -79,6 +80,28 @@ def test_a_stopped_run_goes_on_and_leaves_nothing_behind(tiny_copy):
     assert {file.name for file in target.parent.iterdir()} == {tiny_copy.name, "Dataset911_New"}
     assert files(target / "labelsTr") == {f"{case}.nii.gz" for case in [*sure, *(f"train_{i:02d}" for i in range(4))]}
     assert json.loads((target / "dataset.json").read_text())["numTraining"] == 6
+
+
+def test_a_run_killed_before_it_removed_its_predictions_is_finished_by_the_next(tiny_copy, monkeypatch):
+    model, remove = Model(tiny_copy, dict.fromkeys(CASES, 0.9)), shutil.rmtree
+
+    def killed(folder: Path, *options, **named) -> None:
+        if str(folder).endswith(".predictions"):
+            raise KeyboardInterrupt
+        remove(folder, *options, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pseudo_labeled.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_pseudo_labeled(model, tiny_copy.name, 911, "New")
+    raw = tiny_copy.root / "raw"
+    assert {file.name for file in raw.iterdir()} >= {"Dataset911_New", ".Dataset911_New.predictions"}
+    before = files(raw / "Dataset911_New")
+    assert make_pseudo_labeled(Model(tiny_copy, {}), tiny_copy.name, 911, "New") == raw / "Dataset911_New"
+    assert {file.name for file in raw.iterdir()} == {tiny_copy.name, "Dataset911_New"}
+    assert files(raw / "Dataset911_New") == before
+    with pytest.raises(InputError, match="data set id taken"):
+        make_pseudo_labeled(model, tiny_copy.name, 911, "New")
 
 
 def test_a_run_of_another_model_is_not_gone_on_with(tiny_copy):

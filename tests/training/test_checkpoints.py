@@ -418,6 +418,22 @@ def test_folds_of_other_plans_are_not_exported(model: Path, tmp_path: Path) -> N
         export_model(model, tmp_path / "shared")
 
 
+@pytest.mark.parametrize("harm", ["missing", "foreign", "of another shape"])
+def test_weights_of_another_network_are_not_exported(model: Path, tmp_path: Path, harm: str) -> None:
+    file = model / "fold_all" / "checkpoint_final.pth"
+    content = load_checkpoint(file)
+    weights = content["network_weights"]
+    last = sorted(weights)[-1]
+    value = weights.pop(last)
+    if harm != "missing":
+        weights[f"{last}.x" if harm == "foreign" else last] = value if harm == "foreign" else value[..., None]
+    write_checkpoint(content, file)
+    count = 2 if harm == "foreign" else 1
+    with pytest.raises(InputError, match=rf"weights of another network in .*checkpoint_final.*{count} tensors.*{last}"):
+        export_model(model, tmp_path / "shared")
+    assert not list(tmp_path.glob("shared/*/*"))
+
+
 def test_a_model_with_a_foreign_network_class_is_not_exported(model: Path, tmp_path: Path) -> None:
     plans = (model / "plans.json").read_text()
     (model / "plans.json").write_text(plans.replace("dynamic_network_architectures.architectures", "foreign"))

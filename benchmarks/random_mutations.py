@@ -1,17 +1,21 @@
 """How many mistakes do the tests notice? Draws some at random, makes one at a time, runs the nearest tests.
 
-    python benchmarks/random_mutations.py --seed 1 --count 150          # hours
-    python benchmarks/random_mutations.py --seed 1 --count 150 --list   # show them, run nothing
+    python benchmarks/random_mutations.py --seed 1 --count 150 --out FILE   # hours; called again, it goes on
+    python benchmarks/random_mutations.py --seed 1 --count 150 --list       # show them, run nothing
 
 Prints the share noticed with its Wilson interval, and each survivor. A mistake that no input can show (equivalent)
 is left out once it stands in ``equivalent_mutations.txt`` with the reason. Limit: the tests that reach a module by
-imports, nearest first, as far as the time goes; one that they would notice later, or by never ending, counts as missed.
+imports, nearest first, as far as the processor time goes; one that they would notice later, or by never ending, counts
+as missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import json
+import math
+import resource
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -33,6 +37,8 @@ FIRST = "tests.training.test_train_step"
 LAST = ("tests.demo", "tests.docs", "tests.benchmarks", "tests.cli.test_end_to_end")
 """Dear ones, which would take all of the time."""
 CONFIDENCE = 0.95
+WAITING = 5
+"""A run of the tests may take this many times its processor time, for other work on the machine."""
 
 
 class Result(NamedTuple):
@@ -120,8 +126,10 @@ def made(root: Path, mistake: Mistake) -> Iterator[None]:
         module.write_bytes(original)
 
 
-def run_files(root: Path, files: Sequence[str]) -> Outcome:
-    """Run test files in this process until one fails."""
+def run_files(root: Path, files: Sequence[str], seconds: float = math.inf) -> Outcome:
+    """Run test files in this process until one fails; after ``seconds`` of processor time the process is killed."""
+    if math.isfinite(seconds):
+        resource.setrlimit(resource.RLIMIT_CPU, (round(seconds), round(seconds)))
     session = Session(root.parent, ("tiny",))
     options = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "-m", "not real_data"]
     code = pytest.main([*options, *files], plugins=[session])
@@ -129,13 +137,13 @@ def run_files(root: Path, files: Sequence[str]) -> Outcome:
 
 
 def tried(root: Path, tests: NearestTests, mistake: Mistake, seconds: float) -> Result:
-    """What the tests say of a mistake within ``seconds``."""
+    """What the tests say of a mistake within ``seconds`` of processor time."""
     files = tests.nearest(dotted(root / PACKAGE / mistake.file, root))
     if not files:
         return Result(mistake, None)
     log = root.parent / "log"
     with made(root, mistake):
-        outcome = in_fork(log, run_files, root, files, seconds=seconds)
+        outcome = in_fork(log, run_files, root, files, seconds, seconds=WAITING * seconds)
     if outcome is None:
         return Result(mistake, None)
     if outcome.foreign:
@@ -172,7 +180,12 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("--seed", type=int, default=0)
     result.add_argument("--count", type=int, default=150, help="mistakes (default: %(default)s)")
-    result.add_argument("--seconds", type=float, default=90, help="of tests per mistake (default: %(default)s)")
+    result.add_argument(
+        "--seconds", type=float, default=90, help="of processor time per mistake (default: %(default)s)"
+    )
+    result.add_argument(
+        "--out", type=Path, metavar="FILE", help="write each result there; those in it are not run again"
+    )
     result.add_argument("--list", action="store_true", help="show the mistakes, run nothing")
     return result
 
@@ -186,11 +199,24 @@ def main() -> None:
             print(*(mistake.name for mistake in chosen), sep="\n")
             return
         enter(root)
-        tests, results = NearestTests(root), []
+        tests, known = NearestTests(root), read_results(options.out)
         for mistake in chosen:
-            results.append(tried(root, tests, mistake, options.seconds))
-            print(f"{results[-1].failure or 'NOT NOTICED':90} {mistake.name[:200]}", flush=True)
-    print(summary(results))
+            if mistake.name not in known:
+                known[mistake.name] = tried(root, tests, mistake, options.seconds).failure
+                write_results(options.out, known)
+            print(f"{known[mistake.name] or 'NOT NOTICED':90} {mistake.name[:200]}", flush=True)
+    print(summary([Result(mistake, known[mistake.name]) for mistake in chosen]))
+
+
+def read_results(file: Path | None) -> dict[str, str | None]:
+    """The first failure by name of the mistake, of an earlier call."""
+    return json.loads(file.read_text()) if file and file.exists() else {}
+
+
+def write_results(file: Path | None, known: dict[str, str | None]) -> None:
+    """Keep them for a later call."""
+    if file:
+        file.write_text(json.dumps(known, indent=1))
 
 
 if __name__ == "__main__":

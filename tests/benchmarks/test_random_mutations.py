@@ -10,7 +10,17 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from mutation_operators import RULES, drawn, mistakes_of
-from random_mutations import PACKAGE, NearestTests, Result, chosen_mistakes, core_files, equivalents, summary
+from random_mutations import (
+    PACKAGE,
+    NearestTests,
+    Result,
+    chosen_mistakes,
+    core_files,
+    equivalents,
+    read_results,
+    summary,
+    write_results,
+)
 
 ROOT = Path(__file__).parents[2]
 SOURCE = b'''def f(a: int, b: int = 2) -> list:
@@ -81,3 +91,11 @@ def test_the_share_has_its_interval_and_the_survivors_are_named():
     text = summary([Result(first, "test_a"), Result(second, None)])
     assert text.splitlines()[0] == "1 of 2 noticed: 50% (95 % interval 9% to 91%)"
     assert text.splitlines()[1].startswith(second.name)
+
+
+def test_results_are_kept_for_a_later_call(tmp_path):
+    known = {"a": "test_a", "b": None}
+    assert read_results(tmp_path / "out.json") == read_results(None) == {}
+    write_results(None, known)
+    write_results(tmp_path / "out.json", known)
+    assert read_results(tmp_path / "out.json") == known

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from nnunetv2_crossmatch.cli.model_export import (
+    MEAN,
     WEIGHTS,
     export_model,
     files_missing_for_zip_export,
@@ -27,8 +28,11 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("-m", required=True, type=Path, metavar="MODEL", help="model folder, the one that holds fold_*")
     result.add_argument("-o", required=True, type=Path, metavar="FOLDER", help="new folder, laid out as nnUNet_results")
     result.add_argument("--unfinished", action="store_true", help="also export folds without checkpoint_final.pth")
-    explanation = "the network's, those of its moving average (teacher), or of the second network (peer)"
-    result.add_argument("--weights", choices=list(WEIGHTS), default="network", help=explanation)
+    explanation = (
+        "the network's, those of its moving average (teacher), of the second network (peer), or of both networks as "
+        "two folds, whose mean nnU-Net predicts (mean)"
+    )
+    result.add_argument("--weights", choices=[*WEIGHTS, MEAN], default="network", help=explanation)
     result.add_argument(
         "--trust", action="append", default=[], metavar="NAME", help="own class that the plans may name, as a.b.Class"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -38,6 +38,8 @@ NNUNET_ENTRIES = (
 ORIGIN_KEY = "crossmatch_origin"
 WEIGHTS = {"network": "", "teacher": "average.", "peer": "peer."}
 """Whose weights are exported, and how their names begin among the modules of a method."""
+MEAN = "mean"
+"""The trained network and the second one as two folds, whose mean nnU-Net predicts with."""
 
 
 def export_model(
@@ -58,7 +60,8 @@ def export_model(
         output_folder: is created if it does not exist.
         unfinished: also export folds without a final checkpoint.
         trusted: names of own classes that the plans may contain; see :func:`plans_check.check_plans`.
-        weights: of the trained ``network``, of the moving average of it (``teacher``) or of the second one (``peer``).
+        weights: of the trained ``network``, of the moving average of it (``teacher``), of the second one (``peer``),
+            or of the first and the second one as two folds (``mean``).
 
     Returns:
         The exported model folder.
@@ -79,16 +82,34 @@ def export_model(
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(target) as partial:
         origin = _make_origin_record(model_folder, checkpoints, epochs) | {"weights": weights}
-        for file in _metadata_files(model_folder):
-            (partial / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(model_folder / file, partial / file)
-        for file in checkpoints:
-            name = file.relative_to(model_folder)
-            (partial / name).parent.mkdir(parents=True, exist_ok=True)
-            checkpoint = with_weights(load_checkpoint(file), file, weights)
-            write_checkpoint(make_stock_checkpoint(checkpoint, origin), partial / name)
+        _copy_existing(MODEL_FILES, model_folder, partial)
+        for file, fold, chosen in _exported_folds(checkpoints, weights):
+            _copy_existing(FOLD_FILES, file.parent, partial / fold)
+            checkpoint = with_weights(load_checkpoint(file), file, chosen)
+            stock = make_stock_checkpoint(checkpoint, origin | {"weights": chosen})
+            write_checkpoint(stock, partial / fold / file.name)
         save_json(origin, str(partial / f"{ORIGIN_KEY}.json"), sort_keys=False)
     return target
+
+
+def _exported_folds(checkpoints: Sequence[Path], weights: str) -> list[tuple[Path, str, str]]:
+    """Checkpoint, name of its exported fold, and whose weights that has; second networks get the next free numbers."""
+    folds = [(file, file.parent.name, "network" if weights == MEAN else weights) for file in checkpoints]
+    if weights != MEAN:
+        return folds
+    names = dict.fromkeys(file.parent.name for file in checkpoints)
+    free = 1 + max([int(name.removeprefix("fold_")) for name in names if name != "fold_all"], default=-1)
+    numbers = {name: number for number, name in enumerate(names, free)}
+    return folds + [(file, f"fold_{numbers[file.parent.name]}", "peer") for file in checkpoints]
+
+
+def _copy_existing(names: Sequence[str], source: Path, target: Path) -> None:
+    """Copy files, with the folders in their names, as far as they exist; ``target`` is made."""
+    target.mkdir(exist_ok=True)
+    for name in names:
+        if (source / name).is_file():
+            (target / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, target / name)
 
 
 def with_weights(checkpoint: dict[str, Any], file: Path, weights: str) -> dict[str, Any]:
@@ -196,12 +217,6 @@ def predict_command(model_folder: Path, device: str) -> list[str]:
     common = next((n for n in CHECKPOINTS if all((fold / n).is_file() for fold in folds)), CHECKPOINTS[0])
     options = ("-f", *names, "-chk", common, "-device", device)
     return ["nnUNetv2_predict_from_modelfolder", "-m", str(model_folder), "-i", "IMAGES", "-o", "OUT", *options]
-
-
-def _metadata_files(model_folder: Path) -> Iterator[Path]:
-    """Existing files, besides checkpoints, that nnU-Net's export includes."""
-    names = [*MODEL_FILES, *(f"{fold.name}/{name}" for fold in _find_folds(model_folder) for name in FOLD_FILES)]
-    return (Path(name) for name in names if (model_folder / name).is_file())
 
 
 def _make_origin_record(model_folder: Path, checkpoints: list[Path], epochs: Mapping[Path, int]) -> dict[str, Any]:

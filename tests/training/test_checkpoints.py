@@ -353,6 +353,25 @@ def test_the_networks_beside_the_trained_one_are_exported_on_request(
     assert content["crossmatch_origin"]["weights"] == weights
 
 
+def test_two_networks_are_exported_as_two_folds_whose_mean_predicts(tiny_copy: TinyDataset, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_copy, "nnUNetTrainerCPS_seed1")
+    trainer.initialize()
+    trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    trainer.save_checkpoint(str(trainer.folder / FILES[0]))
+    model = described(tiny_copy)
+    (model / "fold_all" / "progress.png").write_bytes(b"picture")
+    exported = export_model(model, tmp_path / "shared", weights="mean")
+    networks = {"fold_all": (trainer.network, "network"), "fold_0": (trainer.method.peer, "peer")}
+    assert {fold.name for fold in exported.glob("fold_*")} == networks.keys()
+    for fold, (network, name) in networks.items():
+        content = load_checkpoint(exported / fold / FILES[0])
+        expected = network.state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in content["network_weights"].items())
+        assert content["crossmatch_origin"]["weights"] == name
+        assert (exported / fold / "progress.png").read_bytes() == b"picture"
+    assert " ".join(predict_command(exported, "cpu")).endswith("-f 0 all -chk checkpoint_final.pth -device cpu")
+
+
 def test_weights_that_the_method_has_not_are_refused_with_those_that_it_has(model: Path, tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no such weights in .*final\.pth: .* trained no teacher\. Fix: use --weights net"

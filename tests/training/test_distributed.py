@@ -48,6 +48,7 @@ CONSISTENT = [
     f"nnUNetTrainer{method}_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4{tokens}"
     for method, tokens in {
         **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC"), ""),
+        "MCNetPlus": "_temp0p5",  # 0.1 makes rounding errors ten times as large
         "UAMT": "_samples2",
         "BCP": "_pretrain0",
     }.items()

@@ -12,9 +12,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(RUN) OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --dist worksteal $(TEST_ARGS)
 
-# Builds code with torch.compile: minutes.
+# Compiles trainings of every method, and builds code with g++: minutes.
 test-compiler: $(STAMP)
-	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 python -m pytest tests/learning/test_compiled.py
+	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --show-capture=no tests/learning/test_compiled.py tests/training/test_compiled_methods.py
 
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -9,6 +9,7 @@ import copy
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,11 +101,21 @@ def test_a_seed_asks_for_code_that_is_not_chosen_by_timing(repeatable):
 
 @NEEDS_COMPILER
 @pytest.mark.parametrize(
-    ("way", "dimensions", "deep_supervision", "count"),
-    [("stacked", 2, True, 6), ("stacked", 3, False, 2), ("sequential", 2, False, 6)],
+    ("way", "dimensions", "deep_supervision", "count", "tolerance"),
+    [
+        ("stacked", 2, True, 6, 1e-4),
+        ("stacked", 3, False, 2, 1e-4),
+        ("sequential", 2, False, 6, 1e-4),
+        ("stacked", 2, True, 6, 2e-2),
+        ("sequential", 2, True, 6, 2e-2),
+    ],
 )
-def test_generated_code_gives_the_loss_and_gradient_of_eager(way, dimensions, deep_supervision, count):
-    """With the compiled Dice, tau 0, since a voxel at the threshold may count in one of the two."""
+def test_generated_code_gives_the_loss_and_gradient_of_eager(way, dimensions, deep_supervision, count, tolerance):
+    """With the compiled Dice, tau 0, since a voxel at the threshold may count in one of the two.
+
+    In bfloat16 with the larger tolerance, as the trainer enters it: the whole gradient is 0.04 from that in float32.
+    """
+    reduced = partial(torch.autocast, "cpu", torch.bfloat16, tolerance > 1e-3, cache_enabled=False)
     network = network_for(dimensions, deep_supervision)
     compiled, rng = torch.compile(network), np.random.default_rng(1)
     step = random_step(network, LABELED, UNLABELED).to("cpu")
@@ -112,11 +123,13 @@ def test_generated_code_gives_the_loss_and_gradient_of_eager(way, dimensions, de
     for net in (compiled, network):
         network.zero_grad()
         loss = unsupervised_loss(step, Criterion(False, CLASSES, compiled=net is compiled), 0.0, table)
-        supervised = run_step(net, step, way, loss)
+        with reduced():
+            supervised = run_step(net, step, way, loss)
         values.append(float(supervised + loss.total))
-        gradients.append(gradient(network).clone())
-    assert values[0] == pytest.approx(values[1], rel=1e-4)
-    assert (gradients[0] - gradients[1]).norm() < 1e-4 * gradients[1].norm()
+        learned = [p.grad for p in network.parameters() if p.grad is not None]  # not the lower heads without their loss
+        gradients.append(torch.cat([each.flatten() for each in learned]))
+    assert values[0] == pytest.approx(values[1], rel=tolerance)
+    assert (gradients[0] - gradients[1]).norm() < tolerance * gradients[1].norm()
 
 
 @pytest.mark.parametrize("regions", [False, True])

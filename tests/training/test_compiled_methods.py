@@ -1,0 +1,57 @@
+"""A compiled training of every method, with the compiler's front end: the same weights, and soon no more graphs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from trainers import flat, started, steps
+
+from nnunetv2_crossmatch.methods.names import METHODS
+from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("TEST_COMPILER"), reason="minutes: needs TEST_COMPILER=1 (make test-compiler)"
+)
+TOKENS = {"UAMT": "_samples2", "BCP": "_pretrain0"}
+STEPS, STARTED = 5, 3
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
+    """Compiles what ``nnUNet_compile`` would on a GPU, without generating code."""
+    torch._dynamo.reset()
+    counting = CompileCounterWithBackend("eager")
+    whole: Any = torch.compile
+    monkeypatch.setattr(torch, "compile", partial(whole, backend=counting))
+    with torch._dynamo.config.patch({}):
+        yield counting
+    torch._dynamo.reset()
+
+
+def trained(tiny: Any, name: str, counter: CompileCounterWithBackend) -> tuple[torch.Tensor, list[int]]:
+    """All weights after a training in a folder of its own, and the graphs that there were after each step."""
+    trainer, graphs = started(tiny, name), []
+    for _ in range(STEPS):
+        steps(trainer, 1)
+        graphs.append(counter.frame_count)
+    shutil.rmtree(trainer.folder)
+    own = [flat(trainer.method)] if trainer.method.state_dict() else []
+    return torch.cat([flat(trainer.network), *own]), graphs
+
+
+@pytest.mark.parametrize("method", [method.__name__ for method in METHODS])
+def test_a_compiled_training_equals_an_eager_one_and_soon_compiles_no_more(prepared_copy, monkeypatch, counter, method):
+    name = f"nnUNetTrainer{method}_2epochs_iters{STEPS}_valiters1_seed1_warmup0{TOKENS.get(method, '')}"
+    eager, graphs = trained(prepared_copy, name, counter)
+    assert graphs[-1] == 0
+    monkeypatch.setattr(nnUNetTrainerSemiSupervised, "_do_i_compile", lambda self: True)
+    weights, graphs = trained(prepared_copy, name, counter)
+    assert 0 < graphs[STARTED - 1] == graphs[-1]
+    assert torch.allclose(weights, eager, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,7 @@
-"""A compiled training of every method, with the compiler's front end: the same weights, and soon no more graphs."""
+"""A compiled training of every method: the same weights, and soon no more graphs.
+
+With the compiler's front end; with ``TEST_COMPILER=inductor`` also its code generator, which takes a minute a method.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +19,18 @@ from trainers import flat, started, steps
 from nnunetv2_crossmatch.methods.names import METHODS
 from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("TEST_COMPILER"), reason="minutes: needs TEST_COMPILER=1 (make test-compiler)"
-)
+ASKED = os.environ.get("TEST_COMPILER")
+BACKEND = ASKED if ASKED == "inductor" else "eager"
+pytestmark = pytest.mark.skipif(not ASKED, reason="minutes: needs TEST_COMPILER=1 (make test-compiler)")
 TOKENS = {"UAMT": "_samples2", "BCP": "_pretrain0"}
 STEPS, STARTED = 5, 3
 
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Iterator[CompileCounterWithBackend]:
-    """Compiles what ``nnUNet_compile`` would on a GPU, without generating code."""
+    """Compiles what ``nnUNet_compile`` would on a GPU."""
     torch._dynamo.reset()
-    counting = CompileCounterWithBackend("eager")
+    counting = CompileCounterWithBackend(BACKEND)
     whole: Any = torch.compile
     monkeypatch.setattr(torch, "compile", partial(whole, backend=counting))
     with torch._dynamo.config.patch({}):

@@ -102,24 +102,28 @@ def started_beside(tiny: Any) -> Any:
     return trainer
 
 
+@pytest.mark.parametrize(
+    ("owner", "method", "tokens"), [(EncoderDecoder, "encode", "_execsequential"), (torch.optim.SGD, "step", "")]
+)
 def test_where_no_other_execution_is_left_the_run_ends_with_the_remedy_and_whole_checkpoints(
-    prepared_copy, monkeypatch
+    prepared_copy, monkeypatch, owner, method, tokens
 ):
-    name = "nnUNetTrainerCrossMatch_2epochs_iters1_valiters1_seed1_warmup0_execsequential"
-    trainer, own = make_trainer(prepared_copy, name), EncoderDecoder.encode
+    """The optimizer's step, which may have changed weights already, is not repeated."""
+    name = f"nnUNetTrainerCrossMatch_2epochs_iters1_valiters1_seed1_warmup0{tokens}"
+    trainer, own = make_trainer(prepared_copy, name), getattr(owner, method)
 
     def failing(*args: Any) -> Any:
         if trainer.current_epoch == 1:
             raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
         return own(*args)
 
-    monkeypatch.setattr(EncoderDecoder, "encode", failing)
+    monkeypatch.setattr(owner, method, failing)
     save = trainer.on_epoch_end
     monkeypatch.setattr(trainer, "on_epoch_end", lambda: (save(), trainer.save_latest()))
     with pytest.raises(InputError, match=r"out of GPU memory.*execsequential.*recompute1.*ubatch"):
         trainer.run_training()
     trainer.lock.release()
-    monkeypatch.setattr(EncoderDecoder, "encode", own)
+    monkeypatch.setattr(owner, method, own)
     again = continued(prepared_copy, name)
     assert again.current_epoch == 1
     assert all(p.isfinite().all() for p in again.network.parameters())

@@ -69,6 +69,8 @@ class Step:
         class_shares: of the voxels of the labeled volumes, by foreground class or region in the order of the outputs;
             empty if it is not known.
         stateless: parameters whose optimizer has no state yet; None: all.
+        of_labels: maps (B, K, S) that the loader's workers made of the labels for the method, or None.
+        cases: names of the unlabeled images' cases.
         pseudo_labels: the unlabeled images' labels (weak view), set by the method; compared with references in
             diagnosis.
     """
@@ -91,6 +93,8 @@ class Step:
     log: Callable[[str], None] = print
     class_shares: Mapping[str, float] = field(default_factory=dict)
     stateless: Sequence[torch.Tensor] | None = None
+    of_labels: torch.Tensor | None = None
+    cases: Sequence[str] = ()
     pseudo_labels: PseudoLabel | None = None
 
     @property

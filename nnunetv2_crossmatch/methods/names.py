@@ -16,6 +16,7 @@ from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.dmd import DMD
 from nnunetv2_crossmatch.methods.dtc import DTC
+from nnunetv2_crossmatch.methods.filtermatch import FilterMatch
 from nnunetv2_crossmatch.methods.fixmatch import FixMatch
 from nnunetv2_crossmatch.methods.mcnet import MCNet
 from nnunetv2_crossmatch.methods.mcnet_plus import MCNetPlus
@@ -28,7 +29,7 @@ from nnunetv2_crossmatch.methods.unimatch import UniMatch
 from nnunetv2_crossmatch.methods.urpc import URPC
 
 METHODS: list[type[Method]] = [
-    *(CrossMatch, FixMatch, UniMatch),
+    *(CrossMatch, FixMatch, UniMatch, FilterMatch),
     *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC),
 ]
 PREFIX = "nnUNetTrainer"

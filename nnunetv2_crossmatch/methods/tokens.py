@@ -15,7 +15,7 @@ import numpy as np
 
 ORDER = (
     "epochs iters valiters eta tau tauend weak strong drop levels temp absent classes criterion unsup warmup ramp "
-    "cutmix labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint "
+    "cutmix labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint filter "
     "noise featdrop samples certain scales pretrain largest distance steepness "
     "views gpuviews batch ubatch exec students recompute opt lr seed verify diagnose"
 ).split()

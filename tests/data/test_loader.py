@@ -26,7 +26,7 @@ class RandomLoader:
 
     def __next__(self) -> dict:
         drawn = torch.cat([torch.from_numpy(np.random.rand(3)), torch.rand(3, dtype=torch.float64)])
-        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn}
+        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn, "keys": [0, 1]}
 
 
 def batches(workers: int, count: int = 6, seed: tuple[int, ...] = (1, 0, 0), first: int = 0) -> list[dict]:

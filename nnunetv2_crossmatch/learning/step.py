@@ -31,6 +31,7 @@ class Task:
         dimensions: spatial axes, 2 or 3.
         ignore: whether some voxels of labeled images carry the ignore label.
         spacing: voxel size by axis in mm, as trained.
+        patch_size: voxels by axis; empty if it is not known.
     """
 
     channels: int
@@ -38,6 +39,7 @@ class Task:
     dimensions: int = 3
     ignore: bool = False
     spacing: tuple[float, ...] = ()
+    patch_size: tuple[int, ...] = ()
 
     @property
     def foreground(self) -> int:

@@ -22,7 +22,9 @@ from nnunetv2_crossmatch.methods.mcnet import MCNet
 from nnunetv2_crossmatch.methods.mcnet_plus import MCNetPlus
 from nnunetv2_crossmatch.methods.mean_teacher import MeanTeacher
 from nnunetv2_crossmatch.methods.method import Method
+from nnunetv2_crossmatch.methods.sassnet import SASSNet
 from nnunetv2_crossmatch.methods.settings import CommonSettings
+from nnunetv2_crossmatch.methods.ssnet import SSNet
 from nnunetv2_crossmatch.methods.tokens import BadTokenError, ordered_fields, pattern, read_token
 from nnunetv2_crossmatch.methods.uamt import UAMT
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
@@ -30,7 +32,7 @@ from nnunetv2_crossmatch.methods.urpc import URPC
 
 METHODS: list[type[Method]] = [
     *(CrossMatch, FixMatch, UniMatch, FilterMatch),
-    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC),
+    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC, SASSNet, SSNet),
 ]
 PREFIX = "nnUNetTrainer"
 

@@ -353,8 +353,9 @@ def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict)
     """The task that plans and ``dataset.json`` describe; raises :class:`InputError` for labels that nobody can read."""
     labels = label_manager_of(plans_manager, dataset_json)
     planned = plans_manager.get_configuration(configuration)
-    dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
-    return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
+    patch_size, spacing = tuple(planned.patch_size), tuple(planned.spacing)
+    heads, regions, ignore = labels.num_segmentation_heads, labels.has_regions, labels.has_ignore_label
+    return Task(heads, regions, len(patch_size), ignore, spacing, patch_size)
 
 
 def check_settings(trainer: type[nnUNetTrainerSemiSupervised], task: Task) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,7 @@ from slow_consistency import STATEMENTS, bcp_masks, bcp_parts
 from small import PATCH, host_network, supervised_loss
 
 from nnunetv2_crossmatch.errors import UnsupportedError
-from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy
+from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy, worst_direction
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.consistency import ConsistencyMethod, ConsistencySettings
@@ -62,7 +63,8 @@ def recorded(method: Any, step: Step) -> SimpleNamespace:
     seen = SimpleNamespace(
         images=dict(step.images), target=step.target, regions=step.task.regions, progress=PROGRESS, sure=0
     )
-    for name, list_name in (("noisy", "noisy"), ("draw_dropout", "dropouts"), ("draw_box", "boxes")):
+    names = {"noisy": "noisy", "draw_dropout": "dropouts", "draw_box": "boxes", "draw_directions": "directions"}
+    for name, list_name in names.items():
         setattr(seen, list_name, [])
         if hasattr(method, name):
             setattr(method, name, remembering(getattr(method, name), getattr(seen, list_name)))
@@ -181,6 +183,40 @@ def test_noise_is_that_share_of_each_images_own_deviation_and_cut_at_twice_that(
     assert (noise[2] == 0).all()
 
 
+def test_the_worst_noise_has_its_size_in_every_image_and_changes_more_than_the_first():
+    """The images have standard deviations of their own."""
+    method, step = made("SSNet", TASKS["two classes 3d"])
+    step.images["weak"] = 50 * step.images["weak"]
+    given, own = [], method.distance
+
+    def distance(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        given.append((images.detach(), own(images, *arguments)))
+        return given[-1][1]
+
+    method.distance = distance
+    method.parts(step)
+    images = torch.cat([step.images["labeled"], step.images["weak"]]).flatten(1)
+    for noisy_images, _ in given:
+        noise = (noisy_images.flatten(1) - images) / images.std(1, correction=0, keepdim=True)
+        assert noise.square().mean(1).sqrt().tolist() == pytest.approx([0.0234] * 6)
+    assert given[1][1] > 2 * given[0][1]
+
+
+def test_noise_stays_as_drawn_where_its_gradient_is_of_no_use():
+    first, gradient = torch.randn(4, 1, 5, 5), torch.randn(4, 1, 5, 5)
+    gradient[1], gradient[2, 0, 2, 2], gradient[3] = 0, torch.inf, 1e-30 * gradient[3]
+    found = worst_direction(gradient, first)
+    expected = [gradient[0], first[1], first[2], 1e30 * gradient[3]]
+    for one, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(one, wanted / wanted.square().mean().sqrt(), rtol=1e-4)
+
+
+def test_a_scaled_loss_has_the_same_worst_noise():
+    method, step = made("SSNet", TASKS["one class 2d"])
+    losses = [method.parts(replace(step, scale=lambda loss, by=by: by * loss)).unsupervised for by in (1, 1024)]
+    assert losses[0].item() == losses[1].item()
+
+
 def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
     settings = ConsistencySettings(unsupervised=2.0, warmup=0.5, labeled_only=0.2)
     assert [settings.unsupervised_at(x) for x in (0.2, 0.45, 0.7, 0.9)] == pytest.approx(
@@ -194,7 +230,8 @@ def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
 STEPS = {
     "MeanTeacher_ACDC": 30_000, "CPS_ACDC": 30_000, "DMD_LA": 6000, "UAMT_LA": 6000, "URPC_ACDC": 30_000,
     "BCP_LA": 17_000, "BCP_ACDC": 40_000, "MCNet_LA": 15_000, "MCNet_ACDC": 30_000, "MCNetPlus_LA": 15_000,
-    "MCNetPlus_ACDC": 30_000, "DTC_LA": 6000,
+    "MCNetPlus_ACDC": 30_000, "DTC_LA": 6000, "SASSNet_LA": 6000,
+    "SSNet_LA": 15_000, "SSNet_ACDC": 30_000,
 }  # fmt: skip
 
 

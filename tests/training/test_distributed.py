@@ -48,7 +48,7 @@ TWO_NETWORKS = "nnUNetTrainerTwoNetworks_2epochs_iters2_valiters1_seed1_warmup0_
 CONSISTENT = [
     f"nnUNetTrainer{method}_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4{tokens}"
     for method, tokens in {
-        **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC"), ""),
+        **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC", "SASSNet", "SSNet"), ""),
         "UAMT": "_samples2",
         "BCP": "_pretrain0",
     }.items()

@@ -248,7 +248,7 @@ def decoder_heads(decoder: nn.Module, features: list[torch.Tensor], way: str) ->
 
 def mcnet(network, method, seen):
     ways = ("linear", "nearest")[: len(method.decoders)]
-    losses, p, total = {}, [], 0
+    losses, p = {}, []
     for name, decoder, way in (
         ("sup", None, ""),
         *((f"sup_{w}", d, w) for w, d in zip(ways, method.decoders, strict=True)),
@@ -259,12 +259,18 @@ def mcnet(network, method, seen):
             of[view] = network.decoder(features) if decoder is None else decoder_heads(decoder, features, way)
         losses[name] = supervised_loss(of["labeled"])
         p.append(probabilities(torch.cat([of["labeled"][0], of["weak"][0]]), seen.regions))
+    return {**losses, "unsup": each_sharpened(p, seen.regions)}
+
+
+def each_sharpened(p: list[torch.Tensor], regions: bool) -> torch.Tensor:
+    """Distances of each of some predictions from each other one, sharpened."""
+    total = 0
     for i, a in enumerate(p):
         for j, b in enumerate(p):
             if i != j:
-                rest = (1 - b) ** 10 if seen.regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
+                rest = (1 - b) ** 10 if regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
                 total = total + mean_square(a, b**10 / (b**10 + rest))
-    return {**losses, "unsup": total}
+    return total
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
@@ -372,6 +378,66 @@ def voxels_by_kind(last, p, target, regions: bool) -> tuple[list, list]:
     return right, [rows[labeled:][found[c][labeled:]] for c in kinds]
 
 
+def attended(tokens: torch.Tensor, norm: nn.Module, attention: nn.Module) -> torch.Tensor:
+    """One sequence (L, C) with what it gets from itself, one head after the other."""
+    x = (tokens - tokens.mean(1, keepdim=True)) / torch.sqrt(tokens.var(1, correction=0, keepdim=True) + 1e-5)
+    x = x * norm.weight + norm.bias
+    every = x @ attention.in_proj_weight.T + attention.in_proj_bias
+    q, k, v = every.chunk(3, 1)
+    size, heads = q.shape[1] // attention.num_heads, []
+    for h in range(attention.num_heads):
+        own = slice(h * size, (h + 1) * size)
+        weights = torch.exp(q[:, own] @ k[:, own].T / math.sqrt(size))
+        heads.append(weights / weights.sum(1, keepdim=True) @ v[:, own])
+    return tokens + torch.cat(heads, 1) @ attention.out_proj.weight.T + attention.out_proj.bias
+
+
+def attentive(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    images = [attended(image.flatten(1).T, layer.norms[0], layer.places) for image in x]
+    places = [attended(place, layer.norms[1], layer.images) for place in torch.stack(images, 1)]
+    return torch.stack(places, 2).reshape(x.shape)
+
+
+def of_branch(branch: nn.Module, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Heads, and the last features, of the network with attention and interpolation."""
+    x, features, kept = images, [], []
+    for stage in branch.encoder.stages:
+        x = attentive(stage[1], stage[0](x)) if hasattr(stage[-1], "places") else stage(x)
+        features.append(x)
+    hook = branch.decoder.stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    heads = decoder_heads(branch.decoder, features, "linear")
+    hook.remove()
+    return heads, kept[0]
+
+
+def caml(network, method, seen):
+    images, labeled = torch.cat([seen.images["labeled"], seen.images["weak"]]), len(seen.target)
+    z, last = last_features(network, images)
+    heads, of_other = of_branch(method.branch, images)
+    p = [probabilities(each, seen.regions) for each in (z, heads[0])]
+    kinds, filled = range(p[0].shape[1]), method.bank.filled.bool()
+    rows = torch.cat([bank[there] for bank, there in zip(method.bank.rows, filled, strict=True)])
+    rows = rows / (rows**2).sum(1, keepdim=True).sqrt()
+    assert 0 < len(rows) < filled.numel()
+    total, count = 0, 0
+    for c in kinds:
+        found = [(q[labeled:, c] > 0.5) if seen.regions else (q[labeled:].argmax(1) == c) for q in p]
+        mean = (p[0][labeled:, c] + p[1][labeled:, c])[found[0] & found[1]]
+        order, likeness = mean.argsort(descending=True)[: 2048 // len(kinds)], []
+        for own, project, predict in zip((last, of_other), method.projections, method.predictions, strict=True):
+            voxels = own[labeled:].movedim(1, -1)[found[0] & found[1]][order]
+            h = small_network(predict, small_network(project, voxels))
+            cosines = torch.exp(h @ rows.T / (h**2).sum(1, keepdim=True).sqrt() / 0.1)
+            likeness.append(cosines / cosines.sum(1, keepdim=True))
+        total = total - (likeness[1] * torch.log(likeness[0] + 1e-8)).sum()
+        count += len(order)
+    assert count > 100
+    of_labeled = [supervised_loss(heads_of(network, seen.images["labeled"], None))]
+    of_labeled.append(supervised_loss([head[:labeled] for head in heads]))
+    unsup = each_sharpened(p, seen.regions) + 0.05 * total / count
+    return {"sup": of_labeled[0], "sup_branch": of_labeled[1], "unsup": unsup}
+
+
 def ssnet(network, method, seen):
     images = torch.cat([seen.images["labeled"], seen.images["weak"]])
     z, last = last_features(network, images)
@@ -409,5 +475,5 @@ def ssnet(network, method, seen):
 
 STATEMENTS = {
     "MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp, "MCNet": mcnet,
-    "MCNetPlus": mcnet, "DTC": dtc, "SASSNet": sassnet, "SSNet": ssnet,
+    "MCNetPlus": mcnet, "DTC": dtc, "SASSNet": sassnet, "SSNet": ssnet, "CAML": caml,
 }  # fmt: skip

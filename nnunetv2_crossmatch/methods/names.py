@@ -12,6 +12,7 @@ from typing import Any
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.learning.step import Task
 from nnunetv2_crossmatch.methods.bcp import BCP
+from nnunetv2_crossmatch.methods.caml import CAML
 from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.dmd import DMD
@@ -32,7 +33,7 @@ from nnunetv2_crossmatch.methods.urpc import URPC
 
 METHODS: list[type[Method]] = [
     *(CrossMatch, FixMatch, UniMatch, FilterMatch),
-    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC, SASSNet, SSNet),
+    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC, SASSNet, SSNet, CAML),
 ]
 PREFIX = "nnUNetTrainer"
 

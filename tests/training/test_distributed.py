@@ -53,6 +53,7 @@ CONSISTENT = [
         "BCP": "_pretrain0",
     }.items()
 ]
+OWN_DRAWS = "nnUNetTrainerCAML_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4"  # and images that it attends to
 STEPS = 2
 
 
@@ -147,7 +148,7 @@ def work(rank: int, root: str, port: int) -> None:
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
     result["peer"] = train_peer(tiny, rank)
-    for name in CONSISTENT:
+    for name in (*CONSISTENT, OWN_DRAWS):
         batches = [halves(batch)[rank] for batch in joined_batches()]
         result[name] = train_consistent(make_trainer(tiny, name), batches)
     result["labeling"] = follow([rank])
@@ -228,6 +229,12 @@ def test_consistency_methods_train_like_one_process_on_the_joined_batch(processe
     joined_draws(alone)
     assert torch.equal(first, second)
     assert torch.allclose(first, train_consistent(alone, joined_batches()), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_and_bank_are_the_same_in_both_processes(processes):
+    first, second = (process[OWN_DRAWS] for process in processes)
+    assert torch.equal(first, second)
+    assert first.isfinite().all()
 
 
 def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):

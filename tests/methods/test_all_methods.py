@@ -180,10 +180,12 @@ def test_half_precision_passes_leave_losses_in_full_precision(method):
     assert float(half["loss_unsup"]) == pytest.approx(float(full["loss_unsup"]), rel=0.1)
 
 
-@pytest.mark.parametrize("method", NEW)
+@pytest.mark.parametrize("method", TRAINED)
 def test_a_step_reads_nothing_back_from_the_device(method):
     """BCP finds components on the CPU unless it is told not to."""
-    of_run, step = made(method, Task(3, dimensions=2), "_largest0" if method == "BCP" else "")
+    task = Task(3, dimensions=2, spacing=(1.0, 1.0))
+    of_run, step = made(method, task, "_largest0" if method == "BCP" else "", cases=("a", "b"))
+    of_run.drawn_cases(("a", "b"), 0.0)
     with noticed_waits() as found:
         of_run.backward(step)
         of_run.after_step(step)

@@ -31,6 +31,7 @@ CONSISTENCY = "methods/test_consistency.py"
 CONVERSION_PARTS = "conversion/test_conversion_parts.py"
 CUTMIX = "learning/test_cutmix.py"
 FAULTS = "training/test_faults_training.py"
+FILTERMATCH = "methods/test_filtermatch.py"
 FIXMATCH = "methods/test_fixmatch_unimatch.py"
 LOSSES = "learning/test_losses.py"
 MATH = "learning/test_step.py"
@@ -856,15 +857,15 @@ TRAINING = {
     ),
     "loaders equal in all processes": Mutation(
         "training/unlabeled_data.py",
-        "seed, pin_memory, epoch = (self.seed, self.local_rank),",
-        "seed, pin_memory, epoch = (self.seed, 0),",
+        "(self.seed, self.local_rank, 0),",
+        "(self.seed, 0, 0),",
         PROCESSES,
         "draw_different",
     ),
     "validation draws as training does": Mutation(
         "training/unlabeled_data.py",
-        "(*seed, 1),",
-        "(*seed, 0),",
+        "(self.seed, self.local_rank, 1),",
+        "(self.seed, self.local_rank, 0),",
         TRAINER,
         "share_no_draws",
     ),
@@ -1249,6 +1250,49 @@ CONSISTENCY_METHODS = {
     "ignored voxels have labels": Mutation(
         "learning/shapes.py", "    masks = masks & known\n", "", "methods/test_all_methods.py",
         "ignored and DTC and regions",
+    ),
+    "the cases that the network is least sure of leave": Mutation(
+        "methods/filtermatch.py", "sorted(mean, key=lambda case: mean[case])",
+        "sorted(mean, key=lambda case: -mean[case])", FILTERMATCH, "surest_share",
+    ),
+    "entropies of the other processes are not counted": Mutation(
+        "methods/filtermatch.py", "sum_over_processes(torch.zeros_like(self.seen).index_add_(1, rows, values))",
+        "torch.zeros_like(self.seen).index_add_(1, rows, values)", PROCESSES, "entropies",
+    ),
+    "cases that have left are drawn": Mutation(
+        "training/unlabeled_data.py", "nnUNetDatasetBlosc2(str(folder), self.drawn_cases)",
+        "nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)", FILTERMATCH, "drawn_cases_only",
+    ),
+    "discriminator learns to be deceived": Mutation(
+        "methods/sassnet.py", "self.discriminator.fixed(", "self.discriminator(",
+        CONSISTENCY, "slow_statement and SASSNet",
+    ),
+    "network learns to help the discriminator": Mutation(
+        "methods/sassnet.py", "self.discriminator(distance.detach(), images)", "self.discriminator(distance, images)",
+        CONSISTENCY, "slow_statement and SASSNet",
+    ),
+    "noise in the direction that was drawn": Mutation(
+        "methods/ssnet.py", "worst_direction(gradient, first.detach())", "first.detach()",
+        CONSISTENCY, "slow_statement and SSNet",
+    ),
+    "voxels that are labeled wrongly enter the bank of a step": Mutation(
+        "methods/ssnet.py", "right = found[:labeled] & masks_by_kind(", "right = masks_by_kind(",
+        CONSISTENCY, "slow_statement and SSNet",
+    ),
+    "bank of a step without the other processes' voxels": Mutation(
+        "methods/ssnet.py", "Voxels(gathered(own.rows, distributed, 1),", "Voxels(torch.cat([own.rows, own.rows], 1),",
+        PROCESSES, "consistency and SSNet",
+    ),
+    "voxels that one network labels otherwise are compared": Mutation(
+        "methods/caml.py", "return first & second", "return first", CONSISTENCY, "slow_statement and CAML"
+    ),
+    "no attention among images": Mutation(
+        "learning/attention.py", "attended(tokens.transpose(0, 1), self.norms[1], self.images).transpose(0, 1)",
+        "attended(tokens, self.norms[1], self.images)", CONSISTENCY, "slow_statement and CAML",
+    ),
+    "rows of the bank are overwritten by what is not real": Mutation(
+        "learning/feature_bank.py", "torch.where(real[..., None] > 0, rows.to(self.rows), self.rows[:, places])",
+        "rows.to(self.rows)", "learning/test_voxels.py", "ring",
     ),
 }  # fmt: skip
 

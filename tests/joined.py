@@ -86,6 +86,9 @@ def joined_draws(trainer: Any) -> None:
 
     method.noisy = lambda step: torch.cat(of_halves(noisy, step))
     method.draw_dropout = joined_dropout
+    if hasattr(method, "draw_directions"):
+        draw_directions = method.draw_directions
+        method.draw_directions = lambda step: join(of_halves(draw_directions, step))
 
 
 def loaded_by(rank: int, tiny: TinyDataset, name: str, steps: int) -> list[dict]:

@@ -6,11 +6,13 @@ Shapes: networks' outputs (N, C, S); every statement returns the losses by name,
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from reference import heads_of
 from small import supervised_loss
@@ -246,7 +248,7 @@ def decoder_heads(decoder: nn.Module, features: list[torch.Tensor], way: str) ->
 
 def mcnet(network, method, seen):
     ways = ("linear", "nearest")[: len(method.decoders)]
-    losses, p, total = {}, [], 0
+    losses, p = {}, []
     for name, decoder, way in (
         ("sup", None, ""),
         *((f"sup_{w}", d, w) for w, d in zip(ways, method.decoders, strict=True)),
@@ -257,12 +259,18 @@ def mcnet(network, method, seen):
             of[view] = network.decoder(features) if decoder is None else decoder_heads(decoder, features, way)
         losses[name] = supervised_loss(of["labeled"])
         p.append(probabilities(torch.cat([of["labeled"][0], of["weak"][0]]), seen.regions))
+    return {**losses, "unsup": each_sharpened(p, seen.regions)}
+
+
+def each_sharpened(p: list[torch.Tensor], regions: bool) -> torch.Tensor:
+    """Distances of each of some predictions from each other one, sharpened."""
+    total = 0
     for i, a in enumerate(p):
         for j, b in enumerate(p):
             if i != j:
-                rest = (1 - b) ** 10 if seen.regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
+                rest = (1 - b) ** 10 if regions else sum(b[:, [c]] ** 10 for c in range(b.shape[1])) - b**10
                 total = total + mean_square(a, b**10 / (b**10 + rest))
-    return {**losses, "unsup": total}
+    return total
 
 
 def signed_distance(mask: np.ndarray) -> np.ndarray:
@@ -280,28 +288,192 @@ def signed_distance(mask: np.ndarray) -> np.ndarray:
     return result
 
 
-def dtc(network, method, seen):
-    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
-    features, kept = network.encoder(images), []
+def last_features(network: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of full resolution, and the features that they come from."""
+    kept = []
     hook = network.decoder.stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))
-    z = network.decoder(features)[0]
+    z = network.decoder(network.encoder(images))[0]
     hook.remove()
-    s, p = method.head(kept[0]), probabilities(z, seen.regions)
+    return z, kept[0]
+
+
+def foreground_of(channels: int, regions: bool) -> list[int]:
+    return list(range(channels)) if regions else list(range(1, channels))
+
+
+def distances(network, method, seen):
+    """Predicted distances and probabilities of labeled and unlabeled images, and the losses of the labeled ones."""
+    z, last = last_features(network, torch.cat([seen.images["labeled"], seen.images["weak"]]))
+    s, p = method.head(last), probabilities(z, seen.regions)
     s = (torch.exp(s) - torch.exp(-s)) / (torch.exp(s) + torch.exp(-s))
-    classes = list(range(p.shape[1])) if seen.regions else list(range(1, p.shape[1]))
-    error, agreement = 0, 0
-    for k, c in enumerate(classes):
+    error = 0
+    for k, c in enumerate(foreground_of(p.shape[1], seen.regions)):
         for n in range(len(seen.target)):
             mask = (seen.target[n, c] == 1) if seen.regions else (seen.target[n, 0] == c)
             wanted = torch.tensor(signed_distance(mask.numpy()))
             error = error + ((s[n, k] - wanted) ** 2).sum()
-        agreement = agreement + ((torch.sigmoid(-1500 * s[:, k]) - p[:, c]) ** 2).sum()
-    half = s[: len(seen.target)].numel()
     supervised = supervised_loss(heads_of(network, seen.images["labeled"], None))
-    return {"sup": supervised, "distance": 0.3 * error / half, "unsup": agreement / s.numel()}
+    return s, p, {"sup": supervised, "distance": 0.3 * error / s[: len(seen.target)].numel()}
+
+
+def dtc(network, method, seen):
+    s, p, losses = distances(network, method, seen)
+    agreement = 0
+    for k, c in enumerate(foreground_of(p.shape[1], seen.regions)):
+        agreement = agreement + ((torch.sigmoid(-1500 * s[:, k]) - p[:, c]) ** 2).sum()
+    return {**losses, "unsup": agreement / s.numel()}
+
+
+def judgement(discriminator: nn.Module, s: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    """Probability that one image (C, S) with distances (K, S) is labeled."""
+    layers = [m for m in discriminator.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+
+    def halved(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Every place by itself: the sum over a window of 4 voxels that moves by 2, in an image with 2 more around."""
+        axes = x.ndim - 1
+        x = nn.functional.pad(x, (2, 2) * axes)
+        for axis in range(1, axes + 1):
+            x = x.unfold(axis, 4, 2)  # the window becomes a further axis, the last one
+        summed = torch.tensordot(x, layer.weight, ([0, *range(-axes, 0)], [1, *range(2, 2 + axes)]))
+        return summed.movedim(-1, 0) + layer.bias.view(-1, *[1] * (summed.ndim - 1))
+
+    x = halved(layers[0], s) + halved(layers[1], image)
+    for layer in layers[2:]:
+        x = halved(layer, torch.where(x > 0, x, 0.2 * x))
+    x = torch.where(x > 0, x, 0.2 * x).flatten(1).mean(1)
+    no, yes = (discriminator.judge.weight[i] @ x + discriminator.judge.bias[i] for i in range(2))
+    return torch.exp(yes) / (torch.exp(yes) + torch.exp(no))
+
+
+def sassnet(network, method, seen):
+    s, _, losses = distances(network, method, seen)
+    images, labeled = torch.cat([seen.images["labeled"], seen.images["weak"]]), len(seen.target)
+    fixed, told, deceived = copy.deepcopy(method.discriminator), 0, 0
+    for n, image in enumerate(images):
+        is_labeled = judgement(method.discriminator, s[n].detach(), image)
+        told = told - torch.log(is_labeled if n < labeled else 1 - is_labeled)
+        if n >= labeled:
+            deceived = deceived - torch.log(judgement(fixed, s[n], image))
+    return {**losses, "discriminator": told / len(images), "unsup": deceived / (len(images) - labeled)}
+
+
+def small_network(layers: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """Two layers of one voxel's features after the other; x (V, F)."""
+    first, norm, _, last = layers
+    rows = []
+    for voxel in x:
+        h = first.weight @ voxel + first.bias
+        h = (h - h.mean()) / torch.sqrt(((h - h.mean()) ** 2).mean() + 1e-5) * norm.weight + norm.bias
+        rows.append(last.weight @ torch.where(h > 0, h, 0.2 * h) + last.bias)
+    return torch.stack(rows)
+
+
+def voxels_by_kind(last, p, target, regions: bool) -> tuple[list, list]:
+    """Features of the right voxels of labeled images and of those found in unlabeled ones, by class or region."""
+    labeled, kinds = len(target), range(p.shape[1])
+    found = [(p[:, c] > 0.5) if regions else (p.argmax(1) == c) for c in kinds]
+    known = [(target[:, c] == 1) if regions else (target[:, 0] == c) for c in kinds]
+    rows = last.movedim(1, -1)
+    right = [rows[:labeled][found[c][:labeled] & known[c]] for c in kinds]
+    return right, [rows[labeled:][found[c][labeled:]] for c in kinds]
+
+
+def attended(tokens: torch.Tensor, norm: nn.Module, attention: nn.Module) -> torch.Tensor:
+    """One sequence (L, C) with what it gets from itself, one head after the other."""
+    x = (tokens - tokens.mean(1, keepdim=True)) / torch.sqrt(tokens.var(1, correction=0, keepdim=True) + 1e-5)
+    x = x * norm.weight + norm.bias
+    every = x @ attention.in_proj_weight.T + attention.in_proj_bias
+    q, k, v = every.chunk(3, 1)
+    size, heads = q.shape[1] // attention.num_heads, []
+    for h in range(attention.num_heads):
+        own = slice(h * size, (h + 1) * size)
+        weights = torch.exp(q[:, own] @ k[:, own].T / math.sqrt(size))
+        heads.append(weights / weights.sum(1, keepdim=True) @ v[:, own])
+    return tokens + torch.cat(heads, 1) @ attention.out_proj.weight.T + attention.out_proj.bias
+
+
+def attentive(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    images = [attended(image.flatten(1).T, layer.norms[0], layer.places) for image in x]
+    places = [attended(place, layer.norms[1], layer.images) for place in torch.stack(images, 1)]
+    return torch.stack(places, 2).reshape(x.shape)
+
+
+def of_branch(branch: nn.Module, images: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Heads, and the last features, of the network with attention and interpolation."""
+    x, features, kept = images, [], []
+    for stage in branch.encoder.stages:
+        x = attentive(stage[1], stage[0](x)) if hasattr(stage[-1], "places") else stage(x)
+        features.append(x)
+    hook = branch.decoder.stages[-1].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    heads = decoder_heads(branch.decoder, features, "linear")
+    hook.remove()
+    return heads, kept[0]
+
+
+def caml(network, method, seen):
+    images, labeled = torch.cat([seen.images["labeled"], seen.images["weak"]]), len(seen.target)
+    z, last = last_features(network, images)
+    heads, of_other = of_branch(method.branch, images)
+    p = [probabilities(each, seen.regions) for each in (z, heads[0])]
+    kinds, filled = range(p[0].shape[1]), method.bank.filled.bool()
+    rows = torch.cat([bank[there] for bank, there in zip(method.bank.rows, filled, strict=True)])
+    rows = rows / (rows**2).sum(1, keepdim=True).sqrt()
+    assert 0 < len(rows) < filled.numel()
+    total, count = 0, 0
+    for c in kinds:
+        found = [(q[labeled:, c] > 0.5) if seen.regions else (q[labeled:].argmax(1) == c) for q in p]
+        mean = (p[0][labeled:, c] + p[1][labeled:, c])[found[0] & found[1]]
+        order, likeness = mean.argsort(descending=True)[: 2048 // len(kinds)], []
+        for own, project, predict in zip((last, of_other), method.projections, method.predictions, strict=True):
+            voxels = own[labeled:].movedim(1, -1)[found[0] & found[1]][order]
+            h = small_network(predict, small_network(project, voxels))
+            cosines = torch.exp(h @ rows.T / (h**2).sum(1, keepdim=True).sqrt() / 0.1)
+            likeness.append(cosines / cosines.sum(1, keepdim=True))
+        total = total - (likeness[1] * torch.log(likeness[0] + 1e-8)).sum()
+        count += len(order)
+    assert count > 100
+    of_labeled = [supervised_loss(heads_of(network, seen.images["labeled"], None))]
+    of_labeled.append(supervised_loss([head[:labeled] for head in heads]))
+    unsup = each_sharpened(p, seen.regions) + 0.05 * total / count
+    return {"sup": of_labeled[0], "sup_branch": of_labeled[1], "unsup": unsup}
+
+
+def ssnet(network, method, seen):
+    images = torch.cat([seen.images["labeled"], seen.images["weak"]])
+    z, last = last_features(network, images)
+    p = probabilities(z, seen.regions)
+    q, classes = p.detach(), of_dice(p.shape[1], seen.regions)
+    size = torch.stack([((image - image.mean()) ** 2).mean().sqrt() for image in images[:, 0]])
+    size = 0.0234 * size.view(-1, *[1] * (images.ndim - 1))
+
+    def apart(direction: torch.Tensor) -> torch.Tensor:
+        noisy = last_features(network, images + size * direction)[0]
+        return soft_dice(probabilities(noisy, seen.regions), q, classes)
+
+    first = torch.cat(seen.directions[0])
+    assert [(image**2).mean().item() for image in first] == [pytest.approx(1)] * len(images)
+    first.requires_grad_()
+    (gradient,) = torch.autograd.grad(apart(first), first)
+    unsup = apart(torch.stack([image / (image**2).mean().sqrt() for image in gradient]))
+    seen.sizes = unsup.item(), apart(first.detach()).item()
+    for_labeled, for_unlabeled = voxels_by_kind(last, q, seen.target, seen.regions)
+    total = 0
+    for c, right in enumerate(for_labeled):
+        bank = small_network(method.projection, right).detach()
+        b = torch.sigmoid(small_network(method.of_bank[c], bank))[:, 0]
+        order = b.argsort(descending=True)[:32]
+        assert len(right) > 32
+        bank, b = bank[order], b[order]
+        for rows in (right, for_unlabeled[c]):
+            h = small_network(method.prediction, small_network(method.projection, rows))
+            a = torch.sigmoid(small_network(method.of_voxel[c], h))[:, 0]
+            lengths = (h**2).sum(1).sqrt()[:, None] * (bank**2).sum(1).sqrt()
+            total = total + ((a / a.mean())[:, None] * (b / b.mean()) * (1 - h @ bank.T / lengths)).mean()
+    supervised = supervised_loss(heads_of(network, seen.images["labeled"], None))
+    return {"sup": supervised, "unsup": unsup + 0.1 * total / len(for_labeled)}
 
 
 STATEMENTS = {
     "MeanTeacher": mean_teacher, "UAMT": uamt, "CPS": cps, "DMD": dmd, "URPC": urpc, "BCP": bcp, "MCNet": mcnet,
-    "MCNetPlus": mcnet, "DTC": dtc,
+    "MCNetPlus": mcnet, "DTC": dtc, "SASSNet": sassnet, "SSNet": ssnet, "CAML": caml,
 }  # fmt: skip

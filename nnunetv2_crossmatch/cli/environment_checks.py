@@ -274,7 +274,7 @@ def _check_loaders(
     unlabeled = (settings.unlabeled_batch or batch) if settings.unsupervised else 0
     views = 1 if settings.gpu_views else len(method.unlabeled_views)
     channels, validating = determine_num_input_channels(manager, planned, dataset_json), -(-workers // 2)
-    joint = bytes_of_batch(batch, unlabeled, views, channels, planned.patch_size)
+    joint = bytes_of_batch(batch, unlabeled, views, channels, planned.patch_size, method.label_maps if unlabeled else 0)
     labeled = bytes_of_batch(batch, 0, 0, channels, planned.patch_size)
     needed = shared_memory_needed(joint, workers) + shared_memory_needed(labeled, validating)
     yield _check_shared_memory(f"shared memory, {configuration}", max(needed, SHARED_MEMORY_NEEDED))

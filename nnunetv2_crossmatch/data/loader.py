@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from queue import Empty
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -32,6 +33,8 @@ PAUSE_SECONDS = 0.1  # without a batch for so long, paused workers have no batch
 class BatchLoader:
     """Infinite loader of nnU-Net's batches, with ``unlabeled`` views (U, 3, C, S) if there is an unlabeled loader.
 
+    ``unlabeled_keys`` are the names of their cases.
+
     The views axis has length 1 if the views are made on the device: it holds the geometrically augmented crop.
     Batchgenerators' augmenters run this loader in the main process, or copies of it in workers, which alternate.
 
@@ -43,6 +46,7 @@ class BatchLoader:
         workers: number of copies.
         with_segmentation: add ``unlabeled_segmentation`` (U, 1, S), augmented like its views.
         first_unlabeled: index of the first batch with unlabeled views.
+        of_labels: makes the entry ``of_labels`` (B, K, S) of a batch's target, where there are unlabeled views.
     """
 
     def __init__(
@@ -54,7 +58,9 @@ class BatchLoader:
         workers: int = 1,
         with_segmentation: bool = False,
         first_unlabeled: int = 0,
+        of_labels: Callable[[Any], torch.Tensor] | None = None,
     ) -> None:
+        self.of_labels = of_labels
         self.labeled, self.unlabeled, self.first_unlabeled = labeled, unlabeled, first_unlabeled
         self.seed, self.index, self.workers, self.with_segmentation = seed, first_index, workers, with_segmentation
 
@@ -71,6 +77,9 @@ class BatchLoader:
         if self.unlabeled is not None and index >= self.first_unlabeled:
             views = next(self.unlabeled)
             batch["unlabeled"] = views["data"].unflatten(1, (-1, batch["data"].shape[1]))
+            batch["unlabeled_keys"] = views["keys"]
+            if self.of_labels is not None:
+                batch["of_labels"] = self.of_labels(batch["target"])
             if self.with_segmentation:
                 batch["unlabeled_segmentation"] = views["target"]
         return batch
@@ -105,7 +114,9 @@ def seed_everything(entropy: tuple[int, ...]) -> None:
     torch.manual_seed(int(state[1]))
 
 
-def bytes_of_batch(labeled: int, unlabeled: int, views: int, channels: int, patch_size: Sequence[int]) -> int:
+def bytes_of_batch(
+    labeled: int, unlabeled: int, views: int, channels: int, patch_size: Sequence[int], maps: int = 0
+) -> int:
     """Bytes of a joint batch: images and views in float32, targets in int16, with the lower resolutions' ones.
 
     Args:
@@ -114,9 +125,10 @@ def bytes_of_batch(labeled: int, unlabeled: int, views: int, channels: int, patc
         views: of each unlabeled one.
         channels: of an image.
         patch_size: voxels by axis.
+        maps: that are made of each labeled sample's target, in float32.
     """
     voxels, targets = math.prod(patch_size), 1.5  # all lower resolutions together are at most half of the full one
-    return int(voxels * (4 * channels * (labeled + unlabeled * views) + 2 * targets * labeled))
+    return int(voxels * (4 * channels * (labeled + unlabeled * views) + (2 * targets + 4 * maps) * labeled))
 
 
 def ready_per_worker(batch: int, workers: int) -> int:
@@ -139,12 +151,15 @@ def make_augmenter(
     with_segmentation: bool = False,
     first_unlabeled: int = 0,
     batch_bytes: int = 0,
+    of_labels: Callable[[Any], torch.Tensor] | None = None,
 ) -> DrainingAugmenter | SingleThreadedAugmenter:
     """Augmenter that runs the loaders in ``workers`` processes (0: in this one) and returns the batches in order.
 
     What they keep ready follows from ``batch_bytes``.
     """
-    batches = BatchLoader(loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation, first_unlabeled)
+    batches = BatchLoader(
+        loader, unlabeled, seed, first_index, max(workers, 1), with_segmentation, first_unlabeled, of_labels
+    )
     if workers == 0:
         return SingleThreadedAugmenter(batches, None)
     workers_augmenter = DrainingAugmenter(

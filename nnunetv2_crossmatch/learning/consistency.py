@@ -7,10 +7,12 @@ Shapes: N images, C channels, S spatial axes; probabilities in float32 or better
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
 from nnunetv2_crossmatch.learning.exchange import joined_sum
+from nnunetv2_crossmatch.learning.losses import SMOOTH
 
 LARGEST_NOISE = 2.0  # in standard deviations of the noise; UA-MT's released code: 0.2 of 0.1
 LEAST_PROBABILITY = 1e-6  # added before a logarithm; UA-MT's released code
@@ -23,10 +25,27 @@ def gaussian_ramp(t: float) -> float:
 
 def noisy(images: torch.Tensor, scale: float, generator: torch.Generator) -> torch.Tensor:
     """``images`` (N, C, S) with clipped Gaussian noise, of ``scale`` times the deviation of each image and channel."""
-    axes = tuple(range(2, images.ndim))
-    deviation = images.std(axes, correction=0, keepdim=True)
     drawn = torch.randn(images.shape, generator=generator, device=images.device, dtype=images.dtype)
-    return images + scale * deviation * drawn.clamp(-LARGEST_NOISE, LARGEST_NOISE)
+    return images + scale * deviation(images) * drawn.clamp(-LARGEST_NOISE, LARGEST_NOISE)
+
+
+def deviation(images: torch.Tensor) -> torch.Tensor:
+    """Standard deviation (N, C, 1, ...) of each image and channel."""
+    axes = tuple(range(2, images.ndim))
+    return images.std(axes, correction=0, keepdim=True)
+
+
+def of_size_one(noise: torch.Tensor) -> torch.Tensor:
+    """``noise`` (N, C, S) divided by the root mean square of each sample."""
+    return noise / noise.square().mean(tuple(range(1, noise.ndim)), keepdim=True).sqrt()
+
+
+def worst_direction(gradient: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """The direction of ``gradient`` (N, C, S) in size 1; ``first`` for samples whose gradient is 0 or not finite."""
+    largest = gradient.abs().amax(tuple(range(1, gradient.ndim)), keepdim=True)
+    usable = largest.isfinite() & (largest > 0)
+    scaled = torch.where(usable, gradient / largest, first)  # whose squares neither overflow nor vanish
+    return of_size_one(scaled)
 
 
 def entropy(probability: torch.Tensor, regions: bool) -> torch.Tensor:
@@ -52,6 +71,17 @@ def divergence(p: torch.Tensor, q: torch.Tensor, regions: bool) -> torch.Tensor:
 def squared_distance(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """Mean squared difference over images, channels and voxels."""
     return (p - q).square().mean()
+
+
+def soft_dice(p: torch.Tensor, q: torch.Tensor, classes: Sequence[int], distributed: bool) -> torch.Tensor:
+    """1 - (2 sum pq + s) / (sum p^2 + sum q^2 + s) over images and voxels, averaged over ``classes``; p, q (N, C, S).
+
+    Computed as sum (p - q)^2 / (sum p^2 + sum q^2 + s), which is exact where both are nearly equal.
+    """
+    axes, p, q = (0, *range(2, p.ndim)), p[:, classes], q[:, classes]
+    sums = torch.stack([(p - q).square().sum(axes), (p.square() + q.square()).sum(axes)])
+    apart, size = joined_sum(sums, distributed)
+    return (apart / (size + SMOOTH)).mean()
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor, distributed: bool) -> torch.Tensor:

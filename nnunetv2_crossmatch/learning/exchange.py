@@ -48,6 +48,15 @@ def joined_sum(values: torch.Tensor, distributed: bool) -> torch.Tensor:
     return all_reduce(values) if distributed and dist.is_initialized() else values
 
 
+def gathered(values: torch.Tensor, distributed: bool, axis: int = 0) -> torch.Tensor:
+    """The ``values`` of all processes, which have one shape, along ``axis``, without gradient."""
+    if not (distributed and dist.is_initialized()):
+        return values
+    every = [torch.empty_like(values, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(every, values.contiguous())
+    return torch.cat(every, axis)
+
+
 def any_process(condition: bool, device: torch.device) -> bool:
     """Whether ``condition`` holds in at least one process."""
     if not dist.is_initialized():

@@ -7,13 +7,14 @@ Shapes: N images, C channels, S spatial axes; labels as in ``pseudo_labels``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
-from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, reference_label
 
 
 def masks_of(labels: torch.Tensor, channels: int) -> torch.Tensor:
@@ -29,6 +30,15 @@ def largest_components(labels: torch.Tensor, channels: int) -> torch.Tensor:
     kept = np.stack([np.stack([remove_all_but_largest_component(mask) for mask in image]) for image in masks])
     stays = torch.from_numpy(kept).to(labels.device)
     return stays if labels.dtype == torch.bool else labels * stays.any(1)
+
+
+def signed_distances(
+    target: Any, channels: int, regions: bool, spacing: Sequence[float] = (), dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """:func:`distance_maps` of a target as the host's loss takes it, at full resolution; NaN where not known."""
+    full = target[0] if isinstance(target, list) else target
+    distances, known = distance_maps(reference_label(full, channels, regions), channels, spacing, dtype)
+    return distances.masked_fill(~known, torch.nan)
 
 
 def distance_maps(

@@ -31,6 +31,7 @@ class Task:
         dimensions: spatial axes, 2 or 3.
         ignore: whether some voxels of labeled images carry the ignore label.
         spacing: voxel size by axis in mm, as trained.
+        patch_size: voxels by axis; empty if it is not known.
     """
 
     channels: int
@@ -38,6 +39,7 @@ class Task:
     dimensions: int = 3
     ignore: bool = False
     spacing: tuple[float, ...] = ()
+    patch_size: tuple[int, ...] = ()
 
     @property
     def foreground(self) -> int:
@@ -69,6 +71,8 @@ class Step:
         class_shares: of the voxels of the labeled volumes, by foreground class or region in the order of the outputs;
             empty if it is not known.
         stateless: parameters whose optimizer has no state yet; None: all.
+        of_labels: maps (B, K, S) that the loader's workers made of the labels for the method, or None.
+        cases: names of the unlabeled images' cases.
         pseudo_labels: the unlabeled images' labels (weak view), set by the method; compared with references in
             diagnosis.
     """
@@ -91,6 +95,8 @@ class Step:
     log: Callable[[str], None] = print
     class_shares: Mapping[str, float] = field(default_factory=dict)
     stateless: Sequence[torch.Tensor] | None = None
+    of_labels: torch.Tensor | None = None
+    cases: Sequence[str] = ()
     pseudo_labels: PseudoLabel | None = None
 
     @property

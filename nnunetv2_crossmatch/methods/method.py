@@ -6,7 +6,7 @@ checkpoint under a key of their own; it never holds the network itself. Limit: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -75,6 +75,18 @@ class Method(nn.Module):
         """Reasons why the method cannot train with these settings on this task; asked before anything is loaded."""
         return []
 
+    @property
+    def label_maps(self) -> int:
+        """How many maps (float32) of each labeled image :meth:`of_labels` makes."""
+        return 0
+
+    def of_labels(self) -> Callable[[Any], torch.Tensor] | None:
+        """A function that makes maps (B, :attr:`label_maps`, S) of a batch's target, in the loader's workers.
+
+        It is copied to them, and its result is :attr:`Step.of_labels`.
+        """
+        return None
+
     def build(self, network: nn.Module, another: Callable[[], nn.Module]) -> None:
         """Add the method's modules; called once, after the network was made.
 
@@ -96,6 +108,13 @@ class Method(nn.Module):
 
     def start(self, network: nn.Module) -> None:
         """Take over what depends on the network's first weights (moving averages); called before the first step."""
+
+    def drawn_cases(self, cases: Sequence[str], progress: float) -> list[str]:
+        """Those of the unlabeled ``cases`` that are drawn in an epoch.
+
+        Asked at its beginning, when the share ``progress`` of the run is done; in a run that is continued again.
+        """
+        return list(cases)
 
     def backward(self, step: Step) -> Values:
         """Compute the gradients of a step; returns its values without gradient."""

@@ -12,24 +12,28 @@ from typing import Any
 from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.learning.step import Task
 from nnunetv2_crossmatch.methods.bcp import BCP
+from nnunetv2_crossmatch.methods.caml import CAML
 from nnunetv2_crossmatch.methods.cps import CPS
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch
 from nnunetv2_crossmatch.methods.dmd import DMD
 from nnunetv2_crossmatch.methods.dtc import DTC
+from nnunetv2_crossmatch.methods.filtermatch import FilterMatch
 from nnunetv2_crossmatch.methods.fixmatch import FixMatch
 from nnunetv2_crossmatch.methods.mcnet import MCNet
 from nnunetv2_crossmatch.methods.mcnet_plus import MCNetPlus
 from nnunetv2_crossmatch.methods.mean_teacher import MeanTeacher
 from nnunetv2_crossmatch.methods.method import Method
+from nnunetv2_crossmatch.methods.sassnet import SASSNet
 from nnunetv2_crossmatch.methods.settings import CommonSettings
+from nnunetv2_crossmatch.methods.ssnet import SSNet
 from nnunetv2_crossmatch.methods.tokens import BadTokenError, ordered_fields, pattern, read_token
 from nnunetv2_crossmatch.methods.uamt import UAMT
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
 from nnunetv2_crossmatch.methods.urpc import URPC
 
 METHODS: list[type[Method]] = [
-    *(CrossMatch, FixMatch, UniMatch),
-    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC),
+    *(CrossMatch, FixMatch, UniMatch, FilterMatch),
+    *(MeanTeacher, CPS, DMD, UAMT, URPC, BCP, MCNet, MCNetPlus, DTC, SASSNet, SSNet, CAML),
 ]
 PREFIX = "nnUNetTrainer"
 

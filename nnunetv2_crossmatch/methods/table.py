@@ -61,7 +61,7 @@ class TableMethod(Method):
     @classmethod
     def problems(cls, settings: Any, task: Task) -> list[Problem]:
         """Settings of which one leaves nothing for the other, and a task that one of them cannot judge."""
-        tokens = spelled(settings)
+        tokens = [*spelled(settings), f"joint{settings.joint}"]  # 1 is a method's default, too
         problems = [
             Problem("settings contradict each other", settings.trainer_name, detail, "leave one of them out")
             for together, detail in CONTRADICTIONS.items()

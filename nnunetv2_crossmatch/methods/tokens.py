@@ -15,8 +15,8 @@ import numpy as np
 
 ORDER = (
     "epochs iters valiters eta tau tauend weak strong drop levels temp absent classes criterion unsup warmup ramp "
-    "cutmix labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint "
-    "noise featdrop samples certain scales pretrain largest distance steepness "
+    "cutmix labeledonly labeledmix geometry ema mirrorteacher keep align softlabels joint filter "
+    "noise featdrop samples certain scales pretrain largest distance steepness contrast correlation bank "
     "views gpuviews batch ubatch exec students recompute opt lr seed verify diagnose"
 ).split()
 """Order of the tokens in a canonical name, which names results folders; tokens that are not listed come last."""

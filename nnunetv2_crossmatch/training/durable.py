@@ -101,7 +101,7 @@ class DurableTrainer(nnUNetTrainer):
                 with disk_full_reported(self.folder / LATEST):
                     super().run_training()
             finally:
-                self._stop_loaders()
+                self._stop_loaders(self.dataloader_train, self.dataloader_val)
 
     def lock_folder(self) -> None:
         """Lock the output folder, or raise if another process trains there; remove what a killed one left."""
@@ -207,8 +207,9 @@ class DurableTrainer(nnUNetTrainer):
         self.print_to_log_file(f"{self.interruption.received.name}: stopped at {place}; {fate}.")
         raise SystemExit(self.interruption.exit_code)
 
-    def _stop_loaders(self) -> None:
-        for loader in (self.dataloader_train, self.dataloader_val):
+    @staticmethod
+    def _stop_loaders(*loaders: Any) -> None:
+        for loader in loaders:
             if isinstance(loader, MultiThreadedAugmenter):
                 loader._finish()
 

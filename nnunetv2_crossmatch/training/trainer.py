@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -207,6 +207,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             autocast=amp,
             log=self.print_to_log_file,
             class_shares=self.class_shares,
+            of_labels=batch["of_labels"].to(self.device, non_blocking=True) if "of_labels" in batch else None,
+            cases=[str(key) for key in batch.get("unlabeled_keys", ())],
             stateless=[p for each in self.optimizers for p in parameters_of(each) if p not in each.state],
         )
 
@@ -266,6 +268,19 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         """The curves beside the host's: a value per epoch by name."""
         logged = self.logger.local_logger.my_fantastic_logging
         return {name: values for name, values in logged.items() if name not in HOST_CURVES}
+
+    @property
+    def label_maps(self) -> int:
+        """As many as the method needs."""
+        return self.method.label_maps
+
+    def of_labels(self) -> Callable[[Any], torch.Tensor] | None:
+        """The method's."""
+        return self.method.of_labels()
+
+    def cases_of_epoch(self) -> list[str]:
+        """Those that the method draws from."""
+        return self.method.drawn_cases(self.unlabeled_cases, self.current_epoch / self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
         """As nnU-Net, and steps the schedules of the method's optimizers."""
@@ -331,8 +346,9 @@ def task_of(plans_manager: PlansManager, configuration: str, dataset_json: dict)
     """The task that plans and ``dataset.json`` describe; raises :class:`InputError` for labels that nobody can read."""
     labels = label_manager_of(plans_manager, dataset_json)
     planned = plans_manager.get_configuration(configuration)
-    dimensions, spacing = len(planned.patch_size), tuple(planned.spacing)
-    return Task(labels.num_segmentation_heads, labels.has_regions, dimensions, labels.has_ignore_label, spacing)
+    patch_size, spacing = tuple(planned.patch_size), tuple(planned.spacing)
+    heads, regions, ignore = labels.num_segmentation_heads, labels.has_regions, labels.has_ignore_label
+    return Task(heads, regions, len(patch_size), ignore, spacing, patch_size)
 
 
 def check_settings(trainer: type[nnUNetTrainerSemiSupervised], task: Task) -> None:

@@ -5,7 +5,7 @@ Limit: data only; the method decides what is learned from them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +17,7 @@ from nnunetv2.configuration import default_num_processes
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset, nnUNetDatasetBlosc2
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 from nnunetv2_crossmatch import folders
@@ -63,6 +64,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         settings: of the run.
         unlabeled_views: names of the views that the loader makes of each unlabeled crop.
         unlabeled_cases: names of the preprocessed unlabeled cases.
+        drawn_cases: those of them that the current epoch draws from.
         steps_done: number of the next step in the run.
         class_shares: share of each class or region in the labeled volumes; empty if they are annotated in parts.
         reading: mark that the unlabeled cases are read, in the first process.
@@ -71,6 +73,9 @@ class UnlabeledDataTrainer(ParallelTrainer):
     settings: ClassVar[CommonSettings] = CommonSettings()
     unlabeled_views: tuple[str, ...]
     unlabeled_cases: tuple[str, ...] | list[str] = ()
+    drawn_cases: list[str]
+    labeled_loader: nnUNetDataLoader
+    dataloader_train: Any
     steps_done: int
     batch_size: int
     class_shares: Mapping[str, float] = MappingProxyType({})
@@ -140,42 +145,65 @@ class UnlabeledDataTrainer(ParallelTrainer):
         """Loaders of nnU-Net, the training one joined with the unlabeled views."""
         with nnunet_loaders_without_workers() as workers:
             training, validation = super().get_dataloaders()
-        unlabeled = None
         if self.settings.unsupervised:
             self.class_shares = class_shares(training.data_loader._data, self.label_manager)
-            unlabeled = self._unlabeled_loader()
-        seed, pin_memory, epoch = (self.seed, self.local_rank), self.device.type == "cuda", self.current_epoch
-        with_segmentation = bool(self.settings.diagnose or self.settings.gpu_views)
-        first = epoch * self.settings.iterations + len(self.steps)
-        first_validation = epoch * self.num_val_iterations_per_epoch
-        return (
-            make_augmenter(
-                training.data_loader,
-                unlabeled,
-                (*seed, 0),
-                first,
-                workers,
-                pin_memory,
-                with_segmentation,
-                self.settings.first_unsupervised,
-                self._bytes_of_batch(self.unlabeled_batch_size if unlabeled else 0),
-            ),
-            make_augmenter(
-                validation.data_loader,
-                None,
-                (*seed, 1),
-                first_validation,
-                -(-workers // 2),
-                pin_memory,
-                batch_bytes=self._bytes_of_batch(0),
-            ),
+            self.drawn_cases = self.cases_of_epoch()
+        self.labeled_loader = training.data_loader
+        augmenter = make_augmenter(
+            validation.data_loader,
+            None,
+            (self.seed, self.local_rank, 1),
+            self.current_epoch * self.num_val_iterations_per_epoch,
+            -(-workers // 2),
+            self.device.type == "cuda",
+            batch_bytes=self._bytes_of_batch(0),
+        )
+        return self._training_augmenter(workers), augmenter
+
+    def _training_augmenter(self, workers: int) -> Any:
+        """Batches from the next step on, the unlabeled images from :attr:`drawn_cases`."""
+        unlabeled = self._unlabeled_loader() if self.settings.unsupervised else None
+        return make_augmenter(
+            self.labeled_loader,
+            unlabeled,
+            (self.seed, self.local_rank, 0),
+            self.current_epoch * self.settings.iterations + len(self.steps),
+            workers,
+            self.device.type == "cuda",
+            bool(self.settings.diagnose or self.settings.gpu_views),
+            self.settings.first_unsupervised,
+            self._bytes_of_batch(self.unlabeled_batch_size if unlabeled else 0, self.label_maps),
+            self.of_labels() if unlabeled else None,
         )
 
-    def _bytes_of_batch(self, unlabeled: int) -> int:
+    def cases_of_epoch(self) -> list[str]:
+        """The unlabeled cases that the current epoch draws from: all of them, unless a method says otherwise."""
+        return list(self.unlabeled_cases)
+
+    def on_train_epoch_start(self) -> None:
+        """As inherited, with a loader of other unlabeled cases if the epoch draws from others."""
+        super().on_train_epoch_start()
+        if not self.unlabeled_cases or (cases := self.cases_of_epoch()) == self.drawn_cases:
+            return
+        self.drawn_cases = cases
+        self._stop_loaders(self.dataloader_train)
+        self.dataloader_train = self._training_augmenter(get_allowed_n_proc_DA())
+        self.print_to_log_file(f"{len(cases)} of {len(self.unlabeled_cases)} unlabeled cases are drawn from now on.")
+
+    @property
+    def label_maps(self) -> int:
+        """How many maps :meth:`of_labels` makes of each labeled image."""
+        return 0
+
+    def of_labels(self) -> Callable[[Any], torch.Tensor] | None:
+        """What workers make maps of a batch's target with, or None."""
+        return None
+
+    def _bytes_of_batch(self, unlabeled: int, maps: int = 0) -> int:
         views = 1 if self.settings.gpu_views else len(self.unlabeled_views)
         planned = self.configuration_manager
         channels = determine_num_input_channels(self.plans_manager, planned, self.dataset_json)
-        return bytes_of_batch(self.batch_size, unlabeled, views, channels, planned.patch_size)
+        return bytes_of_batch(self.batch_size, unlabeled, views, channels, planned.patch_size, maps)
 
     def do_split(self) -> tuple[list[str], list[str]]:
         """As nnU-Net, after a check of the file of folds."""
@@ -239,7 +267,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         count = len(self.unlabeled_views) - 1
         self.views = WeakStrongViews(transforms, strong, count, geometry_only=bool(self.settings.gpu_views))
         folder = self._unlabeled_folder()
-        cases = nnUNetDatasetBlosc2(str(folder), self.unlabeled_cases)  # the format of the labeled ones may differ
+        cases = nnUNetDatasetBlosc2(str(folder), self.drawn_cases)  # the format of the labeled ones may differ
         if self.settings.diagnose:
             cases = DatasetWithReferenceLabels(cases, reference_folder(folder))
         loader = nnUNetDataLoader(

@@ -16,6 +16,8 @@ from nnunetv2_crossmatch.data.loader import (
     ready_per_worker,
     seed_everything,
 )
+from nnunetv2_crossmatch.learning import shapes
+from nnunetv2_crossmatch.learning.shapes import signed_distances
 
 
 class RandomLoader:
@@ -26,7 +28,7 @@ class RandomLoader:
 
     def __next__(self) -> dict:
         drawn = torch.cat([torch.from_numpy(np.random.rand(3)), torch.rand(3, dtype=torch.float64)])
-        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn}
+        return {"data": drawn.repeat(2, 3 if self.views else 1, 1), "target": drawn, "keys": [0, 1]}
 
 
 def batches(workers: int, count: int = 6, seed: tuple[int, ...] = (1, 0, 0), first: int = 0) -> list[dict]:
@@ -75,6 +77,23 @@ def test_the_size_of_a_batch_is_that_of_its_tensors(prepared_copy):
     tensors = [batch["data"], batch["unlabeled"], *batch["target"]]
     exact = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     assert exact <= trainer._bytes_of_batch(3) < 1.1 * exact
+
+
+def test_distance_maps_of_labels_come_with_the_batch(prepared_copy, monkeypatch):
+    trainer = started(prepared_copy, "nnUNetTrainerDTC_2epochs_iters4_valiters1_labeledonly0p25")
+    batches = [next(trainer.dataloader_train) for _ in range(3)]
+    assert (
+        ["of_labels" in batch for batch in batches]
+        == ["unlabeled" in batch for batch in batches]
+        == [False, False, True]
+    )
+    batch, spacing = batches[2], tuple(trainer.configuration_manager.spacing)
+    assert torch.equal(batch["of_labels"], signed_distances(batch["target"], 2, False, spacing))
+    assert batch["of_labels"].shape == (2, 1, 16, 16)
+    with_maps, without = (trainer._bytes_of_batch(2, maps) for maps in (1, 0))
+    assert with_maps - without == batch["of_labels"].numel() * 4
+    monkeypatch.setattr(shapes, "distance_maps", None)
+    trainer.train_step(batch)
 
 
 def test_views_have_their_own_axis():

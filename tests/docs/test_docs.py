@@ -66,7 +66,8 @@ def test_commands_in_documents_exist(document):
 @pytest.mark.parametrize(("method", "preset"), [(method, preset) for method in METHODS for preset in method.presets])
 def test_presets_stand_in_the_table_with_their_values(method, preset):
     lines = (ROOT / "docs" / "settings.md").read_text().splitlines()
-    (row,) = (line for line in lines if line.startswith(f"| `{preset}` (") and method.__name__ in line.split("|")[1])
+    rows = {line: re.findall(r"\w+", line.split("|")[1]) for line in lines if line.startswith(f"| `{preset}` (")}
+    (row,) = (line for line, names in rows.items() if method.__name__ in names)
     s = settings_from_name(f"{method.Settings.trainer}_{preset}")
     optimizer = {"adamw": "AdamW", "sgd": "SGD"}[s.optimizer]
     optimizer += f" with learning rate {s.learning_rate}" if s.learning_rate else ""

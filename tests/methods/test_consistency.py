@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,8 +14,9 @@ from slow_consistency import STATEMENTS, bcp_masks, bcp_parts
 from small import PATCH, host_network, supervised_loss
 
 from nnunetv2_crossmatch.errors import UnsupportedError
-from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy
+from nnunetv2_crossmatch.learning.consistency import gaussian_ramp, noisy, worst_direction
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.pseudo_labels import distribution
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.consistency import ConsistencyMethod, ConsistencySettings
 from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
@@ -25,7 +27,7 @@ TASKS = {
     "two classes 3d": Task(3, dimensions=3),
     "regions 2d": Task(3, regions=True, dimensions=2),
 }
-TOKENS = {"UAMT": "_samples3"}  # BCP is in its second stage at PROGRESS
+TOKENS = {"UAMT": "_samples3", "CAML": "_bank0p05"}  # BCP is in its second stage at PROGRESS
 
 
 def network_of(task: Task) -> EncoderDecoder:
@@ -54,6 +56,9 @@ def made(name: str, task: Task) -> tuple[Any, Step]:
     network = network_of(task)
     method.build(network, lambda: network_of(task))
     method.double()
+    if name == "CAML":
+        method.bank.rows.normal_()
+        method.bank.filled[:, ::3] = 1
     return method, step_of(network, task)
 
 
@@ -62,7 +67,8 @@ def recorded(method: Any, step: Step) -> SimpleNamespace:
     seen = SimpleNamespace(
         images=dict(step.images), target=step.target, regions=step.task.regions, progress=PROGRESS, sure=0
     )
-    for name, list_name in (("noisy", "noisy"), ("draw_dropout", "dropouts"), ("draw_box", "boxes")):
+    names = {"noisy": "noisy", "draw_dropout": "dropouts", "draw_box": "boxes", "draw_directions": "directions"}
+    for name, list_name in names.items():
         setattr(seen, list_name, [])
         if hasattr(method, name):
             setattr(method, name, remembering(getattr(method, name), getattr(seen, list_name)))
@@ -181,6 +187,40 @@ def test_noise_is_that_share_of_each_images_own_deviation_and_cut_at_twice_that(
     assert (noise[2] == 0).all()
 
 
+def test_the_worst_noise_has_its_size_in_every_image_and_changes_more_than_the_first():
+    """The images have standard deviations of their own."""
+    method, step = made("SSNet", TASKS["two classes 3d"])
+    step.images["weak"] = 50 * step.images["weak"]
+    given, own = [], method.distance
+
+    def distance(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        given.append((images.detach(), own(images, *arguments)))
+        return given[-1][1]
+
+    method.distance = distance
+    method.parts(step)
+    images = torch.cat([step.images["labeled"], step.images["weak"]]).flatten(1)
+    for noisy_images, _ in given:
+        noise = (noisy_images.flatten(1) - images) / images.std(1, correction=0, keepdim=True)
+        assert noise.square().mean(1).sqrt().tolist() == pytest.approx([0.0234] * 6)
+    assert given[1][1] > 2 * given[0][1]
+
+
+def test_noise_stays_as_drawn_where_its_gradient_is_of_no_use():
+    first, gradient = torch.randn(4, 1, 5, 5), torch.randn(4, 1, 5, 5)
+    gradient[1], gradient[2, 0, 2, 2], gradient[3] = 0, torch.inf, 1e-30 * gradient[3]
+    found = worst_direction(gradient, first)
+    expected = [gradient[0], first[1], first[2], 1e30 * gradient[3]]
+    for one, wanted in zip(found, expected, strict=True):
+        assert torch.allclose(one, wanted / wanted.square().mean().sqrt(), rtol=1e-4)
+
+
+def test_a_scaled_loss_has_the_same_worst_noise():
+    method, step = made("SSNet", TASKS["one class 2d"])
+    losses = [method.parts(replace(step, scale=lambda loss, by=by: by * loss)).unsupervised for by in (1, 1024)]
+    assert losses[0].item() == losses[1].item()
+
+
 def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
     settings = ConsistencySettings(unsupervised=2.0, warmup=0.5, labeled_only=0.2)
     assert [settings.unsupervised_at(x) for x in (0.2, 0.45, 0.7, 0.9)] == pytest.approx(
@@ -191,10 +231,32 @@ def test_the_weight_rises_as_a_gaussian_over_a_part_of_the_run():
     assert gaussian_ramp(3) == 1
 
 
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_the_bank_gets_means_of_both_projections_of_voxels_that_both_networks_label_rightly(task):
+    method, step = made("CAML", task)
+    method.parts(step)
+    images = torch.cat([step.images["labeled"], step.images["weak"]])
+    outputs = [each(images, mode="heads_and_last", labeled_rows=0) for each in (step.network, method.branch)]
+    probability = torch.stack([distribution(heads[0], task.regions) for heads, _ in outputs])[:, :3]
+    every = [project(last[:3].movedim(1, -1)) for project, (_, last) in zip(method.projections, outputs, strict=True)]
+    for kind in range(task.channels):
+        known = step.target[:, kind] == 1 if task.regions else step.target[:, 0] == kind
+        found = probability[:, :, kind] > 0.5 if task.regions else probability.argmax(2) == kind
+        expected = ((every[0] + every[1]) / 2)[known & found[0] & found[1]]
+        rows = method.right.rows[kind][method.right.real[kind]]
+        assert len(rows) == min(64, len(expected)) > 10
+        assert torch.cdist(rows, expected).min(1).values.max() < 1e-6
+        assert len(rows.unique(dim=0)) == len(rows)
+    before = method.bank.rows.clone()
+    method.after_step(step)
+    assert (method.bank.rows != before).any(2).sum(1).tolist() == method.right.real.sum(1).tolist()
+
+
 STEPS = {
     "MeanTeacher_ACDC": 30_000, "CPS_ACDC": 30_000, "DMD_LA": 6000, "UAMT_LA": 6000, "URPC_ACDC": 30_000,
     "BCP_LA": 17_000, "BCP_ACDC": 40_000, "MCNet_LA": 15_000, "MCNet_ACDC": 30_000, "MCNetPlus_LA": 15_000,
-    "MCNetPlus_ACDC": 30_000, "DTC_LA": 6000,
+    "MCNetPlus_ACDC": 30_000, "DTC_LA": 6000, "SASSNet_LA": 6000,
+    "SSNet_LA": 15_000, "SSNet_ACDC": 30_000, "CAML_LA": 15_000,
 }  # fmt: skip
 
 
@@ -213,11 +275,20 @@ def test_presets_have_the_published_length_and_batch():
     assert presets["MCNet_LA"].unsupervised_at(0.4) == 2
 
 
-@pytest.mark.parametrize("tokens", ["batch1", "ubatch1"])
-def test_pasting_in_both_directions_takes_two_images_of_each_kind(tokens):
-    settings = settings_from_name(f"nnUNetTrainerBCP_{tokens}")
-    (problem,) = method_of("nnUNetTrainerBCP").problems(settings, Task(2))
-    assert "takes two labeled and two unlabeled images" in problem.detail
+@pytest.mark.parametrize(
+    ("name", "detail"),
+    [
+        ("BCP_batch1", "takes two labeled and two unlabeled images"),
+        ("BCP_ubatch1", "takes two labeled and two unlabeled images"),
+        ("CAML_batch1", "attends from one image of a batch to the others"),
+        ("CAML_ubatch1", "attends from one image of a batch to the others"),
+        ("CAML_bank0p0001", "hold no row of 2 kinds"),
+    ],
+)
+def test_batches_of_one_image_and_a_bank_without_a_row_are_refused(name, detail):
+    settings = settings_from_name(f"nnUNetTrainer{name}")
+    (problem,) = method_of(settings.trainer).problems(settings, Task(2))
+    assert detail in problem.detail
 
 
 def test_a_network_with_one_scale_is_refused():

@@ -122,7 +122,7 @@ def test_a_trainer_that_is_none_of_ours_is_refused_with_the_names_of_ours():
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
-        ("nnUNetTrainerCrosMatch_5epochs", "nnUNetTrainerCrossMatch"),
+        ("nnUNetTrainerCrosMatch_5epochs", "nnUNetTrainerCrossMatch, nnUNetTrainerFilterMatch"),
         ("nnUNetTrainermcnet", "nnUNetTrainerMCNet, nnUNetTrainerMCNetPlus"),
         ("MeanTeacher", "nnUNetTrainerMeanTeacher"),
     ],
@@ -139,7 +139,7 @@ def test_nnunets_search_for_a_mistyped_trainer_prints_the_nearest_names(capsys):
         named.nnUNetTrainerFixMach_5epochs  # noqa: B018
     with pytest.raises(AttributeError):
         named.nnUNetTrainerPrimus  # noqa: B018
-    nearest = "nnUNetTrainerFixMatch, nnUNetTrainerUniMatch"
+    nearest = "nnUNetTrainerFixMatch, nnUNetTrainerUniMatch, nnUNetTrainerFilterMatch"
     expected = f"No trainer here is named nnUNetTrainerFixMach_5epochs; the nearest names are {nearest}\n"
     assert capsys.readouterr().err == expected
 

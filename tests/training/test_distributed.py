@@ -20,9 +20,10 @@ from toy_methods import with_toys
 from trainers import continued, flat, make_trainer, started, weights_of
 
 from nnunetv2_crossmatch.learning.labeling import Labeling
-from nnunetv2_crossmatch.learning.step import Step
+from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import StreamTable
 from nnunetv2_crossmatch.methods import names
+from nnunetv2_crossmatch.methods.filtermatch import FilterMatch
 from nnunetv2_crossmatch.training.distributed import (
     device_of_process,
     join_torchrun,
@@ -47,12 +48,13 @@ TWO_NETWORKS = "nnUNetTrainerTwoNetworks_2epochs_iters2_valiters1_seed1_warmup0_
 CONSISTENT = [
     f"nnUNetTrainer{method}_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4{tokens}"
     for method, tokens in {
-        **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC"), ""),
+        **dict.fromkeys(("MeanTeacher", "CPS", "DMD", "URPC", "MCNet", "DTC", "SASSNet", "SSNet"), ""),
         "MCNetPlus": "_temp0p5",  # 0.1 makes rounding errors ten times as large
         "UAMT": "_samples2",
         "BCP": "_pretrain0",
     }.items()
 ]
+OWN_DRAWS = "nnUNetTrainerCAML_2epochs_iters2_valiters1_seed1_warmup0_unsup10_batch4"  # and images that it attends to
 STEPS = 2
 
 
@@ -147,10 +149,11 @@ def work(rank: int, root: str, port: int) -> None:
     tiny = TinyDataset(Path(root))
     result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
     result["peer"] = train_peer(tiny, rank)
-    for name in CONSISTENT:
+    for name in (*CONSISTENT, OWN_DRAWS):
         batches = [halves(batch)[rank] for batch in joined_batches()]
         result[name] = train_consistent(make_trainer(tiny, name), batches)
     result["labeling"] = follow([rank])
+    result["entropies"] = follow_entropies([rank])
     result["waited"] = wait_for_a_slow_first(rank, tiny.root / "done")
     torch.save(result, tiny.root / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -165,6 +168,18 @@ def follow(halves: list[int]) -> dict[str, torch.Tensor]:
         label = labeling(torch.cat([probability[2 * half : 2 * half + 2] for half in halves]), 0.5)
         labeling.update(label, {"blob": 0.05, "other": 0.9})
     return labeling.state_dict()
+
+
+def follow_entropies(halves: list[int]) -> torch.Tensor:
+    """Entropies by case after a step on those halves of a batch; one case is in both."""
+    method = FilterMatch(FilterMatch.Settings(), Task(2))
+    method.drawn_cases(["a", "b", "c"], 0.0)
+    values = {"a": [0.25], "b": [0.5, 2.0], "c": [1.0]}
+    crops = [("a", 0), ("b", 0)], [("b", 1), ("c", 0)]
+    chosen = [crop for half in halves for crop in crops[half]]
+    method.entropies = torch.tensor([values[case][number] for case, number in chosen])
+    method.after_step(Step(None, {}, None, method.task, None, cases=[case for case, _ in chosen]))
+    return method.seen
 
 
 def wait_for_a_slow_first(rank: int, done: Path) -> bool:
@@ -217,6 +232,12 @@ def test_consistency_methods_train_like_one_process_on_the_joined_batch(processe
     assert torch.allclose(first, train_consistent(alone, joined_batches()), rtol=1e-4, atol=1e-5)
 
 
+def test_networks_and_bank_are_the_same_in_both_processes(processes):
+    first, second = (process[OWN_DRAWS] for process in processes)
+    assert torch.equal(first, second)
+    assert first.isfinite().all()
+
+
 def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):
     first, second = (process["peer"] for process in processes)
     assert torch.equal(first, second)
@@ -227,6 +248,12 @@ def test_thresholds_and_shifts_follow_the_labels_of_both_processes(processes, st
     first, second = (process["labeling"][state] for process in processes)
     assert torch.equal(first, second)
     assert torch.allclose(first, follow([0, 1])[state])
+
+
+def test_entropies_of_cases_are_those_of_both_processes(processes):
+    both = follow_entropies([0, 1])
+    assert both.tolist() == [[0.25, 2.5, 1.0], [1, 2, 1]]
+    assert all(torch.equal(process["entropies"], both) for process in processes)
 
 
 @pytest.mark.parametrize("what", ["seed", "seed when continued"])

@@ -984,15 +984,15 @@ TRAINING = {
 CLI = {
     "every exported checkpoint with the weights of the first": Mutation(
         "cli/model_export.py",
-        "with_weights(load_checkpoint(file), file, weights)",
-        "with_weights(load_checkpoint(checkpoints[0]), file, weights)",
+        "with_weights(load_checkpoint(file), file, chosen)",
+        "with_weights(load_checkpoint(checkpoints[0]), file, chosen)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),
     "every exported checkpoint with the final weights of its fold": Mutation(
         "cli/model_export.py",
-        "load_checkpoint(file), file, weights)",
-        "load_checkpoint(file.with_name(CHECKPOINTS[0])), file, weights)",
+        "load_checkpoint(file), file, chosen)",
+        "load_checkpoint(file.with_name(CHECKPOINTS[0])), file, chosen)",
         CHECKPOINTS,
         "weights_of_its_own",
     ),

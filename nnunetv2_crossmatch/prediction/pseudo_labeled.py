@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
@@ -54,7 +53,7 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
     unlabeled = unlabeled_images(source, ending)
     target = folders.raw_folder() / free_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
-    facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
+    facts = model.facts
     with folders.exclusive(work):
         done = _begun(work, facts)
         for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
@@ -75,13 +74,13 @@ def surest(confidence: Mapping[str, float], keep: float) -> list[str]:
     return sorted(sorted(confidence, key=lambda case: (-confidence[case], case))[:count])
 
 
-def unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
-    """Images of the unlabeled cases of a raw data set.
+def unlabeled_images(source: Path, ending: str, images: Path | None = None) -> dict[str, list[Path]]:
+    """Images of the unlabeled cases of a raw data set, in its ``imagesUn`` or in the folder ``images``.
 
     Raises:
         InputError: there are none, or one of them has the name of a labeled case.
     """
-    images = source / "imagesUn"
+    images = images or source / "imagesUn"
     cases = group_by_case(images, ending)[0] if images.is_dir() else {}
     if not cases:
         raise InputError(Problem("no unlabeled images", images, f"no <case>_0000{ending} there", "put them there"))
@@ -108,11 +107,6 @@ def free_name(target_id: int, name: str) -> str:
     if taken:
         raise InputError(Problem("data set id taken", taken[0], f"it has the id {target_id:03d}", "choose another -o"))
     return f"Dataset{target_id:03d}_{name}"
-
-
-def _checkpoints(model: CasePredictor) -> dict[str, int]:
-    """CRC32 of each checkpoint."""
-    return {f"{file.parent.name}/{file.name}": file_info(file).crc32 for file in model.files}
 
 
 def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,10 +30,7 @@ class Model:
     regions = False
 
     def __init__(self, tiny: TinyDataset, confidence: dict[str, float], checkpoint: bytes = b"weights") -> None:
-        fold = tiny.root / "model" / "fold_all"
-        fold.mkdir(parents=True, exist_ok=True)
-        self.files = [fold / "checkpoint_final.pth"]
-        self.files[0].write_bytes(checkpoint)
+        self.facts = {"model": str(tiny.root / "model"), "checkpoints": {"fold_all/x": zlib.crc32(checkpoint)}}
         self.confidence, self.asked = confidence, []
         self.reader = SimpleNamespace(write_seg=lambda labels, file, properties: Path(file).write_bytes(b"labels"))
 

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from nnunetv2_crossmatch.review.conclusions import Conclusions
 from nnunetv2_crossmatch.review.labeled_cases import volume
 
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 14.0, 46.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 28.0, 14.0, 46.0
 WIDE, NARROW = (760.0, 380.0), (360.0, 340.0)
 
 

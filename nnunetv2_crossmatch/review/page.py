@@ -115,8 +115,8 @@ def make_cells(one: ReviewedCase, found: Conclusions) -> list[Cell]:
         parts = (f"{kind} {mean(values):.3f}" for kind, values in result.disagreement.items())
         small = ", ".join(parts) if len(found.kinds) > 1 else ""
         cells.append(Cell("disagreement", f"{one.uncertainty:.3f}", small, one.uncertainty))
-    cells.append(Cell("unsure surface", share(result.unsure), "", result.unsure, bool(found.kinds)))
-    cells.append(Cell("entropy", number(result.entropy, 3), "", result.entropy, True))
+    entropy = f"entropy {number(result.entropy, 3)}"
+    cells.append(Cell("unsure surface", share(result.unsure), entropy, result.unsure, bool(found.kinds)))
     return cells + volume_cells(one, found)
 
 

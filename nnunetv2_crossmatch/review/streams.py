@@ -113,7 +113,7 @@ class Streams:
 
     def __post_init__(self) -> None:
         checkpoint = load_checkpoint(self.model.files[self.fold])
-        self.network = adopted(self.model.predictor.network)
+        self.network: Any = adopted(self.model.predictor.network)
         self.weights = checkpoint["network_weights"]
         configuration = trained_with(self.model.files[self.fold], checkpoint)["configuration"]
         arguments = self.model, checkpoint["trainer_name"], configuration

@@ -79,6 +79,36 @@ def test_a_stopped_run_goes_on_and_leaves_nothing_behind(tiny_copy):
     assert json.loads((target / "dataset.json").read_text())["numTraining"] == 6
 
 
+def test_only_the_listed_cases_are_taken_also_after_a_run_of_others(tiny_copy, tmp_path):
+    listed, sure = tmp_path / "cases.txt", dict.fromkeys(CASES, 0.9)
+    with pytest.raises(KeyboardInterrupt):
+        make_pseudo_labeled(Model(tiny_copy, {CASES[0]: 0.9}), tiny_copy.name, 911, "New")
+    listed.write_text(f"# two of them\n\n{CASES[3]} \n{CASES[1]}\n{CASES[3]}\n")
+    model = Model(tiny_copy, sure)
+    target = make_pseudo_labeled(model, tiny_copy.name, 911, "New", only=listed)
+    assert model.asked == [CASES[1], CASES[3]]
+    assert set(json.loads((target / "pseudo_labels.json").read_text())["cases"]) == {CASES[1], CASES[3]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"it names no case.*Fix: give a text file"),
+        (b"# nothing\n\n", "it names no case"),
+        (b"\xff\xfe\x00", "it is no text in UTF-8"),
+        (b"free_4\nfree_05\nno_such\n", r"free_4 is not in .*imagesUn. Fix: write free_04(.|\n)*no_such .*Fix: remove"),
+        (None, "file missing"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told_before_anything_is_predicted(tiny_copy, tmp_path, content, message):
+    listed, model = tmp_path / "cases.txt", Model(tiny_copy, dict.fromkeys(CASES, 0.9))
+    if content is not None:
+        listed.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        make_pseudo_labeled(model, tiny_copy.name, 911, "New", only=listed)
+    assert model.asked == []
+
+
 def test_a_run_of_another_model_is_not_gone_on_with(tiny_copy):
     with pytest.raises(KeyboardInterrupt):
         make_pseudo_labeled(Model(tiny_copy, {}), tiny_copy.name, 911, "New")

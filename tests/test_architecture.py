@@ -26,8 +26,10 @@ MAY_IMPORT = {
     "evaluation": "training methods learning data errors folders json_files",
     "report": "evaluation training methods learning data errors folders json_files",
     "prediction": "training methods learning data ext_trainers errors folders json_files",
+    "review": "prediction report evaluation training methods learning data errors folders json_files",
     "demo": "report evaluation training methods learning data ext_trainers errors folders json_files",
-    "cli": "demo prediction report evaluation training methods learning data ext_trainers errors folders json_files",
+    "cli": "demo review prediction report evaluation training methods learning data ext_trainers errors folders "
+    "json_files",
     "ext_trainers": "training errors",
 }
 """What the modules of a package may import, beside their own package and the package's version."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,3 +68,15 @@ def steps(trainer: Any, count: int) -> list[dict]:
 def flat(module: torch.nn.Module) -> torch.Tensor:
     """All parameters and buffers in one row, on their own memory."""
     return torch.cat([value.detach().flatten().clone() for value in module.state_dict().values()])
+
+
+def untrained_model(tiny: TinyDataset, name: str, configuration: str = "3d_fullres", fold: int | str = "all") -> Path:
+    """A model folder with the weights that a trainer begins with, named as a finished training leaves it."""
+    trainer = make_trainer(tiny, name, configuration, fold)
+    trainer.initialize()
+    folder = Path(trainer.output_folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.save_checkpoint(str(folder / "checkpoint_final.pth"))
+    shutil.copy(tiny.plans_file, folder.parent / "plans.json")
+    shutil.copy(tiny.preprocessed / "dataset.json", folder.parent)
+    return folder.parent

@@ -9,12 +9,12 @@ import torch
 
 from nnunetv2_crossmatch.cli.model_export import (
     MEAN,
-    WEIGHTS,
     export_model,
     files_missing_for_zip_export,
     predict_command,
 )
 from nnunetv2_crossmatch.errors import command, command_line
+from nnunetv2_crossmatch.training.checkpoints import WEIGHTS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from nnunetv2_crossmatch.data.planned_network import planned_shapes
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.folders import DATASET_NAME, atomic_folder, check_names
-from nnunetv2_crossmatch.training.checkpoints import METHOD_STATE, load_checkpoint, trained_with, write_checkpoint
+from nnunetv2_crossmatch.training.checkpoints import load_checkpoint, other_networks, trained_with, write_checkpoint
 
 STOCK_TRAINER = "nnUNetTrainer"
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -36,8 +36,6 @@ NNUNET_ENTRIES = (
 """Entries of nnU-Net's own checkpoints besides the trainer's name; entries of this package are not exported."""
 
 ORIGIN_KEY = "crossmatch_origin"
-WEIGHTS = {"network": "", "teacher": "average.", "peer": "peer."}
-"""Whose weights are exported, and how their names begin among the modules of a method."""
 MEAN = "mean"
 """The trained network and the second one as two folds, whose mean nnU-Net predicts with."""
 
@@ -113,21 +111,19 @@ def _copy_existing(names: Sequence[str], source: Path, target: Path) -> None:
 
 
 def with_weights(checkpoint: dict[str, Any], file: Path, weights: str) -> dict[str, Any]:
-    """``checkpoint`` of ``file`` with the ``weights`` of one of :data:`WEIGHTS` in the place of the network's.
+    """``checkpoint`` of ``file`` with the ``weights`` of one of ``checkpoints.WEIGHTS`` in the place of the network's.
 
     Raises:
         InputError: the method has no such network.
     """
     if weights == "network":
         return checkpoint
-    start, modules = WEIGHTS[weights], checkpoint.get(METHOD_STATE, {}).get("modules", {})
-    chosen = {name.removeprefix(start): value for name, value in modules.items() if name.startswith(start)}
-    if chosen.keys() != checkpoint["network_weights"].keys():
-        there = [name for name, begins in WEIGHTS.items() if begins and any(key.startswith(begins) for key in modules)]
+    there = other_networks(checkpoint)
+    if weights not in there:
         detail = f"{checkpoint['trainer_name']} trained no {weights}"
         fix = f"use --weights {' or '.join(['network', *there])}"
         raise InputError(Problem("no such weights", file, detail, fix))
-    return {**checkpoint, "network_weights": chosen}
+    return {**checkpoint, "network_weights": there[weights]}
 
 
 def make_stock_checkpoint(checkpoint: dict[str, Any], origin: dict[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,8 @@ def parser() -> argparse.ArgumentParser:
     add("-o", required=True, type=dataset_id, metavar="NEW_ID", help="id of the new data set")
     add("--name", metavar="NAME", help="its name (default: that of the old one, then Pseudo)")
     add("--keep", type=share, default=1.0, metavar="SHARE", help="use only this share of the cases, the surest ones")
+    only = "text file with the cases to take, a name per line, as the page of a review gives it (default: all)"
+    add("--only", type=Path, metavar="FILE", help=only)
     add("-f", nargs="+", metavar="FOLD", help="folds whose mean predicts (default: all that are there)")
     add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
     add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, else cpu")
@@ -59,7 +61,7 @@ def main() -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = CasePredictor(arguments.m.resolve(), arguments.f, arguments.chk, device, arguments.trust)
     name = arguments.name or re.sub(r"Dataset\d+_?", "", dataset, count=1) + "Pseudo"
-    written = make_pseudo_labeled(model, dataset, arguments.o, name, arguments.keep)
+    written = make_pseudo_labeled(model, dataset, arguments.o, name, arguments.keep, arguments.only)
     print(f"{written.name} written to {written}; {LIST} there lists the predicted labels.")
     print(f"Next: {command_line('nnUNetv2_plan_and_preprocess', '-d', arguments.o)}")
     print(f"then: {command_line('nnUNetv2_train', arguments.o, 'CONFIGURATION', 'all')}")

@@ -16,11 +16,11 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.manifest import file_info
 from nnunetv2_crossmatch.data.plans_check import check_dataset_file
 from nnunetv2_crossmatch.data.raw_cases import group_by_case
 from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any
 from nnunetv2_crossmatch.json_files import read_json
+from nnunetv2_crossmatch.prediction.case_list import check_known, read_case_list
 from nnunetv2_crossmatch.prediction.predictor import CasePredictor
 
 LIST = "pseudo_labels.json"
@@ -29,7 +29,9 @@ DONE = "predicted.json"
 """Of an unfinished run: the model, and the confidence of each case that is predicted."""
 
 
-def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name: str, keep: float = 1.0) -> Path:
+def make_pseudo_labeled(
+    model: CasePredictor, dataset: str, target_id: int, name: str, keep: float = 1.0, only: Path | None = None
+) -> Path:
     """Predict ``imagesUn`` of ``dataset`` and write ``Dataset<target_id>_<name>`` with both kinds of labels.
 
     A run that was stopped goes on where it was. Images are hard links where the file system allows them, labels are
@@ -41,28 +43,30 @@ def make_pseudo_labeled(model: CasePredictor, dataset: str, target_id: int, name
         target_id: 1 to 999, of no other data set.
         name: the second part of the new one's name.
         keep: share of the unlabeled cases that are used, the surest ones; more than 0, at most 1.
+        only: file that lists the unlabeled cases to take; None: all.
 
     Returns:
         The new raw data set.
 
     Raises:
-        InputError: there are no unlabeled images, the model is of another data set, the id is taken or the name none,
-            or another process does the same.
+        InputError: there are no unlabeled images, ``only`` cannot be used or lists others, the model is of another data
+            set, the id is taken or the name none, or another process does the same.
     """
     source = folders.raw_folder() / dataset
     ending = model.check_dataset(source / "dataset.json")["file_ending"]
-    unlabeled = unlabeled_images(source, ending)
+    unlabeled = listed_images(unlabeled_images(source, ending), only)
     target = folders.raw_folder() / checked_name(target_id, name)
     work = target.with_name(f".{target.name}.predictions")
     if _is_complete(target, work):
         return target
     check_free(target_id)
-    facts = {"model": str(model.files[0].parents[1]), "checkpoints": _checkpoints(model)}
+    facts = model.facts
     with folders.exclusive(work):
         done = _begun(work, facts)
         for case in tqdm([case for case in unlabeled if case not in done], desc="predicting", unit="case"):
             done[case] = _predict(model, unlabeled[case], work / f"{case}{ending}")
             folders.write_json(work / DONE, {**facts, "confidence": done})
+    done = {case: done[case] for case in unlabeled}
     used = surest(done, keep)
     with folders.atomic_folder(target) as folder:
         join(folder, source, {case: unlabeled[case] for case in used}, work)
@@ -78,13 +82,26 @@ def surest(confidence: Mapping[str, float], keep: float) -> list[str]:
     return sorted(sorted(confidence, key=lambda case: (-confidence[case], case))[:count])
 
 
-def unlabeled_images(source: Path, ending: str) -> dict[str, list[Path]]:
-    """Images of the unlabeled cases of a raw data set.
+def listed_images(unlabeled: dict[str, list[Path]], only: Path | None) -> dict[str, list[Path]]:
+    """The images of the cases that the file ``only`` lists; None: all.
+
+    Raises:
+        InputError: the file cannot be used, or lists a case that has no images.
+    """
+    if only is None:
+        return unlabeled
+    names = read_case_list(only)
+    check_known(names, unlabeled, only, next(iter(unlabeled.values()))[0].parent)
+    return {case: files for case, files in unlabeled.items() if case in set(names)}
+
+
+def unlabeled_images(source: Path, ending: str, images: Path | None = None) -> dict[str, list[Path]]:
+    """Images of the unlabeled cases of a raw data set, in its ``imagesUn`` or in the folder ``images``.
 
     Raises:
         InputError: there are none, or one of them has the name of a labeled case.
     """
-    images = source / "imagesUn"
+    images = images or source / "imagesUn"
     cases = group_by_case(images, ending)[0] if images.is_dir() else {}
     if not cases:
         raise InputError(Problem("no unlabeled images", images, f"no <case>_0000{ending} there", "put them there"))
@@ -128,11 +145,6 @@ def _is_complete(target: Path, work: Path) -> bool:
     with folders.exclusive(work):
         shutil.rmtree(work)
     return True
-
-
-def _checkpoints(model: CasePredictor) -> dict[str, int]:
-    """CRC32 of each checkpoint."""
-    return {f"{file.parent.name}/{file.name}": file_info(file).crc32 for file in model.files}
 
 
 def _begun(work: Path, facts: Mapping[str, Any]) -> dict[str, float]:

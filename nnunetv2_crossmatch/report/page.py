@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from nnunetv2_crossmatch.evaluation.published import PublishedComparison
 from nnunetv2_crossmatch.evaluation.score_files import (
@@ -71,33 +71,48 @@ class CaseEntry:
 
 def render_page(content: ReportContent, cases: Sequence[CaseEntry], command: str) -> str:
     """Render the report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("nnunetv2_crossmatch.report"),
+    return (
+        template_environment("report")
+        .get_template("report.html.j2")
+        .render(
+            title=content.title,
+            scores=content.main,
+            names=list(content.scores),
+            folders=[content.case_files.reference, *content.case_files.predictions.values()],
+            headline_numbers=headline_numbers(content),
+            summary=make_summary_rows(content.main),
+            score_notes=score_notes(content.main),
+            has_images=content.case_files.images is not None,
+            dots=draw_for_both_widths(partial(plot_cases, content.scores)),
+            cases=cases,
+            drawn=[case for case in cases if case.slices],
+            comparison=make_comparison_section(content),
+            published=content.published,
+            model=content.model,
+            curves=draw_training_curves(content.model),
+            command=command,
+            **origin_facts(),
+        )
+    )
+
+
+def template_environment(*packages: str) -> Environment:
+    """Templates of these packages of ours, the first one's before the others'."""
+    return Environment(
+        loader=ChoiceLoader([PackageLoader(f"nnunetv2_crossmatch.{name}") for name in packages]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
-        title=content.title,
-        scores=content.main,
-        names=list(content.scores),
-        folders=[content.case_files.reference, *content.case_files.predictions.values()],
-        headline_numbers=headline_numbers(content),
-        summary=make_summary_rows(content.main),
-        score_notes=score_notes(content.main),
-        has_images=content.case_files.images is not None,
-        dots=draw_for_both_widths(partial(plot_cases, content.scores)),
-        cases=cases,
-        drawn=[case for case in cases if case.slices],
-        comparison=make_comparison_section(content),
-        published=content.published,
-        model=content.model,
-        curves=draw_training_curves(content.model),
-        versions={name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
-        command=command,
-        written=datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
-    )
+
+
+def origin_facts() -> dict[str, Any]:
+    """Versions by package, and the present time, as the last section of a page shows them."""
+    return {
+        "versions": {name: version(name) for name in PACKAGES} | {"Python": platform.python_version()},
+        "written": datetime.now().astimezone().strftime("%d %B %Y, %H:%M"),
+    }
 
 
 def headline_numbers(content: ReportContent) -> list[dict[str, str]]:

@@ -32,6 +32,9 @@ CANDIDATES = ("checkpoint_final.pth", LATEST, "checkpoint_best.pth")
 METHOD_STATE = "method_state"
 """Where a checkpoint holds the modules and optimizers of the method, if it has any."""
 
+WEIGHTS = {"network": "", "teacher": "average.", "peer": "peer."}
+"""Whole networks in a checkpoint, and how the names of their weights begin among the modules of a method."""
+
 FORM = {"network_weights": dict, "current_epoch": int, "trainer_name": str, "init_args": dict, "logging?": dict}
 UNREADABLE = (
     OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError,
@@ -194,6 +197,17 @@ def trained_with(file: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(file, f"no training checkpoint: {error}") from error
     return arguments
+
+
+def other_networks(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """Weights of the networks beside the trained one: its moving average (``teacher``), a second one (``peer``)."""
+    modules = checkpoint.get(METHOD_STATE, {}).get("modules", {})
+    found = {
+        name: {key.removeprefix(start): value for key, value in modules.items() if key.startswith(start)}
+        for name, start in WEIGHTS.items()
+        if start
+    }
+    return {name: weights for name, weights in found.items() if weights.keys() == checkpoint["network_weights"].keys()}
 
 
 def _damaged(file: Path, detail: str) -> DamagedCheckpointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,10 +31,7 @@ class Model:
     regions = False
 
     def __init__(self, tiny: TinyDataset, confidence: dict[str, float], checkpoint: bytes = b"weights") -> None:
-        fold = tiny.root / "model" / "fold_all"
-        fold.mkdir(parents=True, exist_ok=True)
-        self.files = [fold / "checkpoint_final.pth"]
-        self.files[0].write_bytes(checkpoint)
+        self.facts = {"model": str(tiny.root / "model"), "checkpoints": {"fold_all/x": zlib.crc32(checkpoint)}}
         self.confidence, self.asked = confidence, []
         self.reader = SimpleNamespace(write_seg=lambda labels, file, properties: Path(file).write_bytes(b"labels"))
 
@@ -102,6 +100,36 @@ def test_a_run_killed_before_it_removed_its_predictions_is_finished_by_the_next(
     assert files(raw / "Dataset911_New") == before
     with pytest.raises(InputError, match="data set id taken"):
         make_pseudo_labeled(model, tiny_copy.name, 911, "New")
+
+
+def test_only_the_listed_cases_are_taken_also_after_a_run_of_others(tiny_copy, tmp_path):
+    listed, sure = tmp_path / "cases.txt", dict.fromkeys(CASES, 0.9)
+    with pytest.raises(KeyboardInterrupt):
+        make_pseudo_labeled(Model(tiny_copy, {CASES[0]: 0.9}), tiny_copy.name, 911, "New")
+    listed.write_text(f"# two of them\n\n{CASES[3]} \n{CASES[1]}\n{CASES[3]}\n")
+    model = Model(tiny_copy, sure)
+    target = make_pseudo_labeled(model, tiny_copy.name, 911, "New", only=listed)
+    assert model.asked == [CASES[1], CASES[3]]
+    assert set(json.loads((target / "pseudo_labels.json").read_text())["cases"]) == {CASES[1], CASES[3]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"it names no case.*Fix: give a text file"),
+        (b"# nothing\n\n", "it names no case"),
+        (b"\xff\xfe\x00", "it is no text in UTF-8"),
+        (b"free_4\nfree_05\nno_such\n", r"free_4 is not in .*imagesUn. Fix: write free_04(.|\n)*no_such .*Fix: remove"),
+        (None, "file missing"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_told_before_anything_is_predicted(tiny_copy, tmp_path, content, message):
+    listed, model = tmp_path / "cases.txt", Model(tiny_copy, dict.fromkeys(CASES, 0.9))
+    if content is not None:
+        listed.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        make_pseudo_labeled(model, tiny_copy.name, 911, "New", only=listed)
+    assert model.asked == []
 
 
 def test_a_run_of_another_model_is_not_gone_on_with(tiny_copy):

@@ -123,7 +123,7 @@ def test_a_trainer_that_is_none_of_ours_is_refused_with_the_names_of_ours():
     ("name", "nearest"),
     [
         ("nnUNetTrainerCrosMatch_5epochs", "nnUNetTrainerCrossMatch, nnUNetTrainerFilterMatch"),
-        ("nnUNetTrainermcnet", "nnUNetTrainerMCNet, nnUNetTrainerMCNetPlus"),
+        ("nnUNetTrainermcnet", "nnUNetTrainerMCNet, nnUNetTrainerMCNetPlus, nnUNetTrainerSSNet"),
         ("MeanTeacher", "nnUNetTrainerMeanTeacher"),
     ],
 )

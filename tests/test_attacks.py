@@ -154,7 +154,7 @@ def test_a_checkpoint_without_plans_is_named_by_the_export(tmp_path: Path) -> No
     file = trained.write_model(tmp_path / "a__b__2d") / "fold_0" / "checkpoint_final.pth"
     torch.save({**torch.load(file, weights_only=False), "init_args": {"plans": 3, "configuration": "2d"}}, file)
     with pytest.raises(InputError, match=r"checkpoint damaged in .*plans"):
-        _check_training(tmp_path / "a__b__2d", {}, [file])
+        _check_training(tmp_path / "a__b__2d", {}, {}, [file])
 
 
 def test_weights_of_another_network_are_named(tmp_path: Path) -> None:

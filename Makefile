@@ -1,10 +1,12 @@
 # make demo: everything on generated data, in minutes on a CPU.  make test: the whole suite.  make lint: ruff and mypy.
+# make docs: the site of docs/ in build/site; a broken link stops it.
 PYTHON ?= python3
 VENV ?= .venv
 STAMP = $(VENV)/.installed
+DOCS_STAMP = $(VENV)/.installed_docs
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: demo test test-compiler lint clean
+.PHONY: demo test test-compiler lint docs clean
 
 demo: $(STAMP)
 	$(RUN) nnUNetv2_crossmatch_demo $(DEMO_ARGS)
@@ -19,9 +21,16 @@ test-compiler: $(STAMP)
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy
 
+docs: $(DOCS_STAMP)
+	$(RUN) mkdocs build --strict
+
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --editable ".[test,dev]"
+	touch $@
+
+$(DOCS_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 clean:

@@ -1,9 +1,9 @@
 """What the site needs beyond Markdown: the repository's own pages, links that leave ``docs``, and no foreign assets.
 
-A document links relative to its place in the repository, so that it works where the repository is looked at. On the site
-README, CHANGELOG, CONTRIBUTING and SECURITY are pages, too, and a link to one of them is turned to that page. A link to
-anything else outside of the pages, as a test or a folder of score files, becomes its text: copying thousands of numbers
-as files would serve nobody, and a static site cannot show a folder.
+A document links relative to its place in the repository, so that it works where the repository is looked at. On the
+site README, CHANGELOG, CONTRIBUTING and SECURITY are pages, too, and a link to one of them is turned to that page. A
+link to anything else outside of the pages, as a test or a folder of score files, becomes its text: copying hundreds of
+files of numbers would serve nobody, and a static site cannot show a folder.
 
 Limit: inline links and images, not reference definitions; nothing inside of code.
 """
@@ -32,7 +32,8 @@ ROOT_PAGES = {
 
 CODE = r"^(?:(?: {4}|\t).*|```.*\n(?:.*\n)*?```)$|`+[^`]+`+"
 LINK = re.compile(rf"(?P<code>{CODE})|(?P<text>\[[^\]]*\])\((?P<target>[^)\s]+)\)", re.MULTILINE)
-FOREIGN = re.compile(r"<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc=\"?(?:https?:)?//|<link\b[^>]*\shref=\"?(?:https?:)?//")
+SOURCE = r"<(?:script|img|iframe|source|video|audio)\b[^>]*\ssrc|<link\b[^>]*\shref"
+FOREIGN = re.compile(rf"(?:{SOURCE})=[\"']?(?:https?:)?//[^\"'>\s]*")
 ROLE = re.compile(r":(?:attr|class|data|func|meth|mod):(?=<code)")
 log = logging.getLogger("mkdocs.hooks.site")
 
@@ -46,16 +47,17 @@ def page_of(path: str) -> str | None:
 
 
 def site_links(text: str, source: str) -> str:
-    """``text`` of the document ``source`` (its path in the repository) with the links that its page on the site needs."""
+    """``text`` of the document ``source`` (path in the repository) with the links that its page on the site needs."""
     start = posixpath.dirname(page_of(source) or "")
 
     def link(match: re.Match[str]) -> str:
         target, anchor = (match["target"] or "").partition("#")[::2]
         if match["code"] or not target or ":" in target:
             return match[0]
-        page = page_of(posixpath.normpath(posixpath.join(posixpath.dirname(source), target)))
-        if page is None:
-            return match["text"][1:-1]
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        page = page_of(file)
+        if page is None:  # what is not there stays, for mkdocs to warn of
+            return match["text"][1:-1] if (REPOSITORY / file).exists() else match[0]
         return f"{match['text']}({posixpath.relpath(page, start or '.')}{'#' * bool(anchor)}{anchor})"
 
     return LINK.sub(link, text)
@@ -71,7 +73,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Turn the links."""
+    """Turn the links; a page that is a tab by itself needs no list of the pages beside it."""
+    if page.parent is None:
+        page.meta.setdefault("hide", ["navigation"])
     return site_links(markdown, Path(page.file.abs_src_path).relative_to(REPOSITORY).as_posix())
 
 

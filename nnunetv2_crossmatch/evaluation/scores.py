@@ -55,11 +55,14 @@ class Scores:
     """All measures of one folder of predictions.
 
     Attributes:
-        cases, classes, measures: names along the axes of ``values``; measures are fields of :class:`metrics.Measures`,
-            ``hd95_mm`` and ``asd_mm`` only if the spacing is known.
+        cases: names along the first axis of ``values``.
+        classes: those along the second axis.
+        measures: those along the third axis, fields of :class:`metrics.Measures`; ``hd95_mm`` and ``asd_mm`` only if
+            the spacing is known.
         values: float64 (case, class, measure); NaN for an undefined measure.
         voxels: int64 (case, class, 2), voxel counts of prediction and reference.
-        missing: reference cases without a prediction (not scored); extra: predictions without a reference (not scored).
+        missing: reference cases without a prediction (not scored).
+        extra: predictions without a reference (not scored).
         literature: True if every measure of an empty prediction counts as 0, as in the published tables.
         notes: remarks that must be printed with the numbers, one sentence each.
     """

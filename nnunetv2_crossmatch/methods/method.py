@@ -56,8 +56,8 @@ class Method(nn.Module):
         remedy: tokens to try if the amount of a class among the pseudo-labels leaves that of the labeled volumes.
         presets: published settings by name.
         unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
-        settings: of this run.
-        task: the labels of the data set.
+        settings (CommonSettings): of this run.
+        task (Task): the labels of the data set.
     """
 
     Settings: ClassVar[type[CommonSettings]] = CommonSettings

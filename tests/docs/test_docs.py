@@ -5,11 +5,13 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import runpy
 import shlex
 import subprocess
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import command_server
 import pytest
@@ -18,7 +20,8 @@ from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 ROOT = Path(__file__).parents[2]
 OURS = "|".join(method.Settings.trainer for method in METHODS)
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+AT_THE_ROOT = ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")
+DOCUMENTS = [*(ROOT / f"{name}.md" for name in AT_THE_ROOT), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def table_row(setting) -> str:
@@ -47,18 +50,97 @@ def test_trainer_names_in_documents_are_valid(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_links_between_documents_are_valid(document):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", document.read_text()):
+    for target, anchor in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
         if "://" not in target:
-            assert (document.parent / target).exists(), target
+            file = document.parent / target if target else document
+            assert file.exists(), target
+            assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Anchors of the headings of ``document``, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    """README is its home; the other documents at the root have pages of their own."""
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    pages = [file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")]
+    pages += ["index.md", *(f"{name.lower()}.md" for name in AT_THE_ROOT if name != "README")]
+    assert sorted(re.findall(r"\S+\.md$", navigation, re.MULTILINE)) == sorted(pages)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "turned"),
+    [
+        ("README.md", "[a](docs/methods/index.md#b)", "[a](methods/index.md#b)"),
+        ("docs/methods/cps.md", "[a](../../SECURITY.md)", "[a](../security.md)"),
+        ("docs/start.md", "![a](demo.png) [b](#c) [d](https://e.f)", "![a](demo.png) [b](#c) [d](https://e.f)"),
+        ("docs/results.md", "[`a`](results/acdc3) [b](../tests/conftest.py)", "`a` b"),
+        ("docs/start.md", "[a](misspelt.md)", "[a](misspelt.md)"),
+        ("docs/start.md", "`[a](../LICENSE)`\n\n    [a](../LICENSE)", "`[a](../LICENSE)`\n\n    [a](../LICENSE)"),
+    ],
+    ids=["into docs", "to a document at the root", "inside of the site", "to what is no page", "to nothing", "in code"],
+)
+def test_links_of_the_site(source, text, turned):
+    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+    assert hooks["site_links"](text, source) == turned
+
+
+@pytest.mark.parametrize(
+    ("tag", "foreign"),
+    [
+        ('<script async src="https://cdn.example.org/a.js">', True),
+        ('<link rel="stylesheet" href="//fonts.example.org/a.css">', True),
+        ("<img alt=\"a\" src='http://example.org/a.png'>", True),
+        ('<a href="https://example.org"><script src="../a.js"></script><img src="a.png"><link href="a.css">', False),
+    ],
+)
+def test_the_build_warns_of_what_a_page_loads_from_another_place(tag, foreign, caplog):
+    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+    hooks["on_post_page"](tag, page=SimpleNamespace(file=SimpleNamespace(src_uri="a.md")))
+    assert len(caplog.records) == foreign
+
+
+def test_modules_of_the_api_pages_exist():
+    texts = "\n".join(file.read_text() for file in (ROOT / "docs" / "api").glob("*.md"))
+    modules = re.findall(r"^::: (\S+)$", texts, re.MULTILINE)
+    assert modules
+    assert all((ROOT / f"{name.replace('.', '/')}.py").is_file() for name in modules)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md", "docs/unlabeled.md"])
+def test_scores_that_are_told_elsewhere_stand_in_the_results(name):
+    told = re.findall(r"\b0\.\d{3}\b", (ROOT / name).read_text())
+    assert told
+    assert set(told) <= set(re.findall(r"\b0\.\d{3}\b", (ROOT / "docs" / "results.md").read_text()))
+
+
+def console_scripts() -> list[str]:
+    """Commands of this package, in the order of ``setup.cfg``."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    lines = setup["options.entry_points"]["console_scripts"].splitlines()
+    return [line.split("=")[0].strip() for line in lines if line]
+
+
+def test_every_command_has_a_section():
+    text = (ROOT / "docs" / "commands.md").read_text()
+    assert sorted(re.findall(r"^## (\w+)$", text, re.MULTILINE)) == sorted(console_scripts())
+
+
+@pytest.mark.parametrize("command", console_scripts())
+def test_the_section_of_a_command_has_all_of_its_options(command, help_text):
+    section = (ROOT / "docs" / "commands.md").read_text().split(f"\n## {command}\n")[1].split("\n## ")[0]
+    first_column = "".join(re.findall(r"^\| ([^|]*) \|", section, re.MULTILINE))
+    options = set(re.findall(r"^  (-[\w-]+)", help_text(command), re.MULTILINE)) - {"-h"}
+    assert set(re.findall(r"`(-[\w-]+)`", first_column)) == options
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
 def test_commands_in_documents_exist(document):
-    setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg")
-    ours = {
-        line.split("=")[0].strip() for line in setup["options.entry_points"]["console_scripts"].splitlines() if line
-    }
+    ours = console_scripts()
     for command in set(re.findall(r"\bnnUNetv2_crossmatch_\w+", document.read_text())):
         assert command in ours, command
 

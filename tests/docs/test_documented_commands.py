@@ -19,6 +19,8 @@ from joined import join, joined_trainer, loaded_by
 
 from benchmarks.protocol import __main__ as protocol
 from benchmarks.protocol import options
+from nnunetv2_crossmatch.cli import demo as demo_command
+from nnunetv2_crossmatch.cli import review, self_training, start_from
 from nnunetv2_crossmatch.demo import run as demo
 from nnunetv2_crossmatch.errors import InputError
 
@@ -76,6 +78,13 @@ BENCHMARKS |= {
         "amp True, compile True",
     ),
 }
+OTHER_TESTS = {
+    "nnUNetv2_crossmatch_demo": demo_command.parser(),
+    "nnUNetv2_crossmatch_review": review.parser(),
+    "nnUNetv2_crossmatch_self_training": self_training.parser(),
+    "nnUNetv2_crossmatch_start_from": start_from.parser(),
+}
+"""Commands that tests/demo, tests/review and tests/cli run, with the parsers that read what is printed."""
 COMPILER = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
 
 
@@ -120,20 +129,20 @@ def test_getting_started(tiny_dataset, tmp_path):
         assert torch.load(stock, weights_only=False)["trainer_name"] == "nnUNetTrainer"
 
 
-def test_readme_commands_for_own_data_are_those_of_getting_started():
+def test_commands_of_the_start_page_are_those_of_getting_started():
     """Those commands run in the test above; only the three folders differ."""
-    roots, *lines = documented_commands(ROOT / "README.md", "### Your own data").splitlines()
+    roots, *lines = documented_commands(ROOT / "docs" / "start.md", "## Your own data").splitlines()
     assert roots == "export nnUNet_raw=... nnUNet_preprocessed=... nnUNet_results=..."
     started = iter(documented_commands(ROOT / "docs" / "getting_started.md").splitlines())
-    assert len(lines) == 7
+    assert len(lines) == 8
     assert all(line in started for line in lines)  # in this order
 
 
 @pytest.mark.slow
 def test_training_with_settings_in_its_name(tiny_copy):
-    """README and settings page print the same command; the trainer preprocesses the unlabeled cases and reports it."""
+    """Two pages print the same command; the trainer preprocesses the unlabeled cases and reports it."""
     printed = r"^    (nnUNetv2_train \S+ \S+ \S+ -tr \S+_100epochs_\S+)$"
-    documents = (ROOT / "README.md", ROOT / "docs" / "settings.md")
+    documents = (ROOT / "docs" / "choosing.md", ROOT / "docs" / "settings.md")
     (line,) = {found for file in documents for found in re.findall(printed, file.read_text(), re.MULTILINE)}
     _, _, configuration, fold, _, trainer = line.split()
     short = trainer.replace("100epochs", "1epochs_iters2_valiters1")
@@ -177,6 +186,25 @@ def test_torchrun_of_the_scaling_page(prepared_copy, monkeypatch):
         assert torch.allclose(saved["network_weights"][name], value, rtol=1e-4, atol=1e-5), name
 
 
+def printed_commands(document: Path) -> list[list[str]]:
+    """Words of every command in the indented code of ``document``; those of make are not among them."""
+    joined = re.sub(r"\\\n", " ", document.read_text())
+    lines = re.findall(r"^    ((?:export|pip|python|nnUNetv2_\w+) .*)$", joined, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/choosing.md", "docs/unlabeled.md", "docs/commands.md"])
+def test_other_pages_print_commands_that_a_test_runs(name):
+    """Those of four pages, all of which this file runs; four commands have tests of their own, with other arguments."""
+    pages = [ROOT / "docs" / f"{page}.md" for page in ("start", "getting_started", "settings", "protocols")]
+    run = [command for page in pages for command in printed_commands(page)]
+    for command in printed_commands(ROOT / name):
+        if command[0] in OTHER_TESTS:
+            assert OTHER_TESTS[command[0]].parse_args(command[1:])
+        else:
+            assert command in run
+
+
 def printed_protocols() -> list[str]:
     """Arguments of every protocol in the documents, line by line."""
     texts = ((ROOT / "docs" / f"{name}.md").read_text().replace("\\\n", " ") for name in ("protocols", "results"))
@@ -196,7 +224,7 @@ def test_protocols_are_planned_as_printed(line, tmp_path, monkeypatch):
     assert "nnUNetTrainerCrossMatch" in planned
 
 
-def test_readme_conversions_of_la_and_acdc(tmp_path):
+def test_printed_conversions_of_la_and_acdc(tmp_path):
     """Both commands as printed, on folders with a tiny volume for every published case."""
     data = ROOT / "dataset_conversion" / "data"
     la, acdc = (json.loads((data / f"{name}_splits.json").read_text()) for name in ("la", "acdc"))
@@ -205,7 +233,7 @@ def test_readme_conversions_of_la_and_acdc(tmp_path):
     for kind in ("raw", "preprocessed", "results"):
         (tmp_path / kind).mkdir()
     roots = "export " + " ".join(f'nnUNet_{kind}="{tmp_path / kind}"' for kind in ("raw", "preprocessed", "results"))
-    run_script(f"{roots}\n{documented_commands(ROOT / 'README.md', '### LA and ACDC')}", tmp_path, "")
+    run_script(f"{roots}\n{documented_commands(ROOT / 'docs' / 'start.md', '## LA and ACDC')}", tmp_path, "")
     raw = tmp_path / "raw"
     assert len(list((raw / "Dataset501_LA" / "imagesUn").iterdir())) == 72
     assert len(list((raw / "Dataset502_ACDC" / "imagesUn").iterdir())) == 134
@@ -289,7 +317,8 @@ def run_benchmark(tiny, line, monkeypatch):
 @pytest.mark.slow
 def test_installation_as_printed(tmp_path):
     """From a copy of the tracked files: every module, list and template is installed."""
-    (line,) = re.findall(r"^    (pip install \S+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/start.md")]
+    (line,) = {found for text in texts for found in re.findall(r"^    (pip install \S+)", text, re.MULTILINE)}
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
     for file in filter(None, files):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ STAMP = $(VENV)/.installed
 DOCS_STAMP = $(VENV)/.installed_docs
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
 
-.PHONY: demo test test-compiler lint docs clean
+.PHONY: demo test test-compiler test-install lint docs clean
 
 demo: $(STAMP)
 	$(RUN) nnUNetv2_crossmatch_demo $(DEMO_ARGS)
@@ -17,6 +17,10 @@ test: $(STAMP)
 # Compiles trainings of every method, and builds code with g++: minutes.
 test-compiler: $(STAMP)
 	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --show-capture=no tests/learning/test_compiled.py tests/training/test_compiled_methods.py
+
+# Builds the wheel and the source distribution and installs them in an environment of their own: minutes, and the network.
+test-install: $(STAMP)
+	$(RUN) TEST_INSTALL=1 python -m pytest tests/install
 
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

@@ -213,7 +213,7 @@ def flush_and_rename(source: Path, target: Path) -> None:
 
 
 def _fsync(file: Path) -> None:
-    with file.open("rb") as stream:
+    with file.open("r+b") as stream:  # Windows flushes what is open for writing only
         os.fsync(stream.fileno())
 
 

@@ -86,9 +86,16 @@ class Stages:
         finally:
             show_progress("")
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGTERM)
+                _end(process)
                 process.wait()
         return process.returncode
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGTERM)
+    else:  # Windows has no groups of processes; loader workers exit with their parent
+        process.terminate()
 
 
 def parse_progress(output: str, epochs: int | None) -> str:

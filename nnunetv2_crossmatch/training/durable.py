@@ -256,9 +256,14 @@ class DurableTrainer(nnUNetTrainer):
     def restore_extra_entries(self, file: Path) -> None:
         """Restore what :meth:`extra_entries` saved into ``file``."""
 
-    def load_checkpoint(self, filename_or_checkpoint: Any) -> None:
-        """Load a checkpoint without running foreign code; with ``--c`` the newest readable one of all."""
-        file = Path(filename_or_checkpoint)
+    def load_checkpoint(self, filename_or_checkpoint: Any = None, checkpoint: Any = None) -> None:
+        """Load a checkpoint without running foreign code; with ``--c`` the newest readable one of all.
+
+        Args:
+            filename_or_checkpoint: the file.
+            checkpoint: the same; what nnU-Net's main branch calls it after 2.8.1 (pull request 3047).
+        """
+        file = Path(checkpoint if filename_or_checkpoint is None else filename_or_checkpoint)
         if self.selecting_checkpoint:
             self.lock_folder()
             file = Path(from_first_process(str(self._newest()) if self.local_rank == 0 else ""))

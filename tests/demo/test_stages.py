@@ -63,6 +63,22 @@ def test_an_interruption_ends_the_command_and_its_children(two_stages: Stages, m
     assert has_ended(child)
 
 
+def test_an_interruption_ends_the_command_where_there_are_no_groups_of_processes(two_stages: Stages, monkeypatch):
+    started: list[int] = []
+
+    def interrupt(seconds: float) -> None:
+        started.append(int((two_stages.folder / "logs" / "01_sh.log").read_text() or 0))
+        if started[-1]:
+            raise KeyboardInterrupt
+        real_sleep(0.01)
+
+    monkeypatch.delattr(os, "killpg")
+    monkeypatch.setattr(stages.time, "sleep", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        two_stages.run("sh", "-c", "echo $$; exec sleep 60")
+    assert has_ended(started[-1])
+
+
 def has_ended(process: int) -> bool:
     for _ in range(200):
         state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True).stdout

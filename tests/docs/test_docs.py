@@ -16,6 +16,7 @@ from types import SimpleNamespace
 import command_server
 import pytest
 
+from nnunetv2_crossmatch import __version__
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,13 @@ def test_links_between_documents_are_valid(document):
             file = document.parent / target if target else document
             assert file.exists(), target
             assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def test_citation_and_changelog_are_of_this_version():
+    assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(
+        rf"^## \[{re.escape(__version__)}\]|to be {re.escape(__version__)},", (ROOT / "CHANGELOG.md").read_text(), re.M
+    )
 
 
 def anchors(document: Path) -> set[str]:

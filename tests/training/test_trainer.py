@@ -372,14 +372,15 @@ def test_a_failed_save_keeps_the_old_checkpoint(prepared_copy, monkeypatch):
     assert file.read_text() == "old"
 
 
-def test_a_checkpoint_of_the_host_gets_the_missing_curves(prepared_copy):
+@pytest.mark.parametrize("name", ["filename_or_checkpoint", "checkpoint"])
+def test_a_checkpoint_of_the_host_gets_the_missing_curves(prepared_copy, name):
     host = make_trainer(prepared_copy, "nnUNetTrainer")
     host.initialize()
     host.current_epoch = 2
     file = prepared_copy.root / "host.pth"
     host.save_checkpoint(str(file))
     trainer = make_trainer(prepared_copy, SHORT)
-    trainer.load_checkpoint(str(file))
+    trainer.load_checkpoint(**{name: str(file)})  # nnU-Net's name for it, in 2.8.1 and after
     trainer.current_epoch = 3
     trainer._log_curves({"loss_ip": 0.5})
     assert trainer.logger.local_logger.my_fantastic_logging["loss_ip"] == pytest.approx(

@@ -14,9 +14,9 @@ from nnunetv2_crossmatch.errors import InputError, Problem, command, command_lin
 
 PICTURE = "crossmatch_demo.png"
 DESCRIPTION = """Generate left-atrium-like volumes, convert, plan, preprocess, train the supervised host and CrossMatch
-(with quarter turns, in 2d) for equally many steps on 2 labeled (and 12 unlabeled) volumes, predict and evaluate 6 test
-volumes. Every command is printed as a user would type it. Ends with a table and a picture; minutes on 2 CPU cores. The
-numbers are printed as they come out and say nothing about patients."""
+for equally many steps on 2 labeled (and 12 unlabeled) volumes, predict and evaluate 6 test volumes. Every command is
+printed as a user would type it. Ends with a table and a picture; a quarter of an hour on 2 CPU cores. The numbers are
+printed as they come out and say nothing about patients."""
 
 
 def parser() -> argparse.ArgumentParser:

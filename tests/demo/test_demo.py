@@ -26,13 +26,13 @@ def make_plans(stages: int) -> dict:
     network = {
         "n_stages": stages,
         "features_per_stage": [32] * stages,
-        "kernel_sizes": [[3, 3]] * stages,
-        "strides": [[2, 2]] * stages,
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[2, 2, 2]] * stages,
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
-    configuration = {"data_identifier": "nnUNetPlans_2d", "architecture": {"arch_kwargs": network}}
-    return {"plans_name": "nnUNetPlans", "configurations": {"2d": configuration}}
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", "architecture": {"arch_kwargs": network}}
+    return {"plans_name": "nnUNetPlans", "configurations": {"3d_fullres": configuration}}
 
 
 def test_both_trainers_run_the_same_number_of_steps():
@@ -41,15 +41,15 @@ def test_both_trainers_run_the_same_number_of_steps():
     assert list(control.length.values()) == [crossmatch.epochs, crossmatch.iterations, crossmatch.validation_iterations]
 
 
-def test_crossmatch_runs_with_its_default_settings_but_for_quarter_turns():
+def test_crossmatch_runs_with_its_default_settings():
     assert settings_from_name(FULL_SIZE.trainers["CrossMatch"]) == CrossMatchSettings(
-        FULL_SIZE.epochs, FULL_SIZE.iterations, 2, geometry=1
+        FULL_SIZE.epochs, FULL_SIZE.iterations, 2
     )
 
 
 @pytest.mark.parametrize("stages", [3, 4, 6])
 def test_all_lists_of_reduced_plans_have_one_length(stages: int):
-    network = reduce_plans(make_plans(stages))["configurations"]["2d"]["architecture"]["arch_kwargs"]
+    network = reduce_plans(make_plans(stages))["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     per_stage = {len(network[key]) for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage")}
     assert per_stage == {network["n_stages"]} == {len(network["n_conv_per_stage_decoder"]) + 1}
 
@@ -57,7 +57,7 @@ def test_all_lists_of_reduced_plans_have_one_length(stages: int):
 def test_reduced_plans_use_the_same_preprocessed_data():
     small = reduce_plans(make_plans(4))
     assert small["plans_name"] == PLANS
-    assert small["configurations"]["2d"]["data_identifier"] == "nnUNetPlans_2d"
+    assert small["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetPlans_3d_fullres"
 
 
 def test_reducing_plans_does_not_change_the_input():

@@ -1,7 +1,7 @@
 """Split files that ask whether labeling the cases of a review pays: they, as many at random, or outliers in volume.
 
     nnUNetv2_crossmatch_review -m MODEL -d ID -o review.html --next 6
-    python benchmarks/label_next.py review.json --splits splits.json --labeled 4 -o FOLDER
+    python -m benchmarks.label_next review.json --splits splits.json --labeled 4 -o FOLDER
 
 FOLDER gets a split file per choice, for ``python -m benchmarks.protocol DATASET --splits FILE --labeled N``: the chosen
 cases are labeled, too, the other lists stay. Limit: writes lists; what they are worth is in the scores of the protocol.
@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.protocol.folder_data import read_lists
 from nnunetv2_crossmatch.errors import InputError, Problem, command
 from nnunetv2_crossmatch.folders import write_json
 from nnunetv2_crossmatch.json_files import read_json
 
 DRAWS = 3
 REVIEW = {"label_next": [{"case": str, ...: object}], "cases": {...: {"classes": dict, ...: object}}, ...: object}
-LISTS = {...: [str]}
 
 
 def volume_outliers(cases: Mapping[str, Mapping[str, Any]], count: int) -> list[str]:
@@ -42,15 +42,13 @@ def choices(review: Mapping[str, Any], seed: int = 0) -> dict[str, list[str]]:
     return {"review": listed, **drawn, "volume": volume_outliers(review["cases"], len(listed))}
 
 
-def with_labels(lists: Mapping[str, Sequence[str]], labeled: int, chosen: Sequence[str]) -> dict[str, list[str]]:
-    """The lists with ``chosen`` moved from the unlabeled ones to the labeled ones."""
-    before = list(lists.get(f"labeled_{labeled}", lists["labeled"][:labeled]))
-    others = [*lists["labeled"], *lists["unlabeled"]]
-    after = [*before, *chosen]
+def with_labels(roles: Mapping[str, Sequence[str]], chosen: Sequence[str]) -> dict[str, list[str]]:
+    """The roles with ``chosen`` moved from the unlabeled cases to the labeled ones."""
+    rest = [case for case in roles["unlabeled"] if case not in chosen]
     return {
-        **{key: list(value) for key, value in lists.items() if not key.startswith("labeled")},
-        "labeled": after,
-        "unlabeled": [case for case in others if case not in after],
+        **{role: list(cases) for role, cases in roles.items()},
+        "labeled": [*roles["labeled"], *chosen],
+        "unlabeled": rest,
     }
 
 
@@ -69,14 +67,14 @@ def main() -> None:
     """Write a split file per choice and print how each continues."""
     arguments = parser().parse_args()
     review = read_json(arguments.review, REVIEW, "name the .json file beside the page of a review")
-    lists = read_json(arguments.splits, LISTS, "name the split file of the data set")
-    if unknown := set(review["cases"]) - {*lists["labeled"], *lists["unlabeled"]}:
-        fix = "name the split file of the reviewed data set"
-        raise InputError(Problem("case in no list", arguments.splits, min(unknown), fix))
+    roles = read_lists(arguments.splits, arguments.labeled)
+    if unknown := set(review["cases"]) - set(roles["unlabeled"]):
+        fix = "name the split file and the number of the reviewed model"
+        raise InputError(Problem("reviewed case is not unlabeled", arguments.splits, min(unknown), fix))
     arguments.o.mkdir(parents=True, exist_ok=True)
     for name, chosen in choices(review).items():
         file = arguments.o / f"{name}.json"
-        write_json(file, with_labels(lists, arguments.labeled, chosen))
+        write_json(file, with_labels(roles, chosen))
         print(f"{file}: --labeled {arguments.labeled + len(chosen)}, new {', '.join(chosen)}")
 
 

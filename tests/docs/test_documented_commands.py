@@ -16,6 +16,7 @@ import fake_data
 import pytest
 import torch
 from joined import join, joined_trainer, loaded_by
+from tracked_files import copy_tracked, packaged
 
 from benchmarks.protocol import __main__ as protocol
 from benchmarks.protocol import options
@@ -319,15 +320,10 @@ def test_installation_as_printed(tmp_path):
     """From a copy of the tracked files: every module, list and template is installed."""
     texts = [(ROOT / name).read_text() for name in ("README.md", "docs/start.md")]
     (line,) = {found for text in texts for found in re.findall(r"^    (pip install \S+)", text, re.MULTILINE)}
-    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for file in filter(None, files):
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, tmp_path / file)
+    copy_tracked(tmp_path)
     target = tmp_path / "target"
     command = [sys.executable, "-m", *line.split(), "--no-deps", "--target", str(target)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    package = {f"nnunetv2_crossmatch/{file}".replace("nnunetv2_crossmatch/nnunetv2", "nnunetv2") for file in files
-               if file.startswith(("nnunetv2_crossmatch/", "dataset_conversion/"))}  # fmt: skip
-    assert all((target / file).is_file() for file in package)
+    assert all((target / file).is_file() for file in packaged())
     assert (target / "bin" / "nnUNetv2_crossmatch_trainers").is_file()

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -23,13 +25,13 @@ from nnunetv2_crossmatch.training.supervised import SupervisedTrainer
 from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
 ROOT = Path(__file__).parents[2]
-CLASSES = {one.__name__: one for one in (PlansManager, ConfigurationManager, LabelManager, nnUNetPredictor)}
 VARIABLES = {
     "plans_manager": PlansManager,
     "configuration_manager": ConfigurationManager,
     "label_manager": LabelManager,
     "predictor": nnUNetPredictor,
 }
+CLASSES = {one.__name__: one for one in (*VARIABLES.values(), nnUNetBaseDataset, nnUNetDataLoader)}
 TRAINERS = (nnUNetTrainerSemiSupervised, SupervisedTrainer)
 
 
@@ -80,10 +82,15 @@ def test_every_import_of_the_host_is_listed():
 
 def overridden() -> set[str]:
     """Methods of the host's trainer that a class of this package defines."""
-    ours = {one for trainer in TRAINERS for one in trainer.__mro__ if one.__module__.startswith("nnunetv2_crossmatch.")}
-    return {name for one in ours for name, value in vars(one).items() if callable(getattr(one, name)) and value} & set(
-        vars(nnUNetTrainer)
-    )
+    return {name for name in own_names() & set(vars(nnUNetTrainer)) if callable(getattr(nnUNetTrainer, name))}
+
+
+def own_names() -> set[str]:
+    """What the classes of this package define for their trainers."""
+    bases = {
+        one for trainer in TRAINERS for one in trainer.__mro__ if one.__module__.startswith("nnunetv2_crossmatch.")
+    }
+    return {name for one in bases for name in vars(one)}
 
 
 def trainer_rows() -> tuple[set[str], set[str]]:
@@ -108,7 +115,6 @@ def test_every_overridden_method_is_listed_and_no_other():
 def used_of_the_trainer() -> set[str]:
     """Attributes of the host's trainer that trainers of this package use and do not define."""
     inherited = attributes(nnUNetTrainer) - set(dir(object))
-    own = set().union(*(vars(one) for trainer in TRAINERS for one in trainer.__mro__ if "crossmatch" in one.__module__))
     used = {
         node.attr
         for file, tree in sources().items()
@@ -116,7 +122,7 @@ def used_of_the_trainer() -> set[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("self", "trainer")
     }
-    return (used & inherited) - own
+    return (used & inherited) - own_names()
 
 
 def test_every_used_name_of_the_trainer_is_listed_and_no_other():
@@ -133,14 +139,14 @@ def test_overriding_method_takes_what_the_host_passes(trainer, method):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_listed_name_of_the_other_classes_is_there(name):
-    (names,) = [second for (first,), second in rows("Plans, labels, prediction") if first == name]
+    (names,) = [second for (first,), second in rows("Plans, labels, data, prediction") if first == name]
     assert set(names) <= attributes(CLASSES[name])
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
 def test_every_used_name_of_the_other_classes_is_listed(variable):
     of = VARIABLES[variable]
-    (names,) = [second for (first,), second in rows("Plans, labels, prediction") if first == of.__name__]
+    (names,) = [second for (first,), second in rows("Plans, labels, data, prediction") if first == of.__name__]
     used = {
         node.attr
         for tree in sources().values()

@@ -15,12 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tracked_files import PACKAGE, copy_tracked, packaged
 
 from nnunetv2_crossmatch import __version__
 
 pytestmark = pytest.mark.skipif(not os.environ.get("TEST_INSTALL"), reason="minutes: needs TEST_INSTALL=1")
-ROOT = Path(__file__).resolve().parents[2]
-NAME = "nnunetv2_crossmatch"
 
 
 def run(*words: str | Path, **variables: str) -> str:
@@ -35,9 +34,7 @@ def run(*words: str | Path, **variables: str) -> str:
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with both, built from the files that git knows."""
     clone, built = tmp_path_factory.mktemp("clone"), tmp_path_factory.mktemp("dist")
-    for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines():
-        (clone / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, clone / name)
+    copy_tracked(clone)
     run(sys.executable, "-m", "build", "--outdir", built, clone)
     return built
 
@@ -69,12 +66,6 @@ def ours(environment: Path) -> list[str]:
     return sorted(str(path) for path in environment.rglob("*") if "crossmatch" in path.name)
 
 
-def packaged() -> set[str]:
-    """Every file of the packages that git knows, by its place in the wheel."""
-    known = subprocess.check_output(["git", "ls-files", NAME, "dataset_conversion"], cwd=ROOT, text=True).splitlines()
-    return {name if name.startswith(NAME) else f"{NAME}/{name}" for name in known}
-
-
 def test_wheel_holds_every_file_of_the_packages_and_nothing_else(distributions: Path) -> None:
     (wheel,) = distributions.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
@@ -82,11 +73,11 @@ def test_wheel_holds_every_file_of_the_packages_and_nothing_else(distributions: 
 
 
 def test_both_carry_licence_and_version(distributions: Path) -> None:
-    (wheel,) = distributions.glob(f"{NAME}-{__version__}-py3-none-any.whl")
-    (source,) = distributions.glob(f"{NAME}-{__version__}.tar.gz")
-    assert f"{NAME}-{__version__}.dist-info/licenses/LICENSE" in zipfile.ZipFile(wheel).namelist()
+    (wheel,) = distributions.glob(f"{PACKAGE}-{__version__}-py3-none-any.whl")
+    (source,) = distributions.glob(f"{PACKAGE}-{__version__}.tar.gz")
+    assert f"{PACKAGE}-{__version__}.dist-info/licenses/LICENSE" in zipfile.ZipFile(wheel).namelist()
     with tarfile.open(source) as archive:
-        assert {f"{NAME}-{__version__}/{name}" for name in ("LICENSE", "CHANGELOG.md", "CITATION.cff")} <= set(
+        assert {f"{PACKAGE}-{__version__}/{name}" for name in ("LICENSE", "CHANGELOG.md", "CITATION.cff")} <= set(
             archive.getnames()
         )
 
@@ -101,10 +92,10 @@ def test_demo_runs_and_writes_nothing_into_the_environment(environment: Path, tm
 
 def test_source_without_dependencies_beside_an_installed_host(environment: Path, distributions: Path) -> None:
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", NAME)
+    run(python, "-m", "pip", "uninstall", "--quiet", "--yes", PACKAGE)
     assert ours(environment) == []
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", next(distributions.glob("*.tar.gz")))
     assert "nnUNetTrainerCrossMatch" in run(environment / "bin" / "nnUNetv2_crossmatch_trainers", "--list")
     run(python, "-m", "pip", "check")
-    run(uv(), "pip", "uninstall", "--quiet", "--python", python, NAME)
+    run(uv(), "pip", "uninstall", "--quiet", "--python", python, PACKAGE)
     assert ours(environment) == []

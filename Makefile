@@ -2,6 +2,7 @@
 # make docs: the site of docs/ in build/site; a broken link stops it.
 PYTHON ?= python3
 VENV ?= .venv
+INSTALL = $(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 DOCS_STAMP = $(VENV)/.installed_docs
 RUN = PATH="$(abspath $(VENV))/bin:$$PATH"
@@ -30,11 +31,12 @@ docs: $(DOCS_STAMP)
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable ".[test,dev]"
+	$(VENV)/bin/python -m pip install --quiet uv
+	$(INSTALL) --editable ".[test,dev]"
 	touch $@
 
 $(DOCS_STAMP): $(STAMP)
-	$(VENV)/bin/python -m pip install --quiet --editable ".[docs]"
+	$(INSTALL) --editable ".[docs]"
 	touch $@
 
 clean:

@@ -45,7 +45,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, distributions: Path) -
     folder = tmp_path_factory.mktemp("bare") / "env"
     run(uv(), "venv", "--quiet", "--seed", "--python", sys.executable, folder)
     wheel = next(distributions.glob("*.whl"))
-    run(uv(), "pip", "install", "--quiet", "--compile-bytecode", "--python", folder / "bin" / "python", wheel)
+    run(uv(), "pip", "install", "--quiet", "--python", folder / "bin" / "python", wheel)
     yield folder
     shutil.rmtree(folder)  # several GB
 

@@ -31,11 +31,17 @@ def raised(error: Exception, cause: Exception | None = None, context: Exception 
         return caught
 
 
+ACCELERATOR_ERRORS = (
+    [torch.AcceleratorError("CUDA error: out of memory", 2)] if hasattr(torch, "AcceleratorError") else []
+)
+"""PyTorch 2.8 and newer."""
+
+
 @pytest.mark.parametrize(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        torch.AcceleratorError("CUDA error: out of memory", 2),
+        *ACCELERATOR_ERRORS,
         *map(RuntimeError, TEXTS),
         BackendCompilerFailed("inductor", RuntimeError(TEXTS[3]), None),
         raised(RuntimeError("backward failed"), cause=torch.OutOfMemoryError("x")),

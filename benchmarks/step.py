@@ -17,17 +17,15 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
-from new_process import run_in_new_process
+from new_process import growth_of_memory, run_for_memory
 from step_shares import measure_time_shares
 from step_ways import EXTRA_WAYS, GENERIC, SMALL, WAYS, BenchmarkCase, StepBenchmark, case_from_plans
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -70,16 +68,7 @@ def measure_seconds(step: Callable[[], None], device: torch.device) -> float:
 def measure_resident_growth(case: BenchmarkCase, way: str) -> int:
     """Peak resident memory of two steps minus that of the network, in bytes; must run in a new process."""
     bench = StepBenchmark(case, torch.device("cpu"), False, False)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = read_process_status("VmRSS")
-    for _ in range(2):
-        bench.run_step(way)
-    return read_process_status("VmHWM") - before
-
-
-def read_process_status(entry: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(entry))
+    return growth_of_memory(partial(bench.run_step, way), bench.device, 2)
 
 
 def measure_peak_memory(bench: StepBenchmark, way: str) -> int:
@@ -88,11 +77,7 @@ def measure_peak_memory(bench: StepBenchmark, way: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         bench.run_step(way)
         return torch.cuda.max_memory_allocated()
-    # Freed heap memory would count, and tensors of up to 32 MiB would be placed on the heap over time.
-    with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="262144"):
-        for name in ("MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"):
-            os.environ.pop(name, None)
-        return run_in_new_process(measure_resident_growth, bench.case, way)
+    return run_for_memory(measure_resident_growth, bench.case, way)
 
 
 def selected_ways(args: argparse.Namespace) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import fake_data
 import pytest
 import torch
 from joined import join, joined_trainer, loaded_by
+from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from tracked_files import copy_tracked, packaged
 
 from benchmarks.protocol import __main__ as protocol
@@ -56,6 +57,10 @@ BENCHMARKS = {
         "-d 998 --batch 2 --batches 2 --workers 0 1",
         "an unlabeled sample costs",
     ),
+    "method_cost.py -d 502 -c 2d --json cost.json": (
+        "-d 998 --methods UAMT --steps 1",
+        "in supervised steps ",
+    ),
     "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
     "many_cases.py --dataset 998 --cases 200 2000": ("--cases 2 --processes 1", "2 cases  start, verify1"),
     "many_cases.py --dataset 998 --cases 100000 --copied": ("--cases 6 --processes 1", "6 cases  start, verify0"),
@@ -86,6 +91,7 @@ OTHER_TESTS = {
     "nnUNetv2_crossmatch_start_from": start_from.parser(),
 }
 """Commands that tests/demo, tests/review and tests/cli run, with the parsers that read what is printed."""
+FENCED = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 COMPILER = {} if torch.cuda.is_available() else {"TORCH_COMPILE_DISABLE": "1"}
 
 
@@ -94,7 +100,7 @@ def documented_commands(document: Path, heading: str | None = None) -> str:
     text = document.read_text()
     if heading is not None:
         text = text.split(f"{heading}\n", 1)[1].split("\n#", 1)[0]
-    blocks = re.findall(r"(?:^    .*\n?)+", text, flags=re.MULTILINE)
+    blocks = re.findall(r"(?:^    .*\n?)+", FENCED.sub("", text), flags=re.MULTILINE)
     lines = [line[4:] for block in blocks if not block.startswith("    $nnUNet_raw/") for line in block.splitlines()]
     script = "\n".join(lines)
     for tokens in ("_execsequential", ""):
@@ -128,6 +134,23 @@ def test_getting_started(tiny_dataset, tmp_path):
     for exported in ("shared_model", "checked"):
         (stock,) = (raw / exported).rglob("checkpoint_final.pth")
         assert torch.load(stock, weights_only=False)["trainer_name"] == "nnUNetTrainer"
+
+
+def test_scans_and_segmentations_become_a_data_set(tiny_dataset, tmp_path, monkeypatch):
+    """The script of getting_started; names with blanks and dots, and what has no segmentation is unlabeled."""
+    (script,) = FENCED.findall((ROOT / "docs" / "getting_started.md").read_text())
+    names = {"imagesTr": "Anna 1.2 T1.nii.gz", "labelsTr": "Anna 1.2 T1.nii.gz", "imagesUn": "Bert.nii.gz"}
+    for folder, name in names.items():
+        target = tmp_path / ("segmentations" if folder == "labelsTr" else "scans") / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(next((tiny_dataset.raw / folder).glob("*.nii.gz")), target)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    exec(compile(script, "getting_started.md", "exec"), {})
+    verify_dataset_integrity(str(tmp_path / "raw" / "Dataset501_Heart"), 1)
+    assert [file.name for file in (tmp_path / "raw" / "Dataset501_Heart" / "imagesUn").iterdir()] == [
+        "Bert_0000.nii.gz"
+    ]
 
 
 def test_commands_of_the_start_page_are_those_of_getting_started():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch._dynamo.exc import BackendCompilerFailed
@@ -31,6 +33,12 @@ def raised(error: Exception, cause: Exception | None = None, context: Exception 
         return caught
 
 
+def failed_compiler(inner: Exception) -> BackendCompilerFailed:
+    """PyTorch 2.7 added the frame."""
+    frame = [None] if "first_useful_frame" in inspect.signature(BackendCompilerFailed).parameters else []
+    return BackendCompilerFailed("inductor", inner, *frame)
+
+
 ACCELERATOR_ERRORS = (
     [torch.AcceleratorError("CUDA error: out of memory", 2)] if hasattr(torch, "AcceleratorError") else []
 )
@@ -43,7 +51,7 @@ ACCELERATOR_ERRORS = (
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
         *ACCELERATOR_ERRORS,
         *map(RuntimeError, TEXTS),
-        BackendCompilerFailed("inductor", RuntimeError(TEXTS[3]), None),
+        failed_compiler(RuntimeError(TEXTS[3])),
         raised(RuntimeError("backward failed"), cause=torch.OutOfMemoryError("x")),
         raised(KeyError("x"), context=RuntimeError(TEXTS[1])),
     ],

@@ -66,7 +66,7 @@ def decompressed_size(stream: BinaryIO) -> int:
 def voxel_bytes(file: Path) -> int:
     """Size in bytes of all voxels, according to the header as SimpleITK reads it."""
     reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(file)
+    reader.SetFileName(str(file))
     reader.ReadImageInformation()
     one = SimpleITK.Image([1] * reader.GetDimension(), reader.GetPixelID())
     return math.prod(reader.GetSize()) * reader.GetNumberOfComponents() * one.GetSizeOfPixelComponent()

@@ -38,7 +38,7 @@ TITLES = {
     "crossmatch": "CrossMatch",
     "upper_bound": "supervised, all training cases labeled",
 }
-EPOCH_STEPS = 250
+EPOCH_STEPS, EPOCHS, FEWEST_STEPS = 250, 12, 10
 STUDENT_SEED = 1000
 """Added to the seed of a row for the second training of self-training."""
 CONTINUED_RATE = 0.003
@@ -74,8 +74,12 @@ class Budget:
         return self.steps or max(1, int(self.seconds(times) / times.step_of(DEFAULT)))
 
     def epochs(self, times: Times) -> int:
-        """Epochs of every training: of 250 steps for the default CrossMatch, as far as it has as many."""
-        return max(1, self.default_steps(times) // EPOCH_STEPS)
+        """Epochs of every training: of 250 steps for the default CrossMatch.
+
+        They are 12 at least, of 10 steps at least: with fewer, the learning rate would end near its start.
+        """
+        steps = self.default_steps(times)
+        return max(1, steps // EPOCH_STEPS, min(EPOCHS, steps // FEWEST_STEPS))
 
 
 @dataclass(frozen=True)

@@ -126,12 +126,13 @@ def test_both_kinds_of_self_training_share_teacher_and_predictions():
 def test_minutes_become_whole_epochs_that_fit():
     times = Times(SECONDS)
     (run,) = plan_runs([NAME], [0], ["semi_supervised"], Budget(None, 10.0), times)
-    assert length(run.trainer) == (4, 250)
-    assert run.seconds == pytest.approx(600)
+    assert length(run.trainer) == (12, 83)
+    assert run.seconds == pytest.approx(12 * 83 * 0.6)
 
 
-def test_fewer_steps_than_an_epoch_make_a_short_epoch():
-    assert length(planned(NAME, steps=7, prediction=0.1)["crossmatch_seed0"].trainer) == (1, 7)
+@pytest.mark.parametrize(("steps", "expected"), [(7, (1, 7)), (50, (5, 10)), (500, (12, 41)), (3600, (14, 257))])
+def test_short_runs_have_twelve_epochs_as_far_as_they_have_steps(steps, expected):
+    assert length(planned(NAME, steps=steps, prediction=0.1)["crossmatch_seed0"].trainer) == expected
 
 
 def test_a_budget_without_room_for_an_epoch_of_a_row_is_refused():

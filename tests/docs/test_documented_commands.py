@@ -265,7 +265,7 @@ def test_printed_conversions_of_la_and_acdc(tmp_path):
 
 def test_every_documented_benchmark_is_tested():
     """Except the protocol, ``confidence.py`` and ``learning.py``, which have their own tests."""
-    text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+    text = "\n".join(file.read_text() for file in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
     printed = re.findall(r"^    (?:[A-Z_]+=\S+ )*python benchmarks/(?!confidence|learning)(.*)$", text, re.MULTILINE)
     assert sorted(printed) == sorted(BENCHMARKS)
 

@@ -5,8 +5,8 @@
 
 Prints the share noticed with its Wilson interval, and each survivor. A mistake that no input can show (equivalent)
 is left out once it stands in ``equivalent_mutations.txt`` with the reason. Limit: the tests that reach a module by
-imports, nearest first, as far as the processor time goes; one that they would notice later, or by never ending, counts
-as missed.
+imports, quick ones and nearest first, as far as the processor time goes; one that they would notice later, or by never
+ending, counts as missed.
 """
 
 from __future__ import annotations
@@ -126,13 +126,24 @@ def made(root: Path, mistake: Mistake) -> Iterator[None]:
         module.write_bytes(original)
 
 
+class QuickFirst:
+    """Plugin of pytest: the files in the order given, first their quick tests, then those marked ``slow``."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        self.places = {file: place for place, file in enumerate(files)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, self.places[str(item.path)]))
+
+
 def run_files(root: Path, files: Sequence[str], seconds: float = math.inf) -> Outcome:
     """Run test files in this process until one fails; after ``seconds`` of processor time the process is killed."""
     if math.isfinite(seconds):
         resource.setrlimit(resource.RLIMIT_CPU, (round(seconds), round(seconds)))
     session = Session(root.parent, ("tiny",))
     options = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "-m", "not real_data"]
-    code = pytest.main([*options, *files], plugins=[session])
+    code = pytest.main([*options, *files], plugins=[session, QuickFirst([test.split("::")[0] for test in files])])
     return Outcome(int(code), session.failure, foreign_modules(root))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from mutation_operators import RULES, drawn, mistakes_of
 from random_mutations import (
     PACKAGE,
     NearestTests,
+    QuickFirst,
     Result,
     chosen_mistakes,
     core_files,
@@ -76,6 +78,17 @@ def test_tests_that_import_a_module_come_first():
     assert "test_labeling.py" in near[:3]
     assert "test_train_step.py" in near
     assert near.index("test_labeling.py") < near.index("test_train_step.py")
+
+
+def test_quick_tests_come_first_whatever_the_suite_begins_with():
+    def item(file: str, slow: bool) -> SimpleNamespace:
+        marks = {"slow"} if slow else set()
+        return SimpleNamespace(path=Path(file), get_closest_marker=lambda name: name if name in marks else None)
+
+    items = [item("near", True), item("far", True), item("near", False), item("far", False)]
+    QuickFirst(["near", "far"]).pytest_collection_modifyitems(items)
+    order = [(str(each.path), bool(each.get_closest_marker("slow"))) for each in items]
+    assert order == [("near", False), ("far", False), ("near", True), ("far", True)]
 
 
 def test_known_equivalents_are_still_in_the_code_and_are_not_drawn():

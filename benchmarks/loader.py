@@ -17,22 +17,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from prepared_trainer import prepared_trainer
 
-from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.loader import DrainingAugmenter, make_augmenter
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatchSettings
-from nnunetv2_crossmatch.training.named import trainer_class
 
 
 def make_joint_loader(arguments: argparse.Namespace) -> Any:
     """The joint loader of a training, without worker processes."""
     os.environ["nnUNet_n_proc_DA"] = "0"
-    folder = folders.preprocessed_folder() / folders.dataset_name(arguments.dataset)
-    plans = {**check_plans_file(folder / f"{arguments.plans}.json"), "continue_training": False}
-    description = check_dataset_file(folder / "dataset.json")
     name = CrossMatchSettings(seed=0, verify=0, views=arguments.views, batch=arguments.batch).trainer_name
-    trainer = trainer_class(name)(plans, arguments.configuration, "all", description, torch.device("cpu"))
+    of = arguments.dataset, arguments.configuration
+    trainer = prepared_trainer(name, *of, torch.device("cpu"), arguments.plans)
     trainer.initialize()
     trainer.unlabeled_cases = trainer._ready_unlabeled_cases()
     return trainer.get_dataloaders()[0].data_loader

@@ -22,14 +22,13 @@ import SimpleITK as sitk
 import torch
 from new_process import run_in_new_process
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from prepared_trainer import begin, prepared_trainer
 
 from nnunetv2_crossmatch import folders
 from nnunetv2_crossmatch.data.manifest import CaseRecord, read_manifest, write_manifest
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import preprocess_unlabeled
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command
-from nnunetv2_crossmatch.training.named import trainer_class
 
 STEPS = 20
 NAME = f"nnUNetTrainerCrossMatch_1epochs_iters{STEPS}_valiters1_seed0"
@@ -91,15 +90,10 @@ def measure_preprocessing(dataset: str, number: int, processes: int) -> None:
 
 
 def measure_training(dataset: str, number: int, verify: int) -> None:
-    folder = folders.preprocessed_folder() / dataset
-    plans = {**check_plans_file(folder / f"{PLANS}.json"), "continue_training": False}
-    description = check_dataset_file(folder / "dataset.json")
     name = NAME if verify else f"{NAME}_verify0"
-    trainer = trainer_class(name)(plans, CONFIGURATION, "all", description, torch.device("cpu"))
+    trainer = prepared_trainer(name, dataset, CONFIGURATION, torch.device("cpu"), PLANS)
     start = time.perf_counter()
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
+    begin(trainer)
     print_measurement(number, f"start, verify{verify}", time.perf_counter() - start)
     start = time.perf_counter()
     for _ in range(STEPS):

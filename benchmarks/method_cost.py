@@ -24,13 +24,11 @@ from typing import Any, NamedTuple
 
 import torch
 from new_process import growth_of_memory, run_for_memory, run_in_new_process
+from prepared_trainer import begin, prepared_trainer
 from step import measure_seconds
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_crossmatch import folders
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
 from nnunetv2_crossmatch.methods.names import METHODS
-from nnunetv2_crossmatch.training.named import trainer_class
 
 SUPERVISED = "nnUNetTrainerCrossMatch_2epochs_iters500_valiters1_seed0_unsup0"
 BEGUN = {"BCP": "_pretrain0", "FilterMatch": "_labeledonly0"}
@@ -57,18 +55,14 @@ class Trained:
     """A trainer that has started, and a few batches that its steps use in turn."""
 
     def __init__(self, request: Request, name: str) -> None:
-        folder = folders.preprocessed_folder() / folders.dataset_name(request.dataset)
-        plans = {**check_plans_file(folder / f"{request.plans}.json"), "continue_training": False}
-        description = check_dataset_file(folder / "dataset.json")
         device = torch.device(request.device)
         with redirect_stdout(io.StringIO()):
-            self.trainer = trainer_class(name)(plans, request.configuration, "all", description, device)
-            self.trainer.on_train_start()
-            self.trainer.on_epoch_start()
-            self.trainer.on_train_epoch_start()
+            self.trainer = prepared_trainer(name, request.dataset, request.configuration, device, request.plans)
+            begin(self.trainer)
         self.batches = itertools.cycle([next(self.trainer.dataloader_train) for _ in range(BATCHES)])
 
     def step(self) -> None:
+        """One training step."""
         self.trainer.train_step(next(self.batches))
 
     def weights(self) -> int:
@@ -116,6 +110,7 @@ class OneModule:
 
 
 def operations_of(trained: Trained) -> int:
+    """Floating-point operations of one step."""
     counter = FlopCounterMode(display=False)
     counter.mod_tracker = OneModule()
     with counter:

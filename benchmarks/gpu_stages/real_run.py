@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prepared_trainer import begin
 
 from benchmarks.gpu_stages.sheet import Sheet, stage_arguments
 from benchmarks.gpu_stages.step_profile import make_trainer, prepared
@@ -46,9 +47,7 @@ def train(dataset: dict[str, Any], tokens: str, device: torch.device, seconds: f
 def seconds_per_step(dataset: dict[str, Any], tokens: str, device: torch.device, steps: int) -> float:
     """Mean over the second half of ``steps`` steps with their loading."""
     trainer = make_trainer(dataset, f"nnUNetTrainerCrossMatch_1epochs_iters{steps}_seed1_warmup0{tokens}", device)
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
+    begin(trainer)
     for number in range(steps):
         if number == steps // 2:
             synchronize(device)

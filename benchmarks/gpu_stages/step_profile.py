@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from prepared_trainer import begin, prepared_trainer
 from step_shares import operation_kind
 from step_ways import GENERIC, BenchmarkCase, StepBenchmark
 from torch.autograd import DeviceType
@@ -80,20 +81,13 @@ def busy_microseconds(spans: Iterable[tuple[float, float]]) -> float:
 
 def make_trainer(dataset: dict[str, Any], name: str, device: torch.device) -> Any:
     """The trainer of that name for a prepared data set, fold ``all``."""
-    from nnunetv2_crossmatch.training.named import trainer_class
-
-    folder = Path(os.environ["nnUNet_preprocessed"]) / dataset["name"]
-    plans = {**json.loads((folder / "nnUNetPlans.json").read_text()), "continue_training": False}
-    description = json.loads((folder / "dataset.json").read_text())
-    return trainer_class(name)(plans, dataset["configuration"], "all", description, device)
+    return prepared_trainer(name, dataset["name"], dataset["configuration"], device, "nnUNetPlans")
 
 
 def beside_the_loader(dataset: dict[str, Any], device: torch.device, steps: int, warm_up: int) -> dict[str, Any]:
     """Waiting for the loader and the step, each in ms, medians over ``steps``."""
     trainer = make_trainer(dataset, f"nnUNetTrainerCrossMatch_1epochs_iters{steps + warm_up}_seed0_warmup0", device)
-    trainer.on_train_start()
-    trainer.on_epoch_start()
-    trainer.on_train_epoch_start()
+    begin(trainer)
     waited, took = [], []
     for _ in range(steps + warm_up):
         start = time.perf_counter()

@@ -74,9 +74,9 @@ class Budget:
         return self.steps or max(1, int(self.seconds(times) / times.step_of(DEFAULT)))
 
     def epochs(self, times: Times) -> int:
-        """Epochs of every training: of 250 steps for the default CrossMatch.
+        """Epochs of every training: of 250 steps for the default CrossMatch; in shorter runs 12, if each has 10 steps.
 
-        They are 12 at least, of 10 steps at least: with fewer, the learning rate would end near its start.
+        With fewer epochs the learning rate would end near its start.
         """
         steps = self.default_steps(times)
         return max(1, steps // EPOCH_STEPS, min(EPOCHS, steps // FEWEST_STEPS))

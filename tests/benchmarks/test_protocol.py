@@ -544,7 +544,7 @@ def small_acdc(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monkeypatch):
-    rows = ["self_training_weighted", "semi_supervised"]
+    rows = ["self_training_weighted", "semi_supervised", "upper_bound"]
     seconds = ["--step-seconds", "1", "0.5", "--prediction-seconds", "0.1"]
     more = [
         "--small",
@@ -574,8 +574,12 @@ def test_a_whole_protocol_on_few_volumes_is_scored_and_then_done(tmp_path, monke
     assert cases["unlabeled"] > 0
     assert cases["val"] == 2
     first = {name: row["runs"][0] for name, row in rows.items()}
-    assert not any(run["labeled_all"] for run in first.values())
-    assert {name: run["steps"] for name, run in first.items()} == {"self_training_weighted": 3, "crossmatch": 2}
+    assert {name: run["labeled_all"] for name, run in first.items()} == {
+        "self_training_weighted": False, "crossmatch": False, "upper_bound": True,
+    }  # fmt: skip
+    assert {name: run["steps"] for name, run in first.items()} == {
+        "self_training_weighted": 3, "crossmatch": 2, "upper_bound": 4,
+    }  # fmt: skip
     for row in rows.values():
         assert all(0 <= row[way]["dice"]["mean"] <= 1 for way in ("strict", "literature", "unmirrored"))
     assert {"results.md", "commands.sh", "splits.json", "step_times.json"} <= {file.name for file in written.iterdir()}

@@ -57,8 +57,8 @@ BENCHMARKS = {
         "-d 998 --batch 2 --batches 2 --workers 0 1",
         "an unlabeled sample costs",
     ),
-    "method_cost.py -d 502 -c 2d --json cost.json": (
-        "-d 998 --methods UAMT --steps 1",
+    "method_cost.py -d 502 -c 2d -p nnUNetProtocolPlans --json cost.json": (
+        "-d 998 -p nnUNetPlans --methods UAMT --steps 1",
         "in supervised steps ",
     ),
     "preprocess.py --cases 4 8 16 --shape 64 128 128": ("--cases 2 --shape 16 32 32 -np 1", "2 cases  ours"),
@@ -146,11 +146,14 @@ def test_scans_and_segmentations_become_a_data_set(tiny_dataset, tmp_path, monke
         shutil.copy(next((tiny_dataset.raw / folder).glob("*.nii.gz")), target)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    (tmp_path / "segmentations" / "Carl.nii.gz").touch()
+    with pytest.raises(SystemExit, match=r"no scan for .*Carl\.nii\.gz"):
+        exec(compile(script, "getting_started.md", "exec"), {})
+    (tmp_path / "segmentations" / "Carl.nii.gz").unlink()
     exec(compile(script, "getting_started.md", "exec"), {})
-    verify_dataset_integrity(str(tmp_path / "raw" / "Dataset501_Heart"), 1)
-    assert [file.name for file in (tmp_path / "raw" / "Dataset501_Heart" / "imagesUn").iterdir()] == [
-        "Bert_0000.nii.gz"
-    ]
+    made = tmp_path / "raw" / "Dataset501_Heart"
+    verify_dataset_integrity(str(made), 1)
+    assert [file.name for file in (made / "imagesUn").iterdir()] == ["Bert_0000.nii.gz"]
 
 
 def test_commands_of_the_start_page_are_those_of_getting_started():

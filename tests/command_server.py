@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -79,7 +80,7 @@ def serve(listener: socket.socket, parent: int) -> None:
                 listener.close()
                 return handle(connection)
             connection.close()
-    sys.exit()
+    leave(0)
 
 
 def handle(connection: socket.socket) -> None:
@@ -126,8 +127,32 @@ def become_command() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def run_command() -> None:
+    """As :func:`become_command`; an exception goes to ``sys.excepthook``, and exit code 1 unless that says another."""
+    try:
+        become_command()
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+
+
+def exit_code_of(function: Callable[[], None]) -> int:
+    """Call it; returns the code that Python would end with after its ``SystemExit``, whose text it prints."""
+    try:
+        function()
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        print(ended.code, file=sys.stderr)
+        return 1
+    return 0
+
+
 def leave(code: int) -> NoReturn:
-    """End as Python does, but without removing every object, which would copy the memory that is shared."""
+    """End as Python does, but without removing every object.
+
+    That would copy the memory that is shared, and Triton 3.9 would complain of objects that were frozen.
+    """
     threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -156,10 +181,4 @@ if __name__ == "__main__":
         importlib.import_module(library)
     gc.freeze()  # a collection in a fork would copy the memory of all that was imported
     serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
-    try:
-        become_command()
-    except SystemExit as ended:
-        if not isinstance(ended.code, int | None):
-            raise
-        leave(ended.code or 0)
-    leave(0)
+    leave(exit_code_of(run_command))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import normalize
 
 from nnunetv2_crossmatch.learning.consistency import deviation, of_size_one, soft_dice, worst_direction
 from nnunetv2_crossmatch.learning.exchange import gathered, joined_sum
@@ -140,13 +140,19 @@ class SSNet(ConsistencyMethod):
 
     def from_bank(self, voxels: Voxels, bank: Voxels, distributed: bool) -> torch.Tensor:
         """Mean over the kinds of 1 - cosine of predicted voxels and their bank, by how much each of both counts."""
+        # Weighted by a product, the mean over all pairs is one of two sums: no matrix of pairs is kept for the gradient.
         rows = self.prediction(voxels.rows)
         of_voxels, of_bank = shares(self.of_voxel, rows) * voxels.real, shares(self.of_bank, bank.rows) * bank.real
-        cosine = cosine_similarity(in_float(rows)[:, :, None], bank.rows[:, None], dim=-1)
-        weights = of_voxels[:, :, None] * of_bank[:, None]
-        total, count = joined_sum(torch.stack([((1 - cosine) * weights).sum((1, 2)), weights.sum((1, 2))]), distributed)
+        weights = of_voxels.sum(1) * of_bank.sum(1)
+        alike = (summed_direction(rows, of_voxels) * summed_direction(bank.rows, of_bank)).sum(1)
+        total, count = joined_sum(torch.stack([weights - alike, weights]), distributed)
         return (total / count.clamp(min=1e-8)).mean()
 
     def passes(self) -> Passes:
         """All images three times: as they are, with noise, and with the worst noise."""
         return Passes(6, 0, 6, 0)
+
+
+def summed_direction(rows: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Sum over voxels of ``rows`` (K, V, width) of length 1, each times its weight (K, V); (K, width) in float32."""
+    return (normalize(in_float(rows), dim=-1) * weights[..., None]).sum(1)

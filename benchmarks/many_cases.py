@@ -99,7 +99,7 @@ def measure_training(dataset: str, number: int, verify: int) -> None:
     for _ in range(STEPS):
         trainer.train_step(next(trainer.dataloader_train))
     print_measurement(number, f"{STEPS} steps", time.perf_counter() - start)
-    trainer._stop_loaders()
+    trainer.stop_loaders()
 
 
 @command

@@ -60,6 +60,7 @@ class Trained:
             self.trainer = prepared_trainer(name, request.dataset, request.configuration, device, request.plans)
             begin(self.trainer)
         self.batches = itertools.cycle([next(self.trainer.dataloader_train) for _ in range(BATCHES)])
+        self.trainer.stop_loaders()
 
     def step(self) -> None:
         """One training step."""

@@ -54,8 +54,9 @@ def seconds_per_step(dataset: dict[str, Any], tokens: str, device: torch.device,
             start = time.perf_counter()
         trainer.train_step(next(trainer.dataloader_train))
     synchronize(device)
-    trainer._stop_loaders()
-    return (time.perf_counter() - start) / (steps - steps // 2)
+    seconds = time.perf_counter() - start
+    trainer.stop_loaders()
+    return seconds / (steps - steps // 2)
 
 
 def synchronize(device: torch.device) -> None:

@@ -98,7 +98,7 @@ def beside_the_loader(dataset: dict[str, Any], device: torch.device, steps: int,
             torch.cuda.synchronize()
         waited.append(loaded - start)
         took.append(time.perf_counter() - loaded)
-    trainer._stop_loaders()
+    trainer.stop_loaders()
     waited, took = waited[warm_up:], took[warm_up:]
     return {
         "patch": list(trainer.configuration_manager.patch_size),

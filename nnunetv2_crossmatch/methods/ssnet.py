@@ -140,7 +140,7 @@ class SSNet(ConsistencyMethod):
 
     def from_bank(self, voxels: Voxels, bank: Voxels, distributed: bool) -> torch.Tensor:
         """Mean over the kinds of 1 - cosine of predicted voxels and their bank, by how much each of both counts."""
-        # Weighted by a product, the mean over all pairs is one of two sums: no matrix of pairs is kept for the gradient.
+        # Weighted by a product, the mean over all pairs is one of two sums: no matrix of pairs is kept for gradients.
         rows = self.prediction(voxels.rows)
         of_voxels, of_bank = shares(self.of_voxel, rows) * voxels.real, shares(self.of_bank, bank.rows) * bank.real
         weights = of_voxels.sum(1) * of_bank.sum(1)

@@ -101,7 +101,7 @@ class DurableTrainer(nnUNetTrainer):
                 with disk_full_reported(self.folder / LATEST):
                     super().run_training()
             finally:
-                self._stop_loaders(self.dataloader_train, self.dataloader_val)
+                self.stop_loaders()
 
     def lock_folder(self) -> None:
         """Lock the output folder, or raise if another process trains there; remove what a killed one left."""
@@ -207,11 +207,15 @@ class DurableTrainer(nnUNetTrainer):
         self.print_to_log_file(f"{self.interruption.received.name}: stopped at {place}; {fate}.")
         raise SystemExit(self.interruption.exit_code)
 
+    def stop_loaders(self) -> None:
+        """End the workers of both loaders; nothing if there are none."""
+        self._stop_loader(self.dataloader_train)
+        self._stop_loader(self.dataloader_val)
+
     @staticmethod
-    def _stop_loaders(*loaders: Any) -> None:
-        for loader in loaders:
-            if isinstance(loader, MultiThreadedAugmenter):
-                loader._finish()
+    def _stop_loader(loader: Any) -> None:
+        if isinstance(loader, MultiThreadedAugmenter):
+            loader._finish()
 
     def _not_finite(self, in_a_row: int) -> InputError:
         last = newest_checkpoint(self.folder, self.print_to_log_file)

@@ -186,7 +186,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
         if not self.unlabeled_cases or (cases := self.cases_of_epoch()) == self.drawn_cases:
             return
         self.drawn_cases = cases
-        self._stop_loaders(self.dataloader_train)
+        self._stop_loader(self.dataloader_train)
         self.dataloader_train = self._training_augmenter(get_allowed_n_proc_DA())
         self.print_to_log_file(f"{len(cases)} of {len(self.unlabeled_cases)} unlabeled cases are drawn from now on.")
 

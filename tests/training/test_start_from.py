@@ -49,7 +49,7 @@ def test_the_run_begins_with_all_weights_in_epoch_0_and_can_be_continued(prepare
         trainer.train_step(next(trainer.dataloader_train))
         if step == 0:
             trainer.save_latest()
-    trainer._stop_loaders()
+    trainer.stop_loaders()
     again = begun(prepared_copy)
     for _ in range(2):
         again.train_step(next(again.dataloader_train))

@@ -6,6 +6,7 @@ Limit: two processes with equal shares.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
@@ -46,22 +47,38 @@ def join(values: Any) -> Any:
     return [*first, *second] if isinstance(first, list) else torch.cat([first, second])
 
 
+def kept_parts() -> Callable[[Step], list[Step]]:
+    """The steps of both processes by the step on their joined batch; their generators go on from draw to draw."""
+    kept: dict[int, list[Step]] = {}
+
+    def parts(step: Step) -> list[Step]:
+        if step.index not in kept:
+            images = enumerate(halves(step.images))
+            kept[step.index] = [replace(step, rank=rank, images=half) for rank, half in images]
+        return kept[step.index]
+
+    return parts
+
+
 def joined_trainer(tiny: TinyDataset, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """One process's trainer for whole batches, which draws as each process does and pastes within each half."""
     trainer = make_trainer(tiny, name)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
-    draw_own = trainer.method.draw
+    draw_own, orient_own, parts = trainer.method.draw, trainer.method.draw_orientations, kept_parts()
 
     def draw(step: Step, table: StreamTable) -> Any:
-        parts = [replace(step, rank=rank, images=images) for rank, images in enumerate(halves(step.images))]
-        return [join(drawn) for drawn in zip(*(draw_own(part, table) for part in parts), strict=True)]
+        return [join(drawn) for drawn in zip(*(draw_own(part, table) for part in parts(step)), strict=True)]
+
+    def draw_orientations(step: Step) -> Any:
+        return join([orient_own(part) for part in parts(step)])
 
     def paste_in_halves(tensor: torch.Tensor, boxes: Any, *_: Any) -> torch.Tensor:
         middle = len(tensor) // RANKS
         return torch.cat([paste(tensor[:middle], boxes[:middle]), paste(tensor[middle:], boxes[middle:])])
 
     monkeypatch.setattr(trainer.method, "draw", draw)
+    monkeypatch.setattr(trainer.method, "draw_orientations", draw_orientations)
     for module in [module for module in sys.modules.values() if getattr(module, "paste", None) is paste]:
         if module.__name__ != __name__:
             monkeypatch.setattr(module, "paste", paste_in_halves)
@@ -70,13 +87,10 @@ def joined_trainer(tiny: TinyDataset, name: str, monkeypatch: pytest.MonkeyPatch
 
 def joined_draws(trainer: Any) -> None:
     """Let a consistency method draw noise and dropout of whole batches as each process does of its half."""
-    method, parts = trainer.method, {}
+    method, parts = trainer.method, kept_parts()
 
     def of_halves(own: Any, step: Step) -> list:
-        if step.index not in parts:
-            images = enumerate(halves(step.images))
-            parts[step.index] = [replace(step, rank=rank, images=half) for rank, half in images]
-        return [own(part) for part in parts[step.index]]
+        return [own(part) for part in parts(step)]
 
     noisy, draw_dropout = method.noisy, method.draw_dropout
 

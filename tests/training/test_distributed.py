@@ -43,6 +43,7 @@ NAMES = [
         "tau0p85_execstacked_students2",
     )
 ]
+JOINT = "nnUNetTrainerFilterMatch_2epochs_iters2_valiters1_seed1_batch4_labeledonly0"
 DRAWN = f"{SHORT}_warmup0_batch4_ubatch5"  # without a seed in its name
 TWO_NETWORKS = "nnUNetTrainerTwoNetworks_2epochs_iters2_valiters1_seed1_warmup0_batch4"
 CONSISTENT = [
@@ -58,13 +59,14 @@ OWN_DRAWS = "nnUNetTrainerCAML_2epochs_iters2_valiters1_seed1_warmup0_unsup10_ba
 STEPS = 2
 
 
-def joined_batches() -> list[dict]:
+def joined_batches(views: int = 3) -> list[dict]:
     generator = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(STEPS):
         target = (torch.rand(4, 1, 16, 16, generator=generator) > 0.5).to(torch.int16)
         images = torch.randn(4, 4, 1, 16, 16, generator=generator)
-        batches.append({"data": images[:, 0], "target": [target, target[..., ::2, ::2]], "unlabeled": images[:, 1:]})
+        unlabeled = images[:, 1 : 1 + views]
+        batches.append({"data": images[:, 0], "target": [target, target[..., ::2, ::2]], "unlabeled": unlabeled})
     return batches
 
 
@@ -73,9 +75,9 @@ def train(tiny: TinyDataset, name: str, rank: int) -> dict[str, Any]:
     trainer = make_trainer(tiny, name)
     trainer.initialize()
     trainer.set_deep_supervision_enabled(True)
-    steps = [trainer.train_step(halves(batch)[rank]) for batch in joined_batches()]
+    steps = [trainer.train_step(halves(batch)[rank]) for batch in joined_batches(len(trainer.unlabeled_views))]
     assert trainer.unlabeled_batch_size == 2
-    return {"weights": weights_of(trainer), "confident": [float(step["confident_share"]) for step in steps]}
+    return {"weights": weights_of(trainer), "confident": [float(step.get("confident_share", "nan")) for step in steps]}
 
 
 def train_peer(tiny: TinyDataset, rank: int) -> torch.Tensor:
@@ -147,7 +149,7 @@ def work(rank: int, root: str, port: int) -> None:
     where = f"tcp://127.0.0.1:{port}"
     dist.init_process_group("gloo", init_method=where, rank=rank, world_size=RANKS, timeout=timedelta(seconds=60))
     tiny = TinyDataset(Path(root))
-    result = {name: train(tiny, name, rank) for name in NAMES} | {"step": take_step(tiny, rank)}
+    result = {name: train(tiny, name, rank) for name in (*NAMES, JOINT)} | {"step": take_step(tiny, rank)}
     result["peer"] = train_peer(tiny, rank)
     for name in (*CONSISTENT, OWN_DRAWS):
         batches = [halves(batch)[rank] for batch in joined_batches()]
@@ -209,12 +211,12 @@ def processes(tiny_prepared: TinyDataset, tmp_path_factory: pytest.TempPathFacto
     return [torch.load(tiny.root / f"rank{rank}.pt") for rank in range(RANKS)]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=lambda name: name.partition("batch4_")[2])
+@pytest.mark.parametrize("name", [*NAMES, JOINT], ids=lambda name: name.partition("batch4_")[2])
 def test_two_processes_train_like_one_on_the_joined_batch(processes, tiny_copy, monkeypatch, name):
     """Each with boxes and feature perturbations of its own; CutMix stays inside a process."""
     first, second = (process[name] for process in processes)
     alone = joined_trainer(tiny_copy, name, monkeypatch)
-    for batch in joined_batches():
+    for batch in joined_batches(len(alone.unlabeled_views)):
         alone.train_step(batch)
     assert torch.equal(first["weights"], second["weights"])
     assert torch.allclose(first["weights"], weights_of(alone), rtol=1e-4, atol=1e-5)

@@ -10,7 +10,9 @@ import ast
 import copy
 import random
 import re
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 NOT_ENTERED = ("annotation", "returns", "decorator_list")  # fields of a node
@@ -26,21 +28,29 @@ EMPTY = {"bool": "False", "int": "0", "float": "0.0", "str": "''", "list": "[]",
 
 
 class Mistake(NamedTuple):
-    """``new`` instead of the bytes ``start`` to ``end`` of ``file``, which is relative to the package."""
+    """``new`` instead of the bytes ``start`` to ``end`` of ``file``, which is relative to the package.
+
+    Attributes:
+        inside: names of the class and the function around it.
+        number: counts those of a file with the same texts in the same place.
+    """
 
     file: str
+    inside: str
     rule: str
     line: int
     start: int
     end: int
     old: str
     new: str
+    number: int = 1
 
     @property
     def name(self) -> str:
-        """File, rule and texts, without the line, which moves when the file is changed elsewhere."""
+        """File, function, rule and texts, without the line, which moves when the file is changed elsewhere."""
         old, new = (" ".join(text.split()) for text in (self.old, self.new))
-        return f"{self.file} {self.rule}: {old} -> {new}"
+        place = f"{self.file} {self.inside}".rstrip()
+        return f"{place}, {self.rule}: {old} -> {new}" + (f", number {self.number}" if self.number > 1 else "")
 
     def made(self, source: bytes) -> bytes:
         """``source`` with the mistake."""
@@ -125,47 +135,57 @@ RULES: dict[str, Callable[[ast.AST], Iterator[ast.AST]]] = {
 def mistakes_of(file: str, source: bytes) -> list[Mistake]:
     """All mistakes that the rules can make in one file."""
     starts = [0, *(match.end() for match in re.finditer(b"\n", source))]
-    nodes = list(_nodes(ast.parse(source)))
-    return [
-        _mistake(file, rule, source, starts, node, other)
-        for rule, change in RULES.items()
-        for node in nodes
-        for other in change(node)
-    ]
+    nodes, seen = list(_nodes(ast.parse(source))), Counter[str]()
+    found = []
+    for rule, change in RULES.items():
+        for mistake in (_mistake(file, rule, source, starts, node, other) for node in nodes for other in change(node)):
+            seen[mistake.name] += 1
+            found.append(mistake._replace(number=seen[mistake.name]))
+    return found
 
 
 def drawn(mistakes: Sequence[Mistake], count: int, seed: int) -> list[Mistake]:
-    """``count`` different ones: a rule at random, then one of its places."""
+    """``count`` different ones: a rule at random, then one of its places; without one of them the others stay."""
     generator = random.Random(seed)
-    places = {rule: [one for one in mistakes if one.rule == rule] for rule in RULES}
+    places = {rule: deque(shuffled([one for one in mistakes if one.rule == rule], seed)) for rule in RULES}
     chosen: list[Mistake] = []
     while len(chosen) < min(count, len(mistakes)):
-        left = places[generator.choice([rule for rule, found in places.items() if found])]
-        chosen.append(left.pop(generator.randrange(len(left))))
+        if left := places[generator.choice([*RULES])]:
+            chosen.append(left.popleft())
     return chosen
+
+
+def shuffled(mistakes: Sequence[Mistake], seed: int) -> list[Mistake]:
+    """In an order that follows from the seed and their names alone, so that a change of the code moves no other."""
+    return sorted(mistakes, key=lambda one: sha256(f"{seed} {one.name}".encode()).digest())
 
 
 def _mistake(file: str, rule: str, source: bytes, starts: Sequence[int], node: Any, other: ast.AST) -> Mistake:
     start, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
     text = ast.unparse(ast.fix_missing_locations(other))
     new = text if isinstance(node, ast.stmt) else f"({text})"
-    return Mistake(file, rule, node.lineno, start, end, source[start:end].decode(), new)
+    return Mistake(file, node.inside, rule, node.lineno, start, end, source[start:end].decode(), new)
 
 
-def _nodes(node: Any, empty: str = "None") -> Iterator[ast.AST]:
-    """``node`` and all below it that may be changed; ``empty`` is what the function around it returns when empty."""
+def _nodes(node: Any, inside: str = "", empty: str = "None") -> Iterator[ast.AST]:
+    """``node`` and all below it that may be changed.
+
+    Each gets the names of the class and the function around it, and what that function returns when it is empty.
+    """
     if isinstance(node, ast.JoinedStr) or _is_main_guard(node):
         return
     if isinstance(node, ast.FunctionDef):
         named = re.match(r"\w+", ast.unparse(node.returns)) if node.returns else None
         empty = EMPTY.get(named.group().lower() if named else "", "None")
-    node.empty = empty
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        inside = f"{inside}.{node.name}".lstrip(".")
+    node.inside, node.empty = inside, empty
     if hasattr(node, "lineno"):
         yield node
     for field, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and field not in NOT_ENTERED:
-                yield from _nodes(child, empty)
+                yield from _nodes(child, inside, empty)
 
 
 def _is_main_guard(node: ast.AST) -> bool:

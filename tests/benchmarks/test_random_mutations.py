@@ -64,6 +64,22 @@ def test_the_draw_follows_from_the_seed_and_repeats_nothing():
     assert sorted(drawn(mistakes, 99, 3)) == sorted(mistakes)
 
 
+def test_a_mistake_that_is_left_out_or_another_place_in_the_file_moves_no_other_draw():
+    mistakes = mistakes_of("m.py", SOURCE)
+    first, *others = (one.name for one in drawn(mistakes, 99, 1))
+    left = [one for one in mistakes_of("m.py", b"\n" + SOURCE) if one.name != first]
+    order = [one.name for one in drawn(left, 99, 1)]
+    for rule in RULES:
+        assert [name for name in order if f", {rule}:" in name] == [name for name in others if f", {rule}:" in name]
+
+
+def test_each_mistake_has_a_name_of_its_own():
+    source = b"class A:\n    def f(self):\n        self.a = 0\n        self.b = 0\ndef g():\n    return 0\n"
+    names = [one.name for one in mistakes_of("m.py", source) if one.rule == "other constant"]
+    first = "m.py A.f, other constant: 0 -> (1)"
+    assert names == [first, f"{first}, number 2", "m.py g, other constant: 0 -> (1)"]
+
+
 def test_all_mistakes_in_the_core_are_valid_code():
     files = [ROOT / PACKAGE / name for name in ("learning/cutmix.py", "methods/tokens.py")]
     for file in files:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import re
 import runpy
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import command_server
 import pytest
 
+from benchmarks.protocol.tasks import TASKS
 from nnunetv2_crossmatch import __version__
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
@@ -123,6 +125,14 @@ def test_scores_that_are_told_elsewhere_stand_in_the_results(name):
     told = re.findall(r"\b0\.\d{3}\b", (ROOT / name).read_text())
     assert told
     assert set(told) <= set(re.findall(r"\b0\.\d{3}\b", (ROOT / "docs" / "results.md").read_text()))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_dice_of_every_row_of_a_task_stands_in_the_results_as_its_file_says(task):
+    files = sorted((ROOT / "docs" / "results").glob(f"{task}*/results.json"))
+    rows = [row for file in files for row in json.loads(file.read_text())["rows"].values()]
+    scores = {f"{run['strict']['dice']:.3f}" for row in rows for run in row["runs"]}
+    assert scores <= set(re.findall(r"\b0\.\d{3}\b", (ROOT / "docs" / "results.md").read_text()))
 
 
 def console_scripts() -> list[str]:

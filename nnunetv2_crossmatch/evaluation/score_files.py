@@ -46,6 +46,7 @@ SCORES_FORM = {
     "empty_masks": {...: {"prediction": int}},
 }
 MAX_TERMINAL_ROWS = 60
+UNDEFINED = "-"
 LITERATURE_NOTE = (
     "Published convention: an empty prediction counts as 0 in every measure, which makes its distances look perfect."
 )
@@ -64,12 +65,14 @@ class Table:
 def format_measure(value: float, measure: str) -> str:
     """Format an overlap with four decimals (0.0001 is 0.01 %), a distance with two, an undefined value as ``-``."""
     if math.isnan(value):
-        return "-"
+        return UNDEFINED
     return f"{value:.4f}" if measure in ("dice", "jaccard") else f"{value:.2f}"
 
 
 def format_interval(statistic: Summary | Difference, measure: str) -> str:
-    """The 95 % interval of a mean as ``low to high``."""
+    """The 95 % interval of a mean as ``low to high``; ``-`` for a single case, which has none."""
+    if math.isnan(statistic.low):
+        return UNDEFINED
     return f"{format_measure(statistic.low, measure)} to {format_measure(statistic.high, measure)}"
 
 
@@ -107,7 +110,7 @@ def make_difference_table(differences: dict[str, dict[str, Difference]], other: 
     """Paired differences to another folder, one row per class and measure."""
 
     def row(group: str, name: str, difference: Difference) -> tuple[str, ...]:
-        p_value = "-" if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
+        p_value = UNDEFINED if math.isnan(difference.p_value) else f"{difference.p_value:.2g}"
         mean, interval = format_measure(difference.mean, name), format_interval(difference, name)
         return group, MEASURE_HEADINGS[name], str(difference.pairs), mean, interval, p_value
 

@@ -19,6 +19,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from nnunetv2_crossmatch.evaluation.published import PublishedComparison
 from nnunetv2_crossmatch.evaluation.score_files import (
     MEASURE_HEADINGS,
+    UNDEFINED,
     format_interval,
     format_measure,
     make_difference_table,
@@ -124,7 +125,10 @@ def headline_numbers(content: ReportContent) -> list[dict[str, str]]:
     def card(measure: str) -> dict[str, str]:
         one = statistics[measure]
         shown = {"label": MEASURE_HEADINGS[measure], "mean": format_measure(one.mean, measure)}
-        shown["interval"] = format_interval(one, measure)
+        interval = format_interval(one, measure)
+        shown["interval"] = (
+            "no interval: fewer than two cases" if interval == UNDEFINED else f"95 % interval {interval}"
+        )
         shown["difference"] = format_difference(differences[measure], measure) if measure in differences else ""
         return shown
 
@@ -132,19 +136,17 @@ def headline_numbers(content: ReportContent) -> list[dict[str, str]]:
 
 
 def format_difference(statistic: Difference, measure: str) -> str:
-    """Format a difference with its sign and interval."""
-    sign = "+" if statistic.mean > 0 else ""
-    return f"{sign}{format_measure(statistic.mean, measure)} ({format_interval(statistic, measure)})"
+    """Format a difference with its sign and interval, if it has one."""
+    sign, interval = "+" if statistic.mean > 0 else "", format_interval(statistic, measure)
+    return f"{sign}{format_measure(statistic.mean, measure)}" + (f" ({interval})" if interval != UNDEFINED else "")
 
 
 def make_summary_rows(scores: Scores) -> list[tuple[str, dict[str, dict[str, str]]]]:
     """Class, and a mapping of heading to mean, interval, SD and number of cases, all formatted."""
 
     def cell(statistic: Summary, measure: str) -> dict[str, str]:
-        spread = {"mean": statistic.mean, "low": statistic.low, "high": statistic.high, "sd": statistic.std}
-        return {key: format_measure(value, measure) for key, value in spread.items()} | {
-            "cases": str(statistic.defined)
-        }
+        found = {"interval": format_interval(statistic, measure), "cases": str(statistic.defined)}
+        return found | {"mean": format_measure(statistic.mean, measure), "sd": format_measure(statistic.std, measure)}
 
     return [
         (group_label(group), {MEASURE_HEADINGS[name]: cell(one, name) for name, one in ones.items()})

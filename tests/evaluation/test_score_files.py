@@ -72,7 +72,7 @@ def test_the_terminal_shows_all_rows_in_order_up_to_the_limit() -> None:
 def test_the_summary_contains_counts_mean_spread_and_interval() -> None:
     table = make_summary_table(example())
     assert table.rows[1] == ("RV", "95HD voxel", "2", "0", "6.12", "1.59", "5.00 to 7.25")
-    assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "- to -")
+    assert table.rows[2] == ("LV", "Dice", "1", "1", "0.0000", "-", "-")
     assert (len(table.columns), table.text_columns) == (7, 2)
 
 

@@ -168,6 +168,18 @@ def test_the_comparison_needs_other_predictions(parsed_full_report, tmp_path):
     assert "comparison" not in write_and_parse(make_request(tmp_path), tmp_path / "report.html").anchors
 
 
+def test_a_single_case_has_no_interval_which_is_said(tmp_path):
+    for folder in three_cases(tmp_path):
+        for case in "bc":
+            (folder / f"{case}.nii.gz").unlink()
+    other = tmp_path / "other"
+    write(other / "a.nii.gz", np.roll(ball(), 1, axis=2))
+    found = write_and_parse(make_request(tmp_path, other=other, surfaces=0), tmp_path / "report.html")
+    assert found.text.count("no interval: fewer than two cases") == 3
+    assert re.search(r"against other: \+0\.\d{4} [^(]", found.text)
+    assert "- to -" not in found.text
+
+
 def test_contours_are_drawn_without_images(tmp_path):
     three_cases(tmp_path)
     found = write_and_parse(make_request(tmp_path, surfaces=0), tmp_path / "report.html")

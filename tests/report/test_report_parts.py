@@ -147,7 +147,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
     low, high = bootstrap_interval(np.array([0.9, 0.5]))
     assert list(rows) == ["RV", "LV", "mean of classes"]
     assert rows["RV"]["Dice"] == {
-        "mean": "0.7000", "low": f"{low:.4f}", "high": f"{high:.4f}", "sd": "0.2828", "cases": "2"
+        "mean": "0.7000", "interval": f"{low:.4f} to {high:.4f}", "sd": "0.2828", "cases": "2"
     }  # fmt: skip
     assert (rows["LV"]["95HD voxel"]["mean"], rows["LV"]["95HD voxel"]["cases"]) == ("5.00", "1")
 

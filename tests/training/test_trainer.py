@@ -213,6 +213,14 @@ def keep_cases(folder: Path, count: int) -> None:
             file.unlink()
 
 
+def test_unlabeled_crops_are_as_large_before_the_augmentation_as_labeled_ones(prepared_copy):
+    """Larger than the patch, so that a rotated crop has no empty corners."""
+    trainer = started(prepared_copy, "nnUNetTrainerCrossMatch_1epochs_iters1_valiters1_seed0")
+    labeled, unlabeled = trainer.labeled_loader, trainer._unlabeled_loader()
+    assert tuple(unlabeled.patch_size) == tuple(labeled.patch_size) > tuple(labeled.final_patch_size)
+    assert tuple(unlabeled.final_patch_size) == tuple(labeled.final_patch_size)
+
+
 @pytest.mark.parametrize(("labeled", "unlabeled"), [(1, 4), (4, 1)])
 def test_any_number_of_labeled_and_unlabeled_cases_trains(prepared_copy, labeled, unlabeled):
     keep_cases(prepared_copy.preprocessed / "nnUNetPlans_2d", labeled)

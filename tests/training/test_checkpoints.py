@@ -18,6 +18,7 @@ import pytest
 import torch
 from conftest import TinyDataset, blob_case
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from trainers import make_trainer, weights_of
 
 from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
@@ -33,6 +34,7 @@ from nnunetv2_crossmatch.training.checkpoints import (
     tensor_bytes,
     write_checkpoint,
 )
+from nnunetv2_crossmatch.training.durable import DurableTrainer
 
 TRAINER = "nnUNetTrainerCrossMatch_2epochs"
 
@@ -197,6 +199,20 @@ def test_36_without_a_readable_checkpoint_there_is_none(tmp_path: Path) -> None:
     written(tmp_path, latest=8)
     empty(tmp_path / "checkpoint_latest.pth")
     assert newest_checkpoint(tmp_path, lambda line: None) is None
+
+
+def test_the_latest_checkpoint_is_saved_after_every_tenth_epoch_but_the_last(tiny_copy, monkeypatch) -> None:
+    """After the last one the final checkpoint is there."""
+    trainer, saved = make_trainer(tiny_copy, "nnUNetTrainerCrossMatch_30epochs"), []
+
+    def next_epoch(self: nnUNetTrainer) -> None:
+        self.current_epoch += 1
+
+    monkeypatch.setattr(nnUNetTrainer, "on_epoch_end", next_epoch)
+    monkeypatch.setattr(trainer, "save_latest", lambda: saved.append(trainer.current_epoch))
+    for _ in range(30):
+        DurableTrainer.on_epoch_end(trainer)
+    assert saved == [10, 20]
 
 
 def test_checkpoints_of_a_run_that_went_further_are_never_overwritten(tmp_path: Path) -> None:

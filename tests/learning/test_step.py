@@ -16,6 +16,8 @@ from small import gradient, host_network, random_step, run_step, supervised_loss
 from nnunetv2_crossmatch.learning.losses import Criterion, dice_classes
 from nnunetv2_crossmatch.learning.memory import fits_in_memory
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
+from nnunetv2_crossmatch.learning.step import Step, Task
+from nnunetv2_crossmatch.learning.streams import WEAK
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
 from nnunetv2_crossmatch.methods.crossmatch import STREAMS, loss_table
 
@@ -227,3 +229,21 @@ def test_other_errors_of_a_step_are_not_taken_for_lack_of_memory():
 
     with pytest.raises(RuntimeError, match="shape mismatch"):
         fits_in_memory(broken, network_for(2, 2))
+
+
+def first_draws(**changes):
+    """The first number of each generator of a step of seed 1, index 3 and rank 0, with ``changes``."""
+    images = {WEAK: torch.zeros(1)}
+    step = replace(Step(None, images, None, Task(2), None, seed=1, index=3, rank=0), **changes)
+    return step.shared_rng.random(), step.rng.random(), torch.rand(1, generator=step.generator).item()
+
+
+def test_draws_follow_from_seed_step_and_process_and_are_those_of_nothing_else():
+    shared, own, on_device = first_draws()
+    assert (shared, own, on_device) == first_draws()
+    of_others = [first_draws(seed=2), first_draws(index=4), first_draws(rank=1)]
+    assert [one[0] == shared for one in of_others] == [False, False, True]
+    assert own not in [one[1] for one in of_others]
+    assert on_device not in [one[2] for one in of_others]
+    of_loaders_and_views = [np.random.default_rng((1, 0, kind, 3)).random() for kind in (0, 1, 4)]
+    assert len({shared, own, *of_loaders_and_views}) == 5

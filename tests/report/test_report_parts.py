@@ -126,7 +126,7 @@ def test_of_many_classes_a_case_shows_four():
 
 def test_the_headline_has_the_means_over_classes_and_cases():
     dice, distance, surface = headline_numbers(report_content())
-    assert dice == {"label": "Dice", "mean": "0.5250", "interval": INTERVAL, "difference": ""}
+    assert dice == {"label": "Dice", "mean": "0.5250", "interval": f"95 % interval {INTERVAL}", "difference": ""}
     assert (distance["label"], distance["mean"]) == ("95HD voxel", "6.50")
     assert (surface["label"], surface["mean"]) == ("ASD voxel", "2.75")
 

@@ -5,16 +5,18 @@
 
 Prints the share noticed with its Wilson interval, and each survivor. A mistake that no input can show (equivalent)
 is left out once it stands in ``equivalent_mutations.txt`` with the reason. Limit: the tests that reach a module by
-imports, quick ones and nearest first, as far as the processor time goes; one that they would notice later, or by never
-ending, counts as missed.
+imports, quick ones, those that name the place and nearest first, as far as the processor time goes; one that they
+would notice later, or by never ending, counts as missed.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import math
+import re
 import resource
 import sys
 from collections import deque
@@ -126,24 +128,41 @@ def made(root: Path, mistake: Mistake) -> Iterator[None]:
         module.write_bytes(original)
 
 
-class QuickFirst:
-    """Plugin of pytest: the files in the order given, first their quick tests, then those marked ``slow``."""
+class LikelyFirst:
+    """Plugin of pytest: quick tests before those marked ``slow``; then by names in them, then by the files' order."""
 
-    def __init__(self, files: Sequence[str]) -> None:
+    def __init__(self, files: Sequence[str], names: Sequence[str] = ()) -> None:
         self.places = {file: place for place, file in enumerate(files)}
+        self.names = names
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items.sort(key=lambda item: (item.get_closest_marker("slow") is not None, self.places[str(item.path)]))
+        items.sort(
+            key=lambda item: (
+                item.get_closest_marker("slow") is not None,
+                -self.named(item),
+                self.places[str(item.path)],
+            )
+        )
+
+    def named(self, item: pytest.Item) -> int:
+        """How many of the names stand in the test or in the values that it is called with."""
+        text = item.name + inspect.getsource(item.function)  # type: ignore[attr-defined]
+        return sum(re.search(rf"\b{re.escape(name)}\b", text) is not None for name in self.names)
 
 
-def run_files(root: Path, files: Sequence[str], seconds: float = math.inf) -> Outcome:
-    """Run test files in this process until one fails; after ``seconds`` of processor time the process is killed."""
+def run_files(root: Path, files: Sequence[str], names: Sequence[str] = (), seconds: float = math.inf) -> Outcome:
+    """Run test files in this process until one fails; after ``seconds`` of processor time the process is killed.
+
+    Tests with more of ``names`` in them come first.
+    """
     if math.isfinite(seconds):
         resource.setrlimit(resource.RLIMIT_CPU, (round(seconds), round(seconds)))
     session = Session(root.parent, ("tiny",))
     options = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "-m", "not real_data"]
-    code = pytest.main([*options, *files], plugins=[session, QuickFirst([test.split("::")[0] for test in files])])
+    code = pytest.main(
+        [*options, *files], plugins=[session, LikelyFirst([test.split("::")[0] for test in files], names)]
+    )
     return Outcome(int(code), session.failure, foreign_modules(root))
 
 
@@ -152,9 +171,9 @@ def tried(root: Path, tests: NearestTests, mistake: Mistake, seconds: float) -> 
     files = tests.nearest(dotted(root / PACKAGE / mistake.file, root))
     if not files:
         return Result(mistake, None)
-    log = root.parent / "log"
+    log, names = root.parent / "log", mistake.inside.split(".")
     with made(root, mistake):
-        outcome = in_fork(log, run_files, root, files, seconds, seconds=WAITING * seconds)
+        outcome = in_fork(log, run_files, root, files, names, seconds, seconds=WAITING * seconds)
     if outcome is None:
         return Result(mistake, None)
     if outcome.foreign:

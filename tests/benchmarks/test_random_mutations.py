@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,8 +14,8 @@ sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from mutation_operators import RULES, drawn, mistakes_of
 from random_mutations import (
     PACKAGE,
+    LikelyFirst,
     NearestTests,
-    QuickFirst,
     Result,
     chosen_mistakes,
     core_files,
@@ -96,15 +97,20 @@ def test_tests_that_import_a_module_come_first():
     assert near.index("test_labeling.py") < near.index("test_train_step.py")
 
 
-def test_quick_tests_come_first_whatever_the_suite_begins_with():
-    def item(file: str, slow: bool) -> SimpleNamespace:
-        marks = {"slow"} if slow else set()
-        return SimpleNamespace(path=Path(file), get_closest_marker=lambda name: name if name in marks else None)
+def test_quick_tests_come_first_then_those_that_name_the_place_whatever_the_suite_begins_with():
+    def item(file: str, slow: bool, name: str = "test") -> SimpleNamespace:
+        marks, find = {"slow"} if slow else set(), inspect.getsource  # any function: its source is looked at
+        return SimpleNamespace(
+            path=Path(file), get_closest_marker=lambda mark: mark if mark in marks else None, name=name, function=find
+        )
 
-    items = [item("near", True), item("far", True), item("near", False), item("far", False)]
-    QuickFirst(["near", "far"]).pytest_collection_modifyitems(items)
-    order = [(str(each.path), bool(each.get_closest_marker("slow"))) for each in items]
-    assert order == [("near", False), ("far", False), ("near", True), ("far", True)]
+    items = [item("near", True), item("far", True, "test[BCP]"), item("near", False), item("far", False)]
+    items += [item("far", False, "test[BCP]")]
+    LikelyFirst(["near", "far"], ["BCP", "getsource"]).pytest_collection_modifyitems(items)
+    order = [(str(each.path), bool(each.get_closest_marker("slow")), each.name) for each in items]
+    quick = [("far", False, "test[BCP]"), ("near", False, "test"), ("far", False, "test")]
+    assert order == [*quick, ("far", True, "test[BCP]"), ("near", True, "test")]
+    assert LikelyFirst([], ["getsource", "getsourc"]).named(item("near", False)) == 1  # whole names
 
 
 def test_known_equivalents_are_still_in_the_code_and_are_not_drawn():

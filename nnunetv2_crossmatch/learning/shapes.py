@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from acvl_utils.morphology.morphology_helper import remove_all_but_largest_component
 from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import label as numbered
 
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, reference_label
 
@@ -25,11 +25,19 @@ def masks_of(labels: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def largest_components(labels: torch.Tensor, channels: int) -> torch.Tensor:
-    """Labels of which the largest connected component of every foreground class or region stays."""
+    """Labels of which the largest connected component of every foreground class or region stays, and any as large."""
     masks = masks_of(labels, channels).cpu().numpy()
-    kept = np.stack([np.stack([remove_all_but_largest_component(mask) for mask in image]) for image in masks])
+    kept = np.stack([np.stack([_largest_component(mask) for mask in image]) for image in masks])
     stays = torch.from_numpy(kept).to(labels.device)
     return stays if labels.dtype == torch.bool else labels * stays.any(1)
+
+
+def _largest_component(mask: np.ndarray) -> np.ndarray:
+    # acvl-utils' function takes the square of their number, and an untrained network's prediction has thousands
+    components, _ = numbered(mask, np.ones((3,) * mask.ndim))
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return mask & (sizes == sizes.max())[components]
 
 
 def signed_distances(

@@ -23,7 +23,7 @@ from nnunetv2_crossmatch.learning import losses
 from nnunetv2_crossmatch.learning.losses import Criterion
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.methods.crossmatch import loss_table
-from nnunetv2_crossmatch.training.requirements import prepare_compiler
+from nnunetv2_crossmatch.training.requirements import COMPILED_VARIANTS, prepare_compiler
 
 ASKED = "TEST_COMPILER"
 NEEDS_COMPILER = pytest.mark.skipif(
@@ -89,6 +89,11 @@ def test_a_forward_without_gradient_does_not_break_the_graph_of_a_stacked_step()
     roles = {"views": table.views, "teachers": table.teachers, "students": table.students}
     explained = torch._dynamo.explain(network)(step.images, mode="stacked", drawn=step.drawn, **roles)
     assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
+def test_every_set_of_students_is_a_variant_of_its_own_with_sizes_that_stay_numbers():
+    assert torch._dynamo.config.automatic_dynamic_shapes is False
+    assert torch._dynamo.config.cache_size_limit == COMPILED_VARIANTS > 8  # more than torch's own
 
 
 @pytest.mark.parametrize("repeatable", [True, False])

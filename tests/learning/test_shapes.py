@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -27,6 +29,19 @@ def test_of_every_class_the_largest_component_stays(shape):
     for before, after in zip(labels.numpy(), kept, strict=True):
         for value in (1, 2):
             assert np.array_equal(after == value, largest_component(before == value))
+
+
+def test_the_cost_of_a_mask_does_not_grow_with_the_square_of_its_components():
+    few, many = torch.zeros(2, 1, 64, 64, 64, dtype=torch.bool)
+    few[:, 8:40, 8:40, 8:40] = True
+    many[:, ::2, ::2, ::2] = True  # 32 768 of one voxel each
+
+    def seconds(mask: torch.Tensor) -> float:
+        start = time.process_time()
+        largest_components(mask[None], 1)
+        return time.process_time() - start
+
+    assert min(seconds(many) for _ in range(3)) < 20 * min(seconds(few) for _ in range(3))
 
 
 def test_regions_are_cleaned_one_by_one_and_empty_ones_stay_empty():

@@ -1,10 +1,11 @@
-"""Comparison of CrossMatch and supervised training on generated volumes, over several seeds, with equal steps.
+"""Comparison of methods and supervised training on generated volumes, over several seeds, with equal steps.
 
     python benchmarks/learning.py --seeds 0 1 2 --settings "" warmup0 --folder learning --json docs/results/phantom.json
+    python benchmarks/learning.py --seeds 0 1 --methods SASSNet CAML --folder learning --json FILE
 
-For every seed, supervised training and CrossMatch with each of the settings (tokens of the trainer's name) use the same
-3 labeled and 12 unlabeled generated volumes; 12 test volumes are scored. The volumes differ from those of the demo,
-whose difficulty was tuned on its test volumes.
+For every seed, supervised training and each of the methods, with each of the settings (tokens of the trainer's name),
+use the same 3 labeled and 12 unlabeled generated volumes; 12 test volumes are scored. The volumes differ from those of
+the demo, whose difficulty was tuned on its test volumes.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ DEMO_SIZE = replace(demo.FULL_SIZE, labeled=3, test=12, shape=(48, 48, 16), epoc
 DATA_SEED = 1
 
 
-def make_trainer_names(size: demo.DemoSize, seed: int, tokens: list[str]) -> dict[str, str]:
-    """Name to trainer: supervised training (same seed), and CrossMatch with each of the token lists."""
+def make_trainer_names(size: demo.DemoSize, seed: int, methods: list[str], tokens: list[str]) -> dict[str, str]:
+    """Name to trainer: supervised training (same seed), and every method with each of the token lists."""
     run = CrossMatchSettings(epochs=size.epochs, iterations=size.iterations, validation_iterations=2, seed=seed)
-    changed = {f"CrossMatch {t}".strip(): f"{run.trainer_name}_{t}".rstrip("_") for t in tokens}
+    length = run.trainer_name.removeprefix(CrossMatchSettings.trainer)
+    changed = {
+        f"{method} {t}".strip(): f"nnUNetTrainer{method}{length}_{t}".rstrip("_") for method in methods for t in tokens
+    }
     return {"supervised": replace(run, unsupervised=0.0).trainer_name, **changed}
 
 
@@ -43,15 +47,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--settings", nargs="+", default=[""], help="token lists, e.g. warmup0 tau0p95_eta0p1")
+    parser.add_argument("--methods", nargs="+", default=["CrossMatch"], metavar="METHOD", help="default: CrossMatch")
     parser.add_argument("--folder", type=Path, required=True, help="new folder for data, models and logs")
     parser.add_argument("--json", type=Path, help="write the scores there")
     parser.add_argument("--quick", action="store_true", help="smoke run of two steps on tiny volumes: means nothing")
     args = parser.parse_args()
     size = demo.QUICK_SIZE if args.quick else DEMO_SIZE
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for tokens in args.settings:
-        settings_from_name(f"nnUNetTrainerCrossMatch_{tokens}".rstrip("_"))
-    runs = {seed: make_trainer_names(size, seed, args.settings) for seed in args.seeds}
+    runs = {seed: make_trainer_names(size, seed, args.methods, args.settings) for seed in args.seeds}
+    for trainer in runs[args.seeds[0]].values():
+        settings_from_name(trainer)
     stages = Stages(
         5 + 3 * sum(map(len, runs.values())),
         args.folder.resolve(),

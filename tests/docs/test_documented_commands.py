@@ -25,6 +25,7 @@ from nnunetv2_crossmatch.cli import demo as demo_command
 from nnunetv2_crossmatch.cli import review, self_training, start_from
 from nnunetv2_crossmatch.demo import run as demo
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.methods.names import settings_from_name
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -295,6 +296,16 @@ def test_the_comparison_on_generated_volumes_trains_every_setting_with_every_see
     assert list(runs) == ["supervised", "CrossMatch", "CrossMatch warmup0", "CrossMatch tau0p5"]
     assert [run["trainer"] for seed in "012" for run in (row[seed] for row in runs.values())] == trained
     assert "CrossMatch tau0p5                0.8000   0.4000   0.4000 0.8000 1.2000" in capsys.readouterr().out
+
+
+def test_the_comparison_on_generated_volumes_takes_several_methods_of_equal_length():
+    size = learning.DEMO_SIZE
+    names = learning.make_trainer_names(size, 1, ["BCP", "CAML"], ["", "warmup0p1"])
+    assert list(names) == ["supervised", "BCP", "BCP warmup0p1", "CAML", "CAML warmup0p1"]
+    each = [settings_from_name(trainer) for trainer in names.values()]
+    assert {(one.epochs, one.iterations, one.seed) for one in each} == {(size.epochs, size.iterations, 1)}
+    assert [one.trainer for one in each[1::2]] == ["nnUNetTrainerBCP", "nnUNetTrainerCAML"]
+    assert [one.warmup for one in each[2::2]] == [0.1, 0.1]
 
 
 @pytest.mark.slow

@@ -74,12 +74,15 @@ class NearestTests:
         self.imports = {name: imported(file, files.keys(), helpers) for name, file in files.items()}
 
     def nearest(self, module: str) -> list[str]:
-        """Files that reach ``module``, nearest first."""
+        """Files that reach ``module``: nearest first, then those of its package, then those that import little else."""
         distances = {name: self.distance(name, module) for name in self.files if not name.startswith(LEFT_OUT)}
+        own = f"tests.{module.split('.')[1]}."
         order = sorted(
-            (self._rank(name, distance), name) for name, distance in distances.items() if distance is not None
+            (self._rank(name, distance), not name.startswith(own), len(self.imports[name]), name)
+            for name, distance in distances.items()
+            if distance is not None
         )
-        return [self.files[name] for _, name in order]
+        return [self.files[name] for *_, name in order]
 
     @staticmethod
     def _rank(name: str, distance: int) -> int:

@@ -95,6 +95,7 @@ def test_tests_that_import_a_module_come_first():
     assert "test_labeling.py" in near[:3]
     assert "test_train_step.py" in near
     assert near.index("test_labeling.py") < near.index("test_train_step.py")
+    assert Path(tests.nearest(f"{PACKAGE}.methods.names")[0]).name == "test_settings.py"
 
 
 def test_quick_tests_come_first_then_those_that_name_the_place_whatever_the_suite_begins_with():

@@ -166,6 +166,15 @@ def test_any_text_gives_settings_or_a_clean_error(text):
         assert isinstance(settings_from_name(f"nnUNetTrainerCrossMatch_{text}"), Settings)
 
 
+def test_whole_numbers_are_those_whose_field_is_declared_so():
+    """``students2p5`` would mean nothing."""
+    for setting in (one for method in METHODS for one in fields(method.Settings)):
+        whole = setting.type.split(" | ")[0] == "int"
+        assert (setting.metadata["kind"] is int) == whole, setting.name
+    with pytest.raises(InputError, match="students2p5"):
+        settings_from_name("nnUNetTrainerCrossMatch_students2p5")
+
+
 def test_every_setting_states_its_source_and_meaning():
     assert all(setting.metadata["source"] and setting.metadata["meaning"] for setting in fields(Settings))
 

@@ -130,6 +130,14 @@ def test_all_foreign_names_of_a_file_are_listed(tmp_path: Path) -> None:
     assert [problem.where for problem in caught.value.problems] == [tmp_path / "plans.json"] * 2
 
 
+def test_a_form_that_cannot_be_searched_for_names_is_refused_with_the_reason() -> None:
+    with pytest.raises(InputError) as caught:
+        check_plans(PLANS | {"configurations": [1]}, "plans.json")
+    (problem,) = caught.value.problems
+    assert (problem.what, problem.where) == ("unusable plans", "plans.json")
+    assert problem.detail == "'list' object has no attribute 'values'"
+
+
 def test_a_foreign_reader_in_dataset_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"overwrite_image_reader_writer": "os"}))
     with pytest.raises(InputError, match="overwrite_image_reader_writer"):

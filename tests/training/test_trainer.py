@@ -206,6 +206,15 @@ def test_batch_sizes_are_settings(prepared_copy, name, labeled, unlabeled):
     assert np.isfinite(float(trainer.train_step(batch)["loss"]))
 
 
+@pytest.mark.parametrize(
+    ("name", "told"), [("_ubatch1", True), ("", False), ("_ubatch1_cutmix0", False), ("_ubatch1_unsup0", False)]
+)
+def test_that_cutmix_is_off_is_told_where_it_has_no_partner(tiny_copy, name, told):
+    trainer = make_trainer(tiny_copy, f"{SHORT}{name}")
+    trainer.initialize()
+    assert ("CutMix is off" in Path(trainer.log_file).read_text()) == told
+
+
 def keep_cases(folder: Path, count: int) -> None:
     names = sorted(file.stem for file in folder.glob("*.pkl"))
     for file in folder.iterdir():

@@ -150,8 +150,14 @@ class LikelyFirst:
 
     def named(self, item: pytest.Item) -> int:
         """How many of the names stand in the test or in the values that it is called with."""
-        text = item.name + inspect.getsource(item.function)  # type: ignore[attr-defined]
-        return sum(re.search(rf"\b{re.escape(name)}\b", text) is not None for name in self.names)
+        text = (item.name + inspect.getsource(item.function)).lower()  # type: ignore[attr-defined]
+        return sum(name in text for name in self.names)
+
+
+def names_of(place: str) -> list[str]:
+    """Names of a class and functions, as ``BCP.first_stage``, and their words of four letters or more; small letters."""
+    found = [*place.split("."), *re.findall("[A-Z]?[a-z]{3,}", place)]
+    return sorted({name.lower() for name in found if name})
 
 
 def run_files(root: Path, files: Sequence[str], names: Sequence[str] = (), seconds: float = math.inf) -> Outcome:
@@ -174,7 +180,7 @@ def tried(root: Path, tests: NearestTests, mistake: Mistake, seconds: float) -> 
     files = tests.nearest(dotted(root / PACKAGE / mistake.file, root))
     if not files:
         return Result(mistake, None)
-    log, names = root.parent / "log", mistake.inside.split(".")
+    log, names = root.parent / "log", names_of(mistake.inside)
     with made(root, mistake):
         outcome = in_fork(log, run_files, root, files, names, seconds, seconds=WAITING * seconds)
     if outcome is None:

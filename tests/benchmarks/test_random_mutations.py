@@ -20,6 +20,7 @@ from random_mutations import (
     chosen_mistakes,
     core_files,
     equivalents,
+    names_of,
     read_results,
     summary,
     write_results,
@@ -107,11 +108,13 @@ def test_quick_tests_come_first_then_those_that_name_the_place_whatever_the_suit
 
     items = [item("near", True), item("far", True, "test[BCP]"), item("near", False), item("far", False)]
     items += [item("far", False, "test[BCP]")]
-    LikelyFirst(["near", "far"], ["BCP", "getsource"]).pytest_collection_modifyitems(items)
+    LikelyFirst(["near", "far"], ["bcp", "getsource"]).pytest_collection_modifyitems(items)
     order = [(str(each.path), bool(each.get_closest_marker("slow")), each.name) for each in items]
     quick = [("far", False, "test[BCP]"), ("near", False, "test"), ("far", False, "test")]
     assert order == [*quick, ("far", True, "test[BCP]"), ("near", True, "test")]
-    assert LikelyFirst([], ["getsource", "getsourc"]).named(item("near", False)) == 1  # whole names
+    assert names_of("BCP.first_stage") == ["bcp", "first", "first_stage", "stage"]
+    assert names_of("MeanTeacher._drop") == ["_drop", "drop", "mean", "meanteacher", "teacher"]
+    assert names_of("") == []
 
 
 def test_known_equivalents_are_still_in_the_code_and_are_not_drawn():

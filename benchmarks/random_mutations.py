@@ -155,7 +155,7 @@ class LikelyFirst:
 
 
 def names_of(place: str) -> list[str]:
-    """Names of a class and functions, as ``BCP.first_stage``, and their words of four letters or more; small letters."""
+    """Names of a class and functions, as ``BCP.first_stage``, and their words of four letters or more, lowered."""
     found = [*place.split("."), *re.findall("[A-Z]?[a-z]{3,}", place)]
     return sorted({name.lower() for name in found if name})
 

@@ -167,12 +167,13 @@ def test_any_text_gives_settings_or_a_clean_error(text):
 
 
 def test_whole_numbers_are_those_whose_field_is_declared_so():
-    """``students2p5`` would mean nothing."""
+    """Neither two students and a half nor a seventh one would mean anything."""
     for setting in (one for method in METHODS for one in fields(method.Settings)):
         whole = setting.type.split(" | ")[0] == "int"
         assert (setting.metadata["kind"] is int) == whole, setting.name
-    with pytest.raises(InputError, match="students2p5"):
-        settings_from_name("nnUNetTrainerCrossMatch_students2p5")
+    for token in ("students2p5", "students7"):
+        with pytest.raises(InputError, match=token):
+            settings_from_name(f"nnUNetTrainerCrossMatch_{token}")
 
 
 def test_every_setting_states_its_source_and_meaning():

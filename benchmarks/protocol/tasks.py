@@ -27,9 +27,9 @@ TASKS: dict[str, dict[str, Any]] = {
         "classes": ["anterior", "posterior"],
         "channels": ["MRI"],
     },
-    "nuclei7": {
+    "nuclei3": {
         "place": "dsb2018",
-        "labeled": 7,
+        "labeled": 3,
         "configuration": "2d",
         "small": 8,
         "classes": ["nucleus"],

@@ -2,6 +2,7 @@
 
     python benchmarks/random_mutations.py --seed 1 --count 150 --out FILE   # hours; called again, it goes on
     python benchmarks/random_mutations.py --seed 1 --count 150 --list       # show them, run nothing
+    python benchmarks/random_mutations.py --seed 1 --count 150 --out FILE --again --seconds 600   # the survivors
 
 Prints the share noticed with its Wilson interval, and each survivor. A mistake that no input can show (equivalent)
 is left out once it stands in ``equivalent_mutations.txt`` with the reason. Limit: the tests that reach a module by
@@ -20,7 +21,7 @@ import re
 import resource
 import sys
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -225,6 +226,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--out", type=Path, metavar="FILE", help="write each result there; those in it are not run again"
     )
+    result.add_argument("--again", action="store_true", help="also run those in FILE that were not noticed")
     result.add_argument("--list", action="store_true", help="show the mistakes, run nothing")
     return result
 
@@ -239,12 +241,18 @@ def main() -> None:
             return
         enter(root)
         tests, known = NearestTests(root), read_results(options.out)
+        waiting = waiting_names(chosen, known, options.again)
         for mistake in chosen:
-            if mistake.name not in known:
+            if mistake.name in waiting:
                 known[mistake.name] = tried(root, tests, mistake, options.seconds).failure
                 write_results(options.out, known)
             print(f"{known[mistake.name] or 'NOT NOTICED':90} {mistake.name[:200]}", flush=True)
     print(summary([Result(mistake, known[mistake.name]) for mistake in chosen]))
+
+
+def waiting_names(chosen: Sequence[Mistake], known: Mapping[str, str | None], again: bool) -> set[str]:
+    """Names of those without a result; with ``again`` also of those that were not noticed."""
+    return {one.name for one in chosen if one.name not in known or (again and known[one.name] is None)}
 
 
 def read_results(file: Path | None) -> dict[str, str | None]:

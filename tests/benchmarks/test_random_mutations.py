@@ -23,6 +23,7 @@ from random_mutations import (
     names_of,
     read_results,
     summary,
+    waiting_names,
     write_results,
 )
 
@@ -130,6 +131,13 @@ def test_the_share_has_its_interval_and_the_survivors_are_named():
     text = summary([Result(first, "test_a"), Result(second, None)])
     assert text.splitlines()[0] == "1 of 2 noticed: 50% (95 % interval 9% to 91%)"
     assert text.splitlines()[1].startswith(second.name)
+
+
+def test_what_has_a_result_is_not_run_again_unless_asked():
+    first, second, third = (SimpleNamespace(name=name) for name in "abc")
+    known = {"a": "tests/test_it.py::test", "b": None}
+    assert waiting_names([first, second, third], known, False) == {"c"}
+    assert waiting_names([first, second, third], known, True) == {"b", "c"}
 
 
 def test_results_are_kept_for_a_later_call(tmp_path):

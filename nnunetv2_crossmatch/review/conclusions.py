@@ -106,10 +106,16 @@ def unusual(result: CaseResult, z: Mapping[str, float], labeled: Sequence[Labele
             continue
         if abs(z[name]) > UNUSUAL_Z:
             yield f"{name} unusually {'large' if z[name] > 0 else 'small'} (z {z[name]:+.1f})"
-        if one.largest < min([SMALLEST_MAIN_PART, *(other.largest for other in others if other.voxels)]):
+        largest = [other.largest for other in others if other.voxels]
+        if one.largest < min([SMALLEST_MAIN_PART, *largest]) and not usually_several(largest):
             yield f"{name} in {one.components} parts, the largest {one.largest:.0%}"
         if new := set(one.borders) - {axis for other in others for axis in other.borders}:
             yield f"{name} touches the image border ({', '.join(sorted(new, reverse=True))})"
+
+
+def usually_several(largest: Sequence[float]) -> bool:
+    """Whether a class has no main part in most labeled cases, as lesions or nuclei; ``largest``: share in each."""
+    return sum(share < SMALLEST_MAIN_PART for share in largest) * 2 > len(largest)
 
 
 def why(choice: Choice, cases: Sequence[ReviewedCase]) -> str:

@@ -72,6 +72,7 @@ def render_page(found: Conclusions, pictures: Mapping[str, CasePictures], origin
         rows=rows,
         chosen=sorted((row for row in rows if row.chosen), key=lambda row: row.chosen),
         drawn=[row for row in rows if row.pictures.planes],
+        slices_chosen=any(picture.caption for row in rows for picture in row.pictures.planes),
         cards=make_cards(found),
         uncertainty=uncertainty_name(found),
         unit="ml" if found.in_ml else "voxels",

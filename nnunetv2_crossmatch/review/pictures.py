@@ -67,13 +67,17 @@ def read_volumes(measuring: Measuring, case: str, image: Path) -> CaseVolumes:
 
 
 def draw_planes(case: CaseVolumes) -> Iterator[PlanePicture]:
-    """Pictures along z, y and x of the slice with most contested voxels, as far as the image has such planes."""
+    """Pictures along z, y and x of the slice with most contested voxels, as far as the image has such planes.
+
+    That of an image of one slice has no caption.
+    """
     contested = case.predictions[CONTESTED] > 0
     for axis, order in PLANES.items():
         if all(case.reference.shape[other] >= FEWEST_SLICES for other in order[1:]):
             turned = turned_volumes(case, order)
             index = busiest_slice(contested.transpose(order), turned.reference > 0)
-            caption = f"along {axis}, slice {index + 1} of {len(turned.reference)}"
+            slices = len(turned.reference)
+            caption = f"along {axis}, slice {index + 1} of {slices}" if slices > 1 else ""
             yield PlanePicture(draw_slice_picture(turned, index), caption)
 
 

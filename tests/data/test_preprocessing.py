@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_crossmatch.data.case_preprocessing import empty_class_locations
+from nnunetv2_crossmatch.data import case_preprocessing
+from nnunetv2_crossmatch.data.case_preprocessing import empty_class_locations, run_jobs
 from nnunetv2_crossmatch.data.manifest import ENDINGS, file_crc32, read_manifest
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, trainable_cases
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, leak_problems
@@ -48,6 +51,24 @@ def three_channels(tiny: TinyDataset) -> None:
     intensities = plans["foreground_intensity_properties_per_channel"]
     intensities.update(dict.fromkeys("12", intensities["0"]))
     tiny.plans_file.write_text(json.dumps(plans))
+
+
+def test_no_more_jobs_wait_than_there_are_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results that wait take memory, and a killed process is one of those whose cases are named."""
+    submitted: list[Any] = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes: int, **_: Any) -> None:
+            super().__init__(processes)
+
+        def submit(self, do: Any, *arguments: Any) -> Future:
+            submitted.append(arguments)
+            return super().submit(lambda: arguments)
+
+    monkeypatch.setattr(case_preprocessing, "ProcessPoolExecutor", Pool)
+    ahead = [len(submitted) - done for done, _ in enumerate(run_jobs(list(range(7)), 2))]
+    assert max(ahead) == 2
+    assert sorted(submitted) == [(job,) for job in range(7)]
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

@@ -176,6 +176,12 @@ def test_whole_numbers_are_those_whose_field_is_declared_so():
             settings_from_name(f"nnUNetTrainerCrossMatch_{token}")
 
 
+def test_every_default_is_of_its_settings_kind():
+    for setting in (one for method in METHODS for one in fields(method.Settings)):
+        kinds = (int, float) if setting.metadata["kind"] is float else setting.metadata["kind"]
+        assert setting.default is None or isinstance(setting.default, kinds), setting.name
+
+
 def test_every_setting_states_its_source_and_meaning():
     assert all(setting.metadata["source"] and setting.metadata["meaning"] for setting in fields(Settings))
 

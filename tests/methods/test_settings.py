@@ -176,6 +176,27 @@ def test_whole_numbers_are_those_whose_field_is_declared_so():
             settings_from_name(f"nnUNetTrainerCrossMatch_{token}")
 
 
+BOUNDS = {
+    (0, 1): "align certain cutmix diagnose ema eta geometry gpuviews joint keep labeledmix labeledonly largest "
+    "mirrorteacher pretrain recompute softlabels tau tauend verify warmup",
+    (0, 0.99): "featdrop strong weak",
+    (0, 0.9): "filter",
+    (0, None): "bank contrast correlation distance lr noise seed unsup",
+    (0.01, None): "temp",
+    (0.05, None): "temp",  # of the two MC-Nets
+    (1, None): "batch epochs iters samples steepness ubatch valiters",
+    (1, 6): "students",
+    (2, None): "scales",
+}
+"""Smallest and largest value by token."""
+
+
+def test_the_smallest_and_the_largest_value_of_every_number_are_these():
+    every = {(one.metadata["token"], one.metadata["low"], one.metadata["high"])
+             for method in METHODS for one in fields(method.Settings) if not one.metadata["choices"]}  # fmt: skip
+    assert every == {(token, *bounds) for bounds, tokens in BOUNDS.items() for token in tokens.split()}
+
+
 def test_every_default_is_of_its_settings_kind():
     for setting in (one for method in METHODS for one in fields(method.Settings)):
         kinds = (int, float) if setting.metadata["kind"] is float else setting.metadata["kind"]

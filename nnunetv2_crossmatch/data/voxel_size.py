@@ -41,8 +41,10 @@ def check_voxel_size(file: Path, spacing: Sequence[float], median: Sequence[floa
 def header_voxel_size(file: Path) -> tuple[float, ...]:
     """Voxel size in the header of a NIfTI image, mm, (z, y, x); empty for other images."""
     header = nifti_header(file)
-    axes = 0 if header is None else min(3, int(header["dim"][0]))
-    return () if header is None else tuple(float(size) for size in header["pixdim"][axes:0:-1])
+    if header is None:
+        return ()
+    axes = min(3, int(header["dim"][0]))
+    return tuple(float(size) for size in header["pixdim"][axes:0:-1])
 
 
 def _ratio(spacing: Sequence[float], median: Sequence[float]) -> float:

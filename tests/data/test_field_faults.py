@@ -119,7 +119,7 @@ def test_cases_that_differ_in_upper_and_lower_case_only_are_told(tiny_copy: Tiny
 def test_such_cases_are_refused_where_their_files_would_be_one(tiny_copy: TinyDataset, preprocess, monkeypatch):
     write_volume(blob_case(70)[0], tiny_copy.raw / "imagesUn" / "Free_04_0000.nii.gz")
     monkeypatch.setattr(folders, "ignores_case", lambda folder: True)
-    with pytest.raises(InputError, match=r"one file for two cases in .*: Free_04 and free_04"):
+    with pytest.raises(InputError, match=r"one file for two cases in \S+: Free_04 and free_04\. Fix: rename"):
         preprocess()
 
 

@@ -211,6 +211,18 @@ def test_hidden_files_are_no_images(tmp_path: Path) -> None:
     assert list(find_unlabeled_cases(tmp_path, ".nrrd", {1})) == ["a"]
 
 
+def test_neither_an_image_nor_a_folder_with_the_name_of_a_case_is_taken_for_its_sidecar(tmp_path: Path) -> None:
+    for name in ("a_0000.nii.gz", "a.json"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_unlabeled_cases(tmp_path, ".nii.gz", {1})["a"].sidecars] == ["a.json"]
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "a.old").mkdir()
+    with pytest.raises(InputError) as caught:
+        find_unlabeled_cases(tmp_path, ".nii.gz", {1})
+    found = {(problem.what, Path(problem.where).name) for problem in caught.value.problems}
+    assert found == {("no channel number", "a.nii.gz"), ("not an image", "a.old")}
+
+
 def test_checksums_are_computed_for_files_of_equal_size_only(tmp_path: Path) -> None:
     read_files: list[str] = []
 

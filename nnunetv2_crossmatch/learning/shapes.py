@@ -33,7 +33,7 @@ def largest_components(labels: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 def _largest_component(mask: np.ndarray) -> np.ndarray:
-    # acvl-utils' function takes the square of their number, and an untrained network's prediction has thousands
+    # acvl-utils' function takes the square of the number of components: an untrained network predicts thousands.
     components, _ = numbered(mask, np.ones((3,) * mask.ndim))
     sizes = np.bincount(components.ravel())
     sizes[0] = 0

@@ -142,10 +142,11 @@ def format_difference(statistic: Difference, measure: str) -> str:
 
 
 def make_summary_rows(scores: Scores) -> list[tuple[str, dict[str, dict[str, str]]]]:
-    """Class, and a mapping of heading to mean, interval, SD and number of cases, all formatted."""
+    """Class, and a mapping of heading to mean, interval (or ""), SD and number of cases, all formatted."""
 
     def cell(statistic: Summary, measure: str) -> dict[str, str]:
-        found = {"interval": format_interval(statistic, measure), "cases": str(statistic.defined)}
+        interval = format_interval(statistic, measure)
+        found = {"interval": "" if interval == UNDEFINED else interval, "cases": str(statistic.defined)}
         return found | {"mean": format_measure(statistic.mean, measure), "sd": format_measure(statistic.std, measure)}
 
     return [

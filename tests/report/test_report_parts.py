@@ -150,6 +150,7 @@ def test_the_summary_has_mean_interval_spread_and_count_of_each_class():
         "mean": "0.7000", "interval": f"{low:.4f} to {high:.4f}", "sd": "0.2828", "cases": "2"
     }  # fmt: skip
     assert (rows["LV"]["95HD voxel"]["mean"], rows["LV"]["95HD voxel"]["cases"]) == ("5.00", "1")
+    assert rows["LV"]["95HD voxel"]["interval"] == ""
 
 
 def test_the_comparison_is_these_minus_the_others(monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 
 from nnunetv2_crossmatch.data import signs_of_life
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.training import lock as lock_module
 from nnunetv2_crossmatch.training.lock import lock_folder
 
 
@@ -88,3 +89,19 @@ def test_a_record_of_an_earlier_version_does_not_hinder(tmp_path: Path) -> None:
     begun = time.monotonic()
     lock_folder(tmp_path).release()
     assert time.monotonic() - begun < 1
+
+
+def test_a_record_that_somebody_removes_while_it_ends_does_not_keep_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, read = lock_folder(tmp_path), lock_module._read_holder
+
+    def read_last(holder: Path) -> dict[str, object]:
+        record = read(holder)
+        holder.unlink()
+        return record
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lock_module, "_read_holder", read_last)
+        held.release()
+    lock_folder(tmp_path).release()

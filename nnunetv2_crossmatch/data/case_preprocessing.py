@@ -210,9 +210,12 @@ def median_voxel_size(plans_manager: PlansManager) -> list[float]:
 
 def constant_channels(data: np.ndarray, case: RawCase) -> list[str]:
     """A warning for each channel with one value only, which normalization makes 0 as in a labeled case."""
-    files = case.images if len(case.images) == len(data) else case.images[:1] * len(data)
+    per_file = len(data) // len(case.images)
     constant = [channel for channel, voxels in enumerate(data) if voxels.min() == voxels.max()]
-    return [f"{files[channel]}: channel {channel} has one value only, and tells nothing" for channel in constant]
+    return [
+        f"{case.images[channel // per_file]}: channel {channel} has one value only, and tells nothing"
+        for channel in constant
+    ]
 
 
 def _check_voxels(data: np.ndarray, case: RawCase, channels: int) -> None:

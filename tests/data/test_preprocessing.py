@@ -17,7 +17,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch.data import case_preprocessing
-from nnunetv2_crossmatch.data.case_preprocessing import empty_class_locations, run_jobs
+from nnunetv2_crossmatch.data.case_preprocessing import constant_channels, empty_class_locations, run_jobs
 from nnunetv2_crossmatch.data.manifest import ENDINGS, file_crc32, read_manifest
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, trainable_cases
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, leak_problems
@@ -194,6 +194,14 @@ def test_one_file_may_contain_all_channels_if_the_labeled_files_do(tiny_copy: Ti
         write_volume(np.stack([blob_case(seed)[0], *np.random.default_rng(seed).normal(size=(2, *SHAPE_ZYX))]), file)
     preprocess_unlabeled(tiny_copy.name, "nnUNetPlans", ["2d"], 1)
     assert load(tiny_copy, "2d", "free_04")[0].shape[0] == 3
+
+
+@pytest.mark.parametrize(("files", "of"), [("a", "aaaaaa"), ("ab", "aaabbb"), ("abcdef", "abcdef")])
+def test_a_constant_channel_is_told_with_the_file_that_has_it(files: str, of: str) -> None:
+    case = RawCase("x", tuple(Path(f"{file}.png") for file in files))
+    voxels = np.stack([np.array([[[0, 1 - channel % 2]]]) for channel in range(len(of))])
+    told = [f"{of[channel]}.png: channel {channel} has one value only, and tells nothing" for channel in (1, 3, 5)]
+    assert constant_channels(voxels, case) == told
 
 
 def test_spacing_file_of_an_image_belongs_to_its_case(tmp_path: Path) -> None:

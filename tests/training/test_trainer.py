@@ -21,6 +21,7 @@ from nnunetv2.utilities.file_path_utilities import parse_dataset_trainer_plans_c
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from trainers import make_trainer, started, weights_of
 
+from nnunetv2_crossmatch.data.views import authors_intensity_transforms
 from nnunetv2_crossmatch.errors import InputError, UnsupportedError
 from nnunetv2_crossmatch.methods.crossmatch import CrossMatch, CrossMatchSettings
 from nnunetv2_crossmatch.training import requirements
@@ -163,7 +164,12 @@ def test_views_made_by_the_trainer_come_from_moved_crops_and_repeat(prepared_cop
 
 def test_the_authors_recipe_changes_the_strong_views_and_nothing_else(prepared_copy):
     names = [f"{SHORT}_seed1{token}" for token in ("", "_viewsauthors", "_viewshost")]
-    host, authors, named = (next(started(prepared_copy, name).dataloader_train)["unlabeled"][0] for name in names)
+    trainers = [started(prepared_copy, name) for name in names]
+    host, authors, named = (next(each.dataloader_train)["unlabeled"][0] for each in trainers)
+    of_authors = {type(one.transform) for one in authors_intensity_transforms(host.ndim - 2)}
+    assert [of_authors <= {type(one.transform) for one in each.views.intensity} for each in trainers] == [
+        False, True, False
+    ]  # fmt: skip
     assert torch.equal(host, named)
     assert [torch.equal(*view) for view in zip(host, authors, strict=True)] == [True, False, False]
 

@@ -77,13 +77,16 @@ def over_seeds(scores: Sequence[Mapping[str, float]]) -> dict[str, dict[str, flo
     return {name: {"mean": statistics.mean([one[name] for one in scores]), "sd": spread[name]} for name in scores[0]}
 
 
+def is_scored(protocol: Protocol, run: Run) -> bool:
+    """Whether the run's predictions are scored in each way."""
+    return (protocol.results(run) / UNMIRRORED / "scores.md").exists()
+
+
 def collect(protocol: Protocol, runs: Sequence[Run]) -> dict[str, Any]:
     """Rows with their runs, each convention apart, in plain values."""
     rows: dict[str, Any] = {}
     for group in dict.fromkeys(run.group for run in runs):
-        members = [
-            run for run in runs if run.group == group and (protocol.results(run) / UNMIRRORED / "scores.md").exists()
-        ]
+        members = [run for run in runs if run.group == group and is_scored(protocol, run)]
         if not members:
             continue
         scores = {
@@ -258,9 +261,8 @@ def write_results(folder: Path) -> str:
     request = read_request(folder / RECORD)
     protocol, runs = Protocol(request, folder), read_runs(folder / "runs.json")
     rows, cases, machine = collect(protocol, runs), used_cases(protocol), environment(request)
-    scored = {(run["row"], run["trainer"]) for row in rows.values() for run in row["runs"]}
     for run in runs:
-        if (run.row, run.trainer) in scored:
+        if is_scored(protocol, run):
             keep_curves(protocol, run)
     results = folder / "results"
     results.mkdir(exist_ok=True)
@@ -268,7 +270,7 @@ def write_results(folder: Path) -> str:
         shutil.copyfile(folder / name, results / name)
     content = {"request": asdict(request), "cases": cases, "environment": machine, "rows": finite(rows)}
     write_json(results / "results.json", content)
-    missing = [run.name for run in runs if (run.row, run.trainer) not in scored]
+    missing = [run.name for run in runs if not is_scored(protocol, run)]
     text = page(request, cases, rows, missing, machine)
     with atomic_write(results / "results.md") as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -25,8 +25,11 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 
 SEMI_SUPERVISED = "semi_supervised"
 CONTINUED = "self_training_continued"
-SELF_TRAINING = {"self_training": 0, "self_training_weighted": 1, CONTINUED: 1}
+SEMI_SUPERVISED_FIRST = "self_training_semi_supervised"
+SELF_TRAINING = {"self_training": 0, "self_training_weighted": 1, CONTINUED: 1, SEMI_SUPERVISED_FIRST: 1}
 """Rows of two trainings, with the fold of the second one: every case once, or labeled ones half of the time."""
+LEARN_UNLABELED = (SEMI_SUPERVISED, SEMI_SUPERVISED_FIRST)
+"""Rows that the trainers' own steps are taken in."""
 ROWS = ("supervised_steps", "supervised_compute", *SELF_TRAINING, SEMI_SUPERVISED, "upper_bound")
 USUAL_ROWS = ("supervised_steps", "supervised_compute", SEMI_SUPERVISED, "upper_bound")
 TITLES = {
@@ -127,7 +130,7 @@ def group_name(row: str, variant: str) -> str:
 def trainers_to_time(trainers: Sequence[str], rows: Iterable[str]) -> list[str]:
     """Names whose step times a plan needs, each once: the default's, the controls' and those of the rows."""
     needed = [DEFAULT, *(control_of(trainer) for trainer in trainers)]
-    needed += trainers if SEMI_SUPERVISED in set(rows) else []
+    needed += trainers if set(rows) & set(LEARN_UNLABELED) else []
     return list(dict.fromkeys(timed(trainer) for trainer in needed))
 
 
@@ -173,11 +176,11 @@ class _Planner:
     def runs(self, trainer: str, seed: int, rows: Sequence[str]) -> Iterator[Run]:
         """The runs of a trainer and its controls."""
         control = control_of(trainer)
+        own = changed(trainer, diagnose=int(self.diagnose))
         for row in rows:
             if row in SELF_TRAINING:
-                yield self._self_training(row, control, seed)
+                yield self._self_training(row, own if row == SEMI_SUPERVISED_FIRST else control, control, seed)
             elif row == SEMI_SUPERVISED:
-                own = changed(trainer, diagnose=int(self.diagnose))
                 yield self._run(method_of(trainer), own, seed, self._steps(own, self.seconds))
             else:
                 steps = self.equal_steps if row == "supervised_steps" else self._steps(control, self.seconds)
@@ -202,18 +205,19 @@ class _Planner:
         variant = variant_of(trainer)
         return Run(row, variant, seed, final, taken, seconds, self._control(trainer, seed), row == "upper_bound")
 
-    def _self_training(self, row: str, control: str, seed: int) -> Run:
+    def _self_training(self, row: str, first: str, control: str, seed: int) -> Run:
         """Half of the time for the teacher; of the other half the prediction is taken, the student has the rest."""
         half = self.seconds / 2
-        teacher = self._length(row, control, seed, self._steps(control, half))
+        teacher = self._length(row, first, seed, self._steps(first, half))
         left = self._steps(control, half - self.times.prediction)
         learner = changed(control, learning_rate=CONTINUED_RATE) if row == CONTINUED else control
         student = self._length(row, learner, seed + STUDENT_SEED, left)
-        taken = sum(epochs_of(one) * iterations_of(one) for one in (teacher, student))
-        seconds = taken * self.times.step_of(control) + self.times.prediction
+        taken = [epochs_of(one) * iterations_of(one) for one in (teacher, student)]
+        seconds = taken[0] * self.times.step_of(first) + taken[1] * self.times.step_of(control) + self.times.prediction
         number = self.predicted.setdefault(teacher, len(self.predicted) + 1)
         fold = str(SELF_TRAINING[row])
-        run = Run(row, variant_of(control), seed, student, taken, seconds, self._control(control, seed))
+        name = f"self_training_{method_of(first)}" if row == SEMI_SUPERVISED_FIRST else row
+        run = Run(name, variant_of(first), seed, student, sum(taken), seconds, self._control(control, seed))
         return Run(**{**vars(run), "teacher": teacher, "predicted": number, "fold": fold})
 
     @staticmethod

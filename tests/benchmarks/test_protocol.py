@@ -66,7 +66,8 @@ def test_every_row_takes_the_time_of_the_default_or_its_steps():
     halves = 9000 + 8400  # the prediction takes as long as 600 supervised steps
     assert steps == {
         "supervised_steps": 3000, "supervised_compute": 18000, "self_training": halves,
-        "self_training_weighted": halves, "self_training_continued": halves, "crossmatch": 3000, "upper_bound": 18000,
+        "self_training_weighted": halves, "self_training_continued": halves,
+        "self_training_crossmatch": 1500 + 8400, "crossmatch": 3000, "upper_bound": 18000,
     }  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def test_all_trainings_have_as_many_epochs_so_that_all_end_at_one_learning_rate(
     runs = planned(NAME, f"{NAME}_students2").values()
     trainers = [*(run.trainer for run in runs), *(run.teacher for run in runs if run.teacher)]
     assert {length(trainer)[0] for trainer in trainers} == {12}
-    assert len({length(trainer)[1] for trainer in trainers}) == 5
+    assert len({length(trainer)[1] for trainer in trainers}) == 6
 
 
 def test_a_cheaper_trainer_has_more_steps_in_as_much_time():
@@ -97,8 +98,9 @@ def test_what_was_planned_before_keeps_its_length_and_number():
     later = {run.name: run for run in again}
     assert all(later[name] == run for name, run in before.items())
     assert later["supervised_compute_seed0"].steps == 9000
-    assert {run.predicted for run in again if run.teacher} == {1, 2}
-    assert later["self_training_seed0"].predicted == 2
+    assert {run.predicted for run in before.values() if run.teacher} == {1, 2}
+    assert {run.predicted for run in again if run.teacher} == {1, 2, 3, 4}
+    assert later["self_training_seed0"].predicted == 3
 
 
 def test_every_row_but_crossmatch_is_the_hosts_step():
@@ -121,6 +123,19 @@ def test_both_kinds_of_self_training_share_teacher_and_predictions():
     assert (plain.teacher, plain.predicted) == (weighted.teacher, weighted.predicted)
     assert (plain.fold, weighted.fold) == ("0", "1")
     assert plain.predicted != runs["self_training_seed0"].predicted
+
+
+def test_a_semi_supervised_trainer_can_be_the_first_of_self_training():
+    trainer = "nnUNetTrainerFixMatch_geometry1_labeledonly0p25"
+    run = planned(trainer, diagnose=True)["self_training_fixmatch_labeledonly0p25_geometry1_seed0"]
+    teacher, student = settings_from_name(run.teacher), settings_from_name(run.trainer)
+    assert (teacher.trainer, teacher.geometry, teacher.diagnose, student.unsupervised) == (
+        "nnUNetTrainerFixMatch", 1.0, 1, 0.0
+    )  # fmt: skip
+    mean = 0.25 * 0.1 + 0.75 * 0.3  # seconds of a step
+    assert teacher.epochs * teacher.iterations == pytest.approx(900 / mean, abs=12)
+    assert run.seconds == pytest.approx(1800, abs=12 * mean)
+    assert run.fold == "1"
 
 
 def test_minutes_become_whole_epochs_that_fit():
@@ -156,7 +171,7 @@ def test_another_optimizer_has_controls_of_its_own():
 
 def test_every_training_is_of_one_run():
     runs = planned(NAME, f"{NAME}_tau0p85", f"{NAME}_LA", seeds=(0, 1, 2)).values()
-    assert len({(run.trainer, run.labeled_all, run.fold, run.predicted) for run in runs}) == len(runs) == 3 * 15
+    assert len({(run.trainer, run.labeled_all, run.fold, run.predicted) for run in runs}) == len(runs) == 3 * 18
 
 
 def test_diagnosis_is_for_semi_supervised_rows():

@@ -116,6 +116,7 @@ def test_an_empty_prediction_is_zero_in_the_published_convention(tmp_path: Path)
     scores = evaluate_folder(*folders, literature=True)
     np.testing.assert_array_equal(scores.values, np.zeros((1, 1, 6)))
     assert scores.voxels.dtype.kind == "i"  # counts; the reader of the file refuses others
+    assert scores.literature  # which the files and tables say
 
 
 def test_both_empty_is_zero_in_the_published_convention(tmp_path: Path) -> None:

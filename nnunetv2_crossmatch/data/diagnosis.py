@@ -119,11 +119,10 @@ def mean_dice(labels: torch.Tensor, truth: torch.Tensor, label_manager: LabelMan
         label_manager: nnU-Net's label manager with the labels of each region.
     """
     if label_manager.has_regions:
-        regions = [torch.tensor(region, device=truth.device).flatten() for region in label_manager.foreground_regions]
+        regions = [truth.new_tensor(region).flatten() for region in label_manager.foreground_regions]
         reference, predicted = torch.cat([torch.isin(truth, region) for region in regions], dim=1), labels
     else:
-        classes = torch.tensor(label_manager.foreground_labels, device=truth.device)
-        classes = classes.view(1, -1, *[1] * (labels.ndim - 1))
+        classes = truth.new_tensor(label_manager.foreground_labels).view(1, -1, *[1] * (labels.ndim - 1))
         reference, predicted = truth == classes, labels[:, None] == classes
     overlap, size = (
         mask.transpose(0, 1).flatten(1).sum(1)  # int64: exact, and on every device

@@ -95,7 +95,7 @@ class FilterMatch(TableMethod):
         super().after_step(step)
         if self.entropies is None or not step.cases:
             return
-        rows = torch.tensor([self.numbers[case] for case in step.cases]).to(self.entropies.device)
+        rows = torch.tensor([self.numbers[case] for case in step.cases], device=self.entropies.device)
         self.seen = self.seen.to(self.entropies)
         values = torch.stack([self.entropies, torch.ones_like(self.entropies)])
         self.seen += sum_over_processes(torch.zeros_like(self.seen).index_add_(1, rows, values))

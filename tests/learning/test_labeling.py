@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from waits import made_without_device, noticed_waits
 
 from nnunetv2_crossmatch.learning.labeling import LARGEST_SHIFT, Labeling, sharpened, shifted
 from nnunetv2_crossmatch.learning.pseudo_labels import label_of
@@ -51,6 +52,15 @@ def test_an_amount_out_of_range_is_brought_back_and_one_within_stays(regions):
     assert labeling.shift[1] < 0
     if regions:
         assert labeling.shift[0] == 0
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_an_update_reads_nothing_back_from_the_device_and_makes_all_there(regions):
+    p = probability(regions)
+    labeling = Labeling(p.shape[1], regions, keep=0.7, align=True)
+    with noticed_waits() as found, made_without_device() as elsewhere:
+        labeling.update(labeling(p, 0.5), SHARES)
+    assert (found, elsewhere) == ([], [])
 
 
 def test_a_shift_has_an_end_and_a_class_without_labeled_voxels_none():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from trainers import started
-from waits import noticed_waits
+from waits import made_without_device, noticed_waits
 
 from nnunetv2_crossmatch.training import finite
 
@@ -22,12 +24,12 @@ SCALER = SimpleNamespace(
 
 
 def waits_of_a_step(trainer: Any, batches: list[dict]) -> list[str]:
-    """What the second step reads back; the first one decides on the execution."""
+    """What the second step reads back, or makes on another device; the first one decides on the execution."""
     trainer.grad_scaler = SCALER
     trainer.train_step(copy.deepcopy(batches[0]))
-    with noticed_waits() as found:
+    with noticed_waits() as found, made_without_device() as elsewhere:
         trainer.train_step(batches[1])
-    return found
+    return found + elsewhere
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,12 @@ def test_what_reads_a_value_back_is_noticed(read):
     with noticed_waits() as found:
         read(torch.tensor([1.0]))
     assert found
+
+
+@pytest.mark.parametrize("make", [torch.zeros, torch.rand, torch.arange, torch.tensor])
+def test_what_is_made_without_naming_a_device_is_noticed(make):
+    with made_without_device(__file__) as found:
+        make(3)
+        make(3, device="cpu")
+        torch.zeros(1, device="cpu").new_tensor(3)
+    assert found == [f"{Path(__file__).name}:{sys._getframe().f_lineno - 3} {make.__name__}"]

@@ -18,7 +18,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch.data import case_preprocessing
 from nnunetv2_crossmatch.data.case_preprocessing import constant_channels, empty_class_locations, run_jobs
-from nnunetv2_crossmatch.data.manifest import ENDINGS, file_crc32, read_manifest
+from nnunetv2_crossmatch.data.manifest import (
+    ENDINGS,
+    CaseRecord,
+    file_crc32,
+    file_info,
+    read_manifest,
+    sources_changed,
+)
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, trainable_cases
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, leak_problems
 from nnunetv2_crossmatch.errors import InputError
@@ -243,6 +250,33 @@ def test_checksums_are_computed_for_files_of_equal_size_only(tmp_path: Path) -> 
     cases = [RawCase(name, (tmp_path / name,)) for name in "ab"]
     assert leak_problems(cases, {"test": [tmp_path / "test"]}, crc, crc) == []
     assert read_files == ["test", "b"]
+
+
+def gone_behind_a_link(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.with_name("gone"))
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        (lambda file: None, False),
+        (lambda file: os.utime(file, (1, 1)), False),
+        (gone_behind_a_link, False),
+        (lambda file: file.write_bytes(b"other"), True),
+        (lambda file: file.write_bytes(b"longer than it"), True),
+    ],
+)
+def test_the_content_of_a_raw_file_tells_whether_it_has_changed(tmp_path: Path, change: Any, changed: bool) -> None:
+    files = [tmp_path / "x_0000.png", tmp_path / "x_0001.png"]
+    for file in files:
+        file.write_bytes(b"voxel")
+    record = CaseRecord({}, {file.name: file_info(file) for file in files})
+    assert sources_changed(record, files[:1])
+    assert sources_changed(record, [*files, tmp_path / "x.json"])
+    assert sources_changed(record, [files[0], tmp_path / "y_0001.png"])
+    change(files[1])
+    assert sources_changed(record, files) == changed
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.pseudo_label import dataset_id, share
@@ -22,12 +23,12 @@ from nnunetv2_crossmatch.data.plans_check import check_dataset_file
 from nnunetv2_crossmatch.demo.stages import Stages
 from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line
 from nnunetv2_crossmatch.json_files import read_json
-from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
+from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
 from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, check_free, checked_name, unlabeled_images
 from nnunetv2_crossmatch.prediction.second_training import FOLDS, prepare_second_training
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
 
-STUDENT = f"{METHODS[0].Settings.trainer}_unsup0_lr0p003"
+STARTED = f"{METHODS[0].Settings.trainer}_unsup0_lr0p003"
 """nnU-Net's own step, in a trainer that can begin with a model, at a lower learning rate."""
 FINAL = "checkpoint_final.pth"
 
@@ -50,8 +51,8 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         prog="nnUNetv2_crossmatch_self_training",
         description="Self-training with nnU-Net's own commands: train on the labeled cases, predict imagesUn, make a "
-        "new data set of both kinds of labels, and train on it, the labeled cases half of the time, beginning with the "
-        "first model. What is done already is not done again.",
+        "new data set of both kinds of labels, and train on it from scratch, the labeled cases half of the time. "
+        "What is done already is not done again.",
         epilog="Example: nnUNetv2_crossmatch_self_training 501 3d_fullres 0 -o 511",
     )
     add = result.add_argument
@@ -61,8 +62,13 @@ def parser() -> argparse.ArgumentParser:
     add("-o", required=True, type=dataset_id, metavar="NEW_ID", help="id of the new data set")
     add("-tr", default=HOST_NAME, metavar="TRAINER", help="of the first training (default: %(default)s)")
     add("-p", default="nnUNetPlans", metavar="PLANS", help="plans identifier (default: %(default)s)")
-    add("--student", default=STUDENT, metavar="TRAINER", help="of the second training (default: %(default)s)")
-    add("--from_scratch", action="store_true", help="do not begin the second training with the first model")
+    other = f"the first one, or {HOST_NAME} if that learns from unlabeled images"
+    add("--student", metavar="TRAINER", help=f"of the second training (default: {other})")
+    add(
+        "--start_from_first",
+        action="store_true",
+        help=f"begin the second training with the first model; then the default of --student is {STARTED}",
+    )
     add("--keep", type=share, default=1.0, metavar="SHARE", help="use only this share of the predictions, the surest")
     add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, else cpu")
     return result
@@ -75,13 +81,14 @@ def main() -> None:
     source = folders.dataset_name(given.dataset)
     name = re.sub(r"Dataset\d+_?", "", source, count=1) + f"SelfTraining{given.fold}"
     target = f"Dataset{given.o:03d}_{name}"
+    given.student = given.student or second_trainer(given.tr, given.start_from_first)
+    os.environ.setdefault("nnUNet_extTrainer", next(iter(ext_trainers.__path__)))
     check_request(given, source, name)
     given.device = given.device or ("cuda" if torch.cuda.is_available() else "cpu")
     log = folders.results_folder() / source / f"self_training_{given.o:03d}"
-    entry = {"nnUNet_extTrainer": next(iter(ext_trainers.__path__))}
     parts = parts_of(given, source, target, log)
     check_same_predictions(folders.raw_folder() / target / LIST, parts[0].proof, given.keep)
-    stages = Stages(len(parts), log, entry | dict(os.environ))
+    stages = Stages(len(parts), log, dict(os.environ))
     for part in parts:
         run(stages, part)
     model, fold = parts[-1].proof.parents[1], parts[-1].proof.parent.name.removeprefix("fold_")
@@ -90,14 +97,36 @@ def main() -> None:
     print(f"Model: {model}\nPredict with it: {predict}")
 
 
+def second_trainer(first: str, start_from_first: bool) -> str:
+    """The trainer of the second training where none is named; for a method's there are no unlabeled images left."""
+    if start_from_first:
+        return STARTED
+    return first if method_of(first) is None else HOST_NAME
+
+
 def check_request(given: argparse.Namespace, source: str, name: str) -> None:
     """Raise :class:`InputError` for what the second training would fail of, before the first one takes its hours."""
-    if not given.from_scratch:
-        settings_from_name(given.student)
+    check_student(given.student, given.start_from_first)
     raw = folders.raw_folder()
     unlabeled_images(raw / source, check_dataset_file(raw / source / "dataset.json")["file_ending"])
     if not (raw / checked_name(given.o, name)).is_dir():
         check_free(given.o)
+
+
+def check_student(trainer: str, start_from_first: bool) -> None:
+    """Raise :class:`InputError` unless there is such a trainer, and it can learn from the second data set."""
+    if start_from_first or method_of(trainer) is not None:
+        if settings_from_name(trainer).unsupervised:
+            detail, fix = "all images of the second training have labels", "add _unsup0, or name one of nnU-Net's"
+            raise InputError(Problem("no unlabeled images", f"trainer name {trainer}", detail, fix))
+        return
+    try:
+        recursive_find_trainer_class_by_name(trainer)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[0]
+        raise InputError(
+            Problem("unknown trainer", f"trainer name {trainer}", detail, "name one that exists")
+        ) from None
 
 
 def check_same_predictions(file: Path, checkpoint: Path, keep: float) -> None:
@@ -153,6 +182,10 @@ def parts_of(given: argparse.Namespace, source: str, target: str, log: Path) -> 
             function=partial(prepare_second_training, source, target, given.p, given.fold),
         ),
         Part(log / f"preprocessed_{given.configuration}", preprocessing),
-        *([] if given.from_scratch else [Part(log / f"started_{given.configuration}_{fold}_{given.student}", start)]),
+        *(
+            [Part(log / f"started_{given.configuration}_{fold}_{given.student}", start)]
+            if given.start_from_first
+            else []
+        ),
         Part(second / FINAL, ("nnUNetv2_train", *student, *device, "--c")),
     ]

@@ -17,7 +17,10 @@ from nnunetv2_crossmatch.prediction.second_training import half_labeled, prepare
 
 LENGTH = "1epochs_iters2_valiters1"
 FIRST, SECOND = f"nnUNetTrainer_{LENGTH}", f"nnUNetTrainerCrossMatch_{LENGTH}_unsup0_lr0p003"
-COMMAND = ("nnUNetv2_crossmatch_self_training", "998", "2d", "all", "-o", "911", "-tr", FIRST, "--student", SECOND)
+COMMAND = (
+    "nnUNetv2_crossmatch_self_training", "998", "2d", "all", "-o", "911", "-tr", FIRST, "--student", SECOND,
+    "--start_from_first",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(("labeled", "predicted"), [(1, 1), (2, 5), (4, 6), (7, 3)])
@@ -50,7 +53,12 @@ def test_folds_of_the_first_training_keep_their_validation_cases(tiny_copy: Tiny
     ("options", "message"),
     [
         (("-o", "911", "--student", "nnUNetTrainerCrossMatch_tua0p5"), "bad token in trainer name"),
-        (("-o", "911", "--student", "nnUNetTrainer"), "unknown trainer"),
+        (("-o", "911", "--student", "nnUNetTrainer", "--start_from_first"), "unknown trainer"),
+        (
+            ("-o", "911", "--student", "nnUNetTrainer_250epohcs"),
+            r"unknown trainer in trainer name \S+_250epohcs: Could",
+        ),
+        (("-o", "911", "--student", "nnUNetTrainerFixMatch"), r"no unlabeled images in trainer name \S+FixMatch: all"),
         (("-o", "998"), "data set id taken"),
         (("-o", "911"), "no unlabeled images"),
     ],
@@ -62,6 +70,27 @@ def test_what_the_second_training_would_fail_of_is_told_before_the_first(tiny_co
     monkeypatch.setattr(sys, "argv", ["self_training", "998", "2d", "all", *options])
     with pytest.raises(InputError, match=message):
         self_training.main.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("first", "options", "second"),
+    [
+        ("nnUNetTrainer_250epochs", (), "nnUNetTrainer_250epochs"),
+        ("nnUNetTrainerFixMatch_geometry1", (), "nnUNetTrainer"),
+        ("nnUNetTrainer_250epochs", ("--start_from_first",), "nnUNetTrainerCrossMatch_unsup0_lr0p003"),
+        ("nnUNetTrainer", ("--student", "nnUNetTrainer_5epochs"), "nnUNetTrainer_5epochs"),
+    ],
+)
+def test_the_second_training_is_like_the_first_or_as_told(tiny_copy, monkeypatch, first, options, second):
+    ran: list[tuple[str, ...]] = []
+    monkeypatch.setattr(self_training, "check_student", lambda *_: None)
+    monkeypatch.setattr(self_training, "run", lambda _, part: ran.append(part.command))
+    monkeypatch.setattr(sys, "argv", ["self_training", "998", "2d", "all", "-o", "911", "-tr", first, *options])
+    self_training.main.__wrapped__()
+    trained = [command[command.index("-tr") + 1] for command in ran if command and command[0] == "nnUNetv2_train"]
+    assert trained == [first, second]
+    started = [command for command in ran if command and command[0] == "nnUNetv2_crossmatch_start_from"]
+    assert len(started) == ("--start_from_first" in options)
 
 
 def test_a_command_that_leaves_nothing_is_an_error_and_no_file_is_made_in_its_place(tmp_path):

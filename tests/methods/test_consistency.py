@@ -185,6 +185,8 @@ def test_noise_is_that_share_of_each_images_own_deviation_and_cut_at_twice_that(
     assert shares.abs().amax((1, 2)).tolist() == pytest.approx([0.2, 0.2])
     assert shares.std((1, 2)).tolist() == pytest.approx([0.0959, 0.0959], rel=0.05)  # of a normal that is cut
     assert (noise[2] == 0).all()
+    drawn = torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).clamp(-2, 2)
+    assert torch.allclose(noise[:2], 0.1 * images[:2].std((2, 3), correction=0, keepdim=True) * drawn[:2], rtol=1e-10)
 
 
 def test_the_worst_noise_has_its_size_in_every_image_and_changes_more_than_the_first():

@@ -208,6 +208,15 @@ def test_the_worst_noise_has_its_size_in_every_image_and_changes_more_than_the_f
     assert given[1][1] > 2 * given[0][1]
 
 
+@pytest.mark.parametrize("name", ["MeanTeacher", "UAMT", "URPC"])
+def test_dropout_is_of_the_bottleneck_alone(name):
+    method, step = made(name, TASKS["one class 2d"])
+    *skips, bottleneck = method.draw_dropout(step)
+    assert skips == [None] * len(skips)
+    assert 0 < (bottleneck.scale == 0).double().mean() < 1
+    assert bottleneck.scale.max().item() == pytest.approx(1 / (1 - method.settings.feature_dropout))
+
+
 def test_noise_stays_as_drawn_where_its_gradient_is_of_no_use():
     first, gradient = torch.randn(4, 1, 5, 5), torch.randn(4, 1, 5, 5)
     gradient[1], gradient[2, 0, 2, 2], gradient[3] = 0, torch.inf, 1e-30 * gradient[3]

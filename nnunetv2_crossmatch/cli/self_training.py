@@ -7,9 +7,11 @@ command with a log of its own, and a call that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import re
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,7 +123,8 @@ def check_student(trainer: str, start_from_first: bool) -> None:
             raise InputError(Problem("no unlabeled images", f"trainer name {trainer}", detail, fix))
         return
     try:
-        recursive_find_trainer_class_by_name(trainer)
+        with redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks
+            recursive_find_trainer_class_by_name(trainer)
     except RuntimeError as error:
         detail = str(error).splitlines()[0]
         raise InputError(

@@ -114,9 +114,9 @@ def complete(arguments: argparse.Namespace) -> None:
         if arguments.data:
             arguments.data = arguments.data / task["place"]
         if not arguments.minutes:
-            arguments.steps = arguments.steps or STEPS
+            arguments.steps = arguments.steps or task.get("steps", STEPS)
         arguments.dataset = task.get("dataset", FOLDER)
-        for name in task.keys() - {"dataset", "place"}:
+        for name in task.keys() - {"dataset", "place", "steps"}:
             setattr(arguments, name, getattr(arguments, name) or task[name])
         arguments.rows = arguments.rows or list(ROWS)
     elif arguments.dataset and arguments.dataset not in SOURCES and Path(arguments.dataset).is_dir():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 STEPS = 3000
+"""Of a task that says nothing else."""
 TASKS: dict[str, dict[str, Any]] = {
     "acdc3": {"dataset": "acdc", "place": "acdc_h5", "labeled": 3, "small": 8, "allow_missing": True},
     "la8": {
@@ -18,9 +19,10 @@ TASKS: dict[str, dict[str, Any]] = {
         "classes": ["atrium"],
         "channels": ["MRI"],
     },
-    "hippocampus4": {
+    "hippocampus2": {
         "place": "hippocampus",
-        "labeled": 4,
+        "labeled": 2,
+        "steps": 1200,
         "configuration": "3d_fullres",
         "small": 8,
         "patch": [32, 48, 32],

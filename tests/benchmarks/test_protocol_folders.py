@@ -174,12 +174,13 @@ def test_a_task_is_a_whole_request(tmp_path, task):
     request = asked(task, "--data", str(tmp_path), "--folder", "out")[0]
     assert request.data == str(tmp_path / TASKS[task]["place"])
     assert (request.labeled, request.small) == (int(task[-1]), 8)
+    assert request.steps == (1200 if task == "hippocampus2" else 3000)
 
 
 def test_options_go_before_those_of_a_task(tmp_path):
-    given = f"hippocampus4 --data {tmp_path} --folder out --labeled 2 --minutes 3"
+    given = f"hippocampus2 --data {tmp_path} --folder out --labeled 4 --minutes 3"
     request = asked(*given.split())[0]
-    assert (request.labeled, request.minutes, request.steps) == (2, 3.0, None)
+    assert (request.labeled, request.minutes, request.steps) == (4, 3.0, None)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int 
 def _curve_panels(shown: Mapping[str, NDArray[np.float64]], columns: int) -> Figure:
     columns = min(columns, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(3.6 * columns, 2.5 * rows + 0.1), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 2.5 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (name, values) in zip(panels, shown.items(), strict=False):
         _draw_curve(axes, CURVE_TITLES.get(name, name.replace("_", " ")), values)

@@ -16,7 +16,7 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_crossmatch.data import case_preprocessing
+from nnunetv2_crossmatch.data import case_preprocessing, manifest
 from nnunetv2_crossmatch.data.case_preprocessing import constant_channels, empty_class_locations, run_jobs
 from nnunetv2_crossmatch.data.manifest import (
     ENDINGS,
@@ -250,6 +250,14 @@ def test_checksums_are_computed_for_files_of_equal_size_only(tmp_path: Path) -> 
     cases = [RawCase(name, (tmp_path / name,)) for name in "ab"]
     assert leak_problems(cases, {"test": [tmp_path / "test"]}, crc, crc) == []
     assert read_files == ["test", "b"]
+
+
+def test_the_bar_of_the_verification_knows_its_end(prepared_copy: TinyDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setattr(manifest, "tqdm", lambda checked, *_, total, **__: told.append(total) or checked)
+    folder = folder_of(prepared_copy)
+    assert manifest.find_damaged_cases(folder, read_manifest(folder / "manifest.json", "x")) == {}
+    assert told == [len(CASES)]
 
 
 def gone_behind_a_link(file: Path) -> None:

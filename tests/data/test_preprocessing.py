@@ -29,6 +29,7 @@ from nnunetv2_crossmatch.data.manifest import (
 from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, preprocess_unlabeled, trainable_cases
 from nnunetv2_crossmatch.data.raw_cases import RawCase, find_unlabeled_cases, leak_problems
 from nnunetv2_crossmatch.errors import InputError
+from nnunetv2_crossmatch.folders import manifest_file
 
 CASES = ["free_04", "free_05", "free_06", "free_07"]
 CONFIGURATIONS = ["2d", "3d_fullres"]
@@ -256,7 +257,7 @@ def test_the_bar_of_the_verification_knows_its_end(prepared_copy: TinyDataset, m
     told: list[int] = []
     monkeypatch.setattr(manifest, "tqdm", lambda checked, *_, total, **__: told.append(total) or checked)
     folder = folder_of(prepared_copy)
-    assert manifest.find_damaged_cases(folder, read_manifest(folder / "manifest.json", "x")) == {}
+    assert manifest.find_damaged_cases(folder, read_manifest(manifest_file(folder), "")) == {}
     assert told == [len(CASES)]
 
 

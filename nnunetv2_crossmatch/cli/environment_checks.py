@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -30,7 +29,7 @@ from nnunetv2_crossmatch.data.preprocessing import is_preprocessed, raw_case_nam
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.errors import InputError, Problem, command_line, run_all
 from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
-from nnunetv2_crossmatch.training.named import trainer_class
+from nnunetv2_crossmatch.training.named import check_found, trainer_class
 from nnunetv2_crossmatch.training.requirements import (
     EXCLUDED_TORCH,
     c_compiler,
@@ -192,17 +191,12 @@ def _check_shared_memory(what: str, needed: int) -> CheckResult:
 
 def check_trainer_name(name: str) -> CheckResult:
     """Whether ``name`` is that of a trainer of this package, with valid tokens, or of one of nnU-Net's own."""
-    if method_of(name) is None and name.startswith(HOST_NAME):
-        try:
-            recursive_find_trainer_class_by_name(name)
-        except RuntimeError as error:
-            return CheckResult(WRONG, "trainer", str(error).splitlines()[0], "use the name of an existing trainer")
-        return CheckResult(OK, "trainer", f"{name} learns from labeled cases only")
+    of_host = method_of(name) is None and name.startswith(HOST_NAME)
     try:
-        settings_from_name(name)
+        check_found(name) if of_host else settings_from_name(name)
     except InputError as error:
         return _result_of_problem(error.problems[0])
-    return CheckResult(OK, "trainer", name)
+    return CheckResult(OK, "trainer", f"{name} learns from labeled cases only" if of_host else name)
 
 
 def check_dataset(

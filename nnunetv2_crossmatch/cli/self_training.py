@@ -7,17 +7,14 @@ command with a log of its own, and a call that was stopped goes on where it was.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_crossmatch import ext_trainers, folders
 from nnunetv2_crossmatch.cli.pseudo_label import dataset_id, share
@@ -28,6 +25,7 @@ from nnunetv2_crossmatch.json_files import read_json
 from nnunetv2_crossmatch.methods.names import METHODS, method_of, settings_from_name
 from nnunetv2_crossmatch.prediction.pseudo_labeled import LIST, check_free, checked_name, unlabeled_images
 from nnunetv2_crossmatch.prediction.second_training import FOLDS, prepare_second_training
+from nnunetv2_crossmatch.training.named import check_found
 from nnunetv2_crossmatch.training.supervised import HOST_NAME
 
 STARTED = f"{METHODS[0].Settings.trainer}_unsup0_lr0p003"
@@ -121,15 +119,8 @@ def check_student(trainer: str, start_from_first: bool) -> None:
         if settings_from_name(trainer).unsupervised:
             detail, fix = "all images of the second training have labels", "add _unsup0, or name one of nnU-Net's"
             raise InputError(Problem("no unlabeled images", f"trainer name {trainer}", detail, fix))
-        return
-    try:
-        with redirect_stdout(io.StringIO()):  # nnU-Net tells where it looks
-            recursive_find_trainer_class_by_name(trainer)
-    except RuntimeError as error:
-        detail = str(error).splitlines()[0]
-        raise InputError(
-            Problem("unknown trainer", f"trainer name {trainer}", detail, "name one that exists")
-        ) from None
+    else:
+        check_found(trainer)
 
 
 def check_same_predictions(file: Path, checkpoint: Path, keep: float) -> None:

@@ -47,9 +47,9 @@ class UnsupervisedLoss:
     labels: dict[str, PseudoLabel] = field(default_factory=dict, init=False)
     _mixed: dict[tuple[str, str], PseudoLabel] = field(default_factory=dict, init=False)
 
-    def begin_again(self, labels: Mapping[str, PseudoLabel]) -> None:
+    def begin_again(self, labels: dict[str, PseudoLabel]) -> None:
         """Forget what was computed of a step that failed, but the ``labels`` that were made before it."""
-        self.parts, self.total, self.labels, self._mixed = {}, 0.0, dict(labels), {}
+        self.parts, self.total, self.labels, self._mixed = {}, 0.0, labels, {}
 
     @property
     def teacher_labels(self) -> PseudoLabel:

@@ -6,11 +6,18 @@ import copy
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from nnunetv2_crossmatch.data.plans_check import TRUSTED_VARIABLE, check_dataset_file, check_plans, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import (
+    TRUSTED_VARIABLE,
+    check_dataset_file,
+    check_plans,
+    check_plans_file,
+    label_manager_of,
+)
 from nnunetv2_crossmatch.errors import InputError
 
 PLANS = {
@@ -142,3 +149,15 @@ def test_a_foreign_reader_in_dataset_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text(json.dumps({"overwrite_image_reader_writer": "os"}))
     with pytest.raises(InputError, match="overwrite_image_reader_writer"):
         check_dataset_file(tmp_path / "dataset.json")
+
+
+@pytest.mark.parametrize("text", ["", "what\nand where"])
+def test_labels_that_nnunet_does_not_understand_are_told_with_its_first_words(text):
+    def refuse(_: object) -> None:
+        raise AssertionError(*[text] * bool(text))
+
+    detail = text.split("\n")[0] or "AssertionError"
+    with pytest.raises(
+        InputError, match=rf"labels not understood in dataset.json: {detail}. Fix: write numbers by name"
+    ):
+        label_manager_of(SimpleNamespace(get_label_manager=refuse), {})

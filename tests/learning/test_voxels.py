@@ -30,6 +30,13 @@ def test_of_each_kind_the_voxels_with_the_highest_scores_are_chosen():
     assert kept.real[1].tolist() == [True, False]
 
 
+def test_a_score_of_zero_is_one():
+    scores, mask = torch.zeros(1, 1, 3), torch.tensor([[[True, False, True]]])
+    few = chosen(torch.arange(3.0)[None, None], mask, scores, 2)
+    assert few.real.tolist() == [[True, True]]
+    assert best(few, torch.zeros(1, 2), 1).real.tolist() == [[True]]
+
+
 def test_masks_are_of_valid_voxels_of_each_class_or_region():
     labels, valid = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[True, True, True, False]])
     of_classes = masks_by_kind(PseudoLabel(labels, valid, valid), 3)

@@ -92,7 +92,13 @@ def test_an_error_of_another_kind_keeps_its_traceback(monkeypatch, capsys):
     assert "FileNotFoundError" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("value", "told"), [("1", "wandb not installed"), ("yes", "nnUNet_wandb_enabled is yes")])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("1", "wandb not installed: nnUNet_wandb_enabled asks nnU-Net to log to it. Fix: pip install wandb"),
+        ("yes", "unknown value: nnUNet_wandb_enabled is yes. Fix: export nnUNet_wandb_enabled=0"),
+    ],
+)
 def test_logging_that_nnunet_cannot_do_is_told(prepared_copy: TinyDataset, value: str, told: str, monkeypatch):
     monkeypatch.setenv(requirements.WANDB_SWITCH, value)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -14,6 +14,7 @@ from trainers import continued, flat, make_trainer, resumed, started, steps
 
 from nnunetv2_crossmatch.errors import InputError, Problem, UnsupportedError
 from nnunetv2_crossmatch.methods import names
+from nnunetv2_crossmatch.training import trainer as trainer_module
 
 LENGTH = "2epochs_iters3_valiters1_seed1_warmup0"
 AVERAGE, TWO = f"nnUNetTrainerMovingAverage_{LENGTH}", f"nnUNetTrainerTwoNetworks_{LENGTH}"
@@ -122,6 +123,22 @@ def test_each_network_is_clipped_and_stepped_by_itself(prepared_copy):
     assert norms[1] > 12 > norms[0]
     for each, by_hand in ((trainer.network, network), (trainer.method.peer, method.peer)):
         assert torch.allclose(flat(each), flat(by_hand), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("learned", [0, 1, 2])
+def test_without_a_gradient_of_its_own_a_method_is_not_stepped_in_several_processes(
+    prepared_copy, monkeypatch, learned
+):
+    """Zeros are a gradient to an optimizer with momentum; they stand in only where a part of the method has one."""
+    trainer = started(prepared_copy, TWO)
+    own = list(trainer.method.peer.parameters())
+    for parameter in own[:learned]:
+        parameter.grad = torch.ones_like(parameter)
+    averaged: list[torch.nn.Parameter] = []
+    monkeypatch.setattr(trainer_module, "average_gradients", averaged.extend)
+    trainer._average_gradients()
+    assert [p for p in averaged if p.grad is not None] == (own if learned else [])
+    assert sum(p.grad.sum().item() for p in own if p.grad is not None) == sum(p.numel() for p in own[:learned])
 
 
 @torch.no_grad()

@@ -247,3 +247,11 @@ def test_draws_follow_from_seed_step_and_process_and_are_those_of_nothing_else()
     assert on_device not in [one[2] for one in of_others]
     of_loaders_and_views = [np.random.default_rng((1, 0, kind, 3)).random() for kind in (0, 1, 4)]
     assert len({shared, own, *of_loaders_and_views}) == 5
+
+
+def test_a_step_without_exchange_has_the_losses_of_its_process_alone():
+    options = {"weight": 1.0, "progress": 0.0, "index": 0, "seed": 0, "distributed": True}
+    step = Step(None, {}, None, Task(2), max, local_supervised_loss=min, **options)
+    alone = step.without_exchange()
+    assert (alone.distributed, alone.supervised_loss) == (False, min)
+    assert (step.distributed, step.supervised_loss) == (True, max)

@@ -308,3 +308,16 @@ def test_a_network_with_one_scale_is_refused():
     method = method_of("nnUNetTrainerURPC")(settings_from_name("nnUNetTrainerURPC"), TASKS["one class 2d"])
     with pytest.raises(UnsupportedError, match="one scale, and URPC lets several agree"):
         method.build(network, lambda: network)
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("SSNet", "projection.0.weight"), ("CAML", "projections.1.0.weight"), ("DTC", "head.weight")]
+)
+def test_what_reads_the_last_features_has_their_width_in_deeper_networks(name, first):
+    task = TASKS["one class 2d"]
+    network = network_of(task)
+    width = network.decoder.seg_layers[-1].in_channels
+    network.decoder.seg_layers.insert(0, torch.nn.Conv2d(2 * width, task.channels, 1))
+    method = method_of(f"nnUNetTrainer{name}")(settings_from_name(f"nnUNetTrainer{name}"), task)
+    method.build(network, lambda: network_of(task))
+    assert method.get_parameter(first).shape[1] == width

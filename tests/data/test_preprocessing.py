@@ -133,10 +133,11 @@ def test_manifest_contains_size_and_checksum_of_every_file(tiny_prepared: TinyDa
             assert record.files[ending].crc32 == file_crc32(file)
 
 
-def test_second_run_writes_nothing(prepared_copy: TinyDataset) -> None:
+def test_second_run_writes_nothing_and_shows_no_bar(prepared_copy: TinyDataset, capsys) -> None:
     before = {file.name: file.stat().st_mtime_ns for file in folder_of(prepared_copy).iterdir()}
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 1)
     assert {file.name: file.stat().st_mtime_ns for file in folder_of(prepared_copy).iterdir()} == before
+    assert "case/s" not in capsys.readouterr().err
 
 
 def test_copied_raw_images_with_new_times_are_up_to_date(prepared_copy: TinyDataset) -> None:
@@ -145,7 +146,9 @@ def test_copied_raw_images_with_new_times_are_up_to_date(prepared_copy: TinyData
     assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
-def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(prepared_copy: TinyDataset) -> None:
+def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(
+    prepared_copy: TinyDataset, capsys
+) -> None:
     raw, folder = prepared_copy.raw / "imagesUn", folder_of(prepared_copy)
     write_volume(blob_case(50)[0], raw / "free_04_0000.nii.gz")
     with (folder / "free_05.b2nd").open("r+b") as file:
@@ -155,6 +158,7 @@ def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(
     write_volume(blob_case(51)[0], raw / "free_08_0000.nii.gz")
     before = {file.name: file.stat().st_ino for file in folder.iterdir()}
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 2)
+    assert "3/3" in capsys.readouterr().err
     after = {file.name: file.stat().st_ino for file in folder.iterdir() if file.name.endswith("7.b2nd")}
     assert after == {"free_07.b2nd": before["free_07.b2nd"]}
     assert trainable_cases(plans_of(prepared_copy), "2d") == ["free_04", "free_05", "free_07", "free_08"]

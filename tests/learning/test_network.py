@@ -9,6 +9,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunetv2_crossmatch.errors import UnsupportedError
+from nnunetv2_crossmatch.learning.auxiliary_decoder import upsampling
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.methods.crossmatch import loss_table
 
@@ -99,3 +100,12 @@ def test_compiled_steps_equal_eager_ones_and_are_compiled_once(backend, device, 
         counts.append(counter.frame_count)
     assert counts[0] > 0
     assert counts == [counts[0]] * 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("way", ["linear", "nearest"])
+def test_upsampling_has_shape_and_bias_of_the_transposed_convolution_in_its_place(way, bias):
+    transposed = nn.ConvTranspose3d(4, 2, (1, 2, 2), stride=(1, 2, 2), bias=bias)
+    other, features = upsampling(transposed, way), torch.randn(1, 4, 3, 4, 5)
+    assert other(features).shape == transposed(features).shape
+    assert (other[-1].bias is not None) == bias

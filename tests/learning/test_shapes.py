@@ -37,9 +37,9 @@ def test_the_cost_of_a_mask_does_not_grow_with_the_square_of_its_components():
     many[:, ::2, ::2, ::2] = True  # 32 768 of one voxel each
 
     def seconds(mask: torch.Tensor) -> float:
-        start = time.process_time()
+        start = time.thread_time()
         largest_components(mask[None], 1)
-        return time.process_time() - start
+        return time.thread_time() - start
 
     assert min(seconds(many) for _ in range(3)) < 20 * min(seconds(few) for _ in range(3))
 

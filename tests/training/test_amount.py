@@ -61,7 +61,7 @@ def test_an_amount_is_the_share_among_pseudo_labels_over_that_of_labeled_volumes
 
 def test_a_class_that_leaves_the_usual_range_is_told_once():
     curves = {
-        "unsup_weight": [0.2, 0.5, 0.5, 0.5, 0.5],
+        "unsup_weight": [0.99 * 0.5, 0.5, 0.5, 0.5, 0.5],
         "amount_liver": [3.0, 3.0, 2.5, 1.0, 0.4],
         "amount_spleen": [NAN, NAN, 1.9, 0.6, NAN],
     }

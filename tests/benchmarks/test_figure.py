@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from matplotlib.image import imread
 
 from benchmarks.protocol import figure
 from nnunetv2_crossmatch.errors import InputError
+
+ROOT = Path(__file__).parents[2]
 
 
 def results(folder: Path, **rows: list[float]) -> Path:
@@ -58,3 +62,17 @@ def test_more_rows_than_colours_and_a_folder_without_results_are_told(tmp_path, 
     monkeypatch.setattr(sys, "argv", ["figure.py", *words])
     with pytest.raises(InputError, match=told):
         figure.main()
+
+
+def test_the_documented_figure_shows_every_row_of_every_task(monkeypatch, tmp_path):
+    """The command of the results page; the picture beside it is not compared, since fonts differ."""
+    text = (ROOT / "docs" / "results.md").read_text()
+    (command,) = re.findall(r"^    python -m benchmarks\.protocol\.figure ((?:.*\\\n)*.*)$", text, re.MULTILINE)
+    _, picture, *arguments = shlex.split(command.replace("\\\n", ""))
+    assert (ROOT / picture).is_file()
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["figure", "-o", str(tmp_path / "figure.svg"), *arguments])
+    figure.main()
+    drawn = (tmp_path / "figure.svg").read_text()
+    assert all(title in drawn for title in ("ACDC, 3", "LA, 8", "hippocampus, 2", "nuclei, 3", "all images labeled"))
+    assert "not measured" not in drawn

@@ -46,7 +46,7 @@ def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int 
     with rc_context(rcParamsDefault):  # the host sets a style of its own for its figure
         figure = _curve_panels(shown, columns)
         with atomic_write(file) as temporary:
-            figure.savefig(temporary, dpi=110)
+            figure.savefig(temporary, format="png", dpi=110)
 
 
 def _curve_panels(shown: Mapping[str, NDArray[np.float64]], columns: int) -> Figure:

@@ -74,3 +74,12 @@ def test_a_reading_training_gives_signs_of_life(unlabeled: UnlabeledFolder) -> N
         time.sleep(0.01)
     reading.release()
     assert not mark.exists()
+
+
+def test_after_two_minutes_without_a_sign_of_life_a_process_counts_as_dead(tmp_path: Path) -> None:
+    mark, clock = tmp_path / "mark", tmp_path / "clock"
+    clock.touch()
+    mark.touch()
+    for age_s, alive in ((119.0, True), (120.5, False)):
+        os.utime(mark, (time.time() - age_s, time.time() - age_s))
+        assert signs_of_life.may_live(mark, clock) == alive

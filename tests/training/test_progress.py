@@ -22,9 +22,10 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 @pytest.mark.parametrize(
     "curves", [{}, {"loss_sup": [0.5]}, {"loss_sup": [1.0, 0.5], "loss_ip": [float("nan"), float("nan")], "other": []}]
 )
-def test_curves_of_any_length_become_a_png(curves: dict[str, list[float]], tmp_path: Path):
-    draw_curves(curves, tmp_path / "curves.png")
-    assert imread(tmp_path / "curves.png").size > 0
+@pytest.mark.parametrize("name", ["curves.png", "curves", "curves.pdf"])
+def test_curves_of_any_length_become_a_png(curves: dict[str, list[float]], name: str, tmp_path: Path):
+    draw_curves(curves, tmp_path / name)
+    assert imread(tmp_path / name, "png").size > 0
 
 
 def test_a_failed_picture_leaves_the_old_one(tmp_path: Path):

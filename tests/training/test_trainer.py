@@ -346,7 +346,7 @@ def test_labeled_cases_of_an_older_host_train_beside_ours(prepared_copy):
 
 @pytest.mark.parametrize(("unlabeled", "processes"), [(2, 3), (1, 2)])
 def test_a_process_without_unlabeled_samples_is_refused(unlabeled, processes):
-    with pytest.raises(InputError, match=rf"{unlabeled} unlabeled samples.*{processes} processes. Fix: raise ubatch"):
+    with pytest.raises(InputError, match=rf"batch too small: {unlabeled} un.*{processes} processes. Fix: raise ubatch"):
         check_samples_per_process(unlabeled, processes)
     check_samples_per_process(processes, processes)
 

@@ -116,8 +116,12 @@ def run_jobs(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, Preproc
 def _finished_jobs(
     running: dict[Future[PreprocessedCase | Problem], Job],
 ) -> Iterator[tuple[Job, PreprocessedCase | Problem]]:
-    """Wait for at least one result; remove the finished jobs from ``running``."""
-    for future in wait(running, return_when=FIRST_COMPLETED).done:
+    """Wait for at least one result; remove the finished jobs from ``running``.
+
+    Failed ones come last: what has finished beside them is recorded before their error is raised.
+    """
+    done = wait(running, return_when=FIRST_COMPLETED).done
+    for future in sorted(done, key=lambda future: future.exception() is not None):
         result = future.result()
         yield running.pop(future), result
 

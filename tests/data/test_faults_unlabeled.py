@@ -375,12 +375,15 @@ def poll_until(condition, seconds: float = 120) -> Iterator[None]:
 
 
 def start_preprocessing(tiny: TinyDataset) -> subprocess.Popen[str]:
-    """Start the command on many cases and wait for its first finished case."""
+    """Start the command on many cases and wait for files of a third one.
+
+    It begins when one of the first two is recorded: no more cases are worked on than there are processes.
+    """
     add_cases(tiny)
     command = [COMMAND, "-d", "998", "-c", "2d", "-np", "2"]
     process = subprocess.Popen(command, env=tiny.env, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     folder = folder_of(tiny)
-    for _ in poll_until(lambda: folder.is_dir() and any(folder.glob("*[0-9].b2nd"))):
+    for _ in poll_until(lambda: folder.is_dir() and len(list(folder.glob("*[0-9].b2nd"))) > 2):
         assert process.poll() is None, process.communicate()
     return process
 

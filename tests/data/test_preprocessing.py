@@ -79,6 +79,29 @@ def test_no_more_jobs_wait_than_there_are_processes(monkeypatch: pytest.MonkeyPa
     assert sorted(submitted) == [(job,) for job in range(7)]
 
 
+@pytest.mark.parametrize("failing", range(8))
+def test_what_finished_beside_a_failed_job_comes_before_its_error(
+    failing: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes: int, **_: Any) -> None:
+            super().__init__(processes)
+
+        def submit(self, do: Any, *arguments: Any) -> Future:
+            future: Future = Future()
+            if arguments == (failing,):
+                future.set_exception(OSError("no space"))
+            else:
+                future.set_result("finished")
+            return future
+
+    monkeypatch.setattr(case_preprocessing, "ProcessPoolExecutor", Pool)
+    results = run_jobs(list(range(8)), 8)
+    assert {next(results)[0] for _ in range(7)} == set(range(8)) - {failing}
+    with pytest.raises(OSError, match="no space"):
+        next(results)
+
+
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)
 def test_voxels_equal_those_of_nnunets_run_case(tiny_prepared: TinyDataset, configuration: str) -> None:
     plans = plans_of(tiny_prepared)

@@ -188,6 +188,11 @@ def test_the_default_the_controls_and_each_variant_are_measured():
     assert timing.measuring(names[3], 5) == f"{NAME}_4epochs_iters5_valiters1_tau0p85_seed0"
 
 
+def test_the_weight_of_the_unsupervised_loss_takes_no_time_unless_it_is_zero():
+    names = [f"{NAME}_unsup1", f"{NAME}_unsup0p1_warmup0", f"{NAME}_unsup0"]
+    assert trainers_to_time(names, ("semi_supervised",)) == [NAME, SUPERVISED]
+
+
 def test_a_step_is_measured_in_all_epochs_but_the_first(tmp_path):
     """The model's epochs took 1800 seconds each."""
     trainer = f"{NAME}_3epochs_iters20"

@@ -91,6 +91,8 @@ def test_plans_of_nnunet_are_accepted() -> None:
         ("resampling_fn_data", "deepcopy"),
         ("preprocessor_name", "Pool"),
         ("normalization_schemes", ["ZScoreNormalization", "foreign_net.Net"]),
+        ("normalization_schemes", [5]),
+        ("preprocessor_name", {"DefaultPreprocessor": 1}),
         ("image_reader_writer", "os"),
         ("experiment_planner_used", "shutil"),
         ("label_manager", "torch"),

@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from nnunetv2_crossmatch.data import signs_of_life
+from nnunetv2_crossmatch.data import signs_of_life, unlabeled_folder
 from nnunetv2_crossmatch.data.unlabeled_folder import Reading, UnlabeledFolder, check_not_read, folder_lock
 from nnunetv2_crossmatch.errors import InputError
 
@@ -73,6 +74,30 @@ def test_a_reading_training_gives_signs_of_life(unlabeled: UnlabeledFolder) -> N
         assert time.monotonic() < deadline
         time.sleep(0.01)
     reading.release()
+    assert not mark.exists()
+
+
+def test_a_mark_that_another_process_holds_is_not_waited_for(unlabeled: UnlabeledFolder) -> None:
+    """On a shared folder another machine may have the same name, and its process the same number."""
+    reading = Reading(unlabeled.folder)
+    (mark,) = unlabeled.folder.parent.glob(".*.reader.*")
+    reading.release()
+    held, begun = FileLock(mark), time.monotonic()
+    with held:
+        thread = threading.Thread(target=lambda: Reading(unlabeled.folder).release(), daemon=True)
+        thread.start()
+        thread.join(timeout=10)
+        assert not thread.is_alive()
+        assert mark.exists()
+    assert time.monotonic() - begun < 10
+
+
+def test_a_training_that_ends_while_a_sign_of_life_is_waited_for_hinders_nobody(
+    unlabeled: UnlabeledFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = mark_of_another_machine(unlabeled)
+    monkeypatch.setattr(unlabeled_folder, "lives", lambda mark, clock: mark.unlink())
+    check(unlabeled)
     assert not mark.exists()
 
 

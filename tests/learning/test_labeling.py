@@ -39,6 +39,20 @@ def test_the_same_share_of_every_class_is_kept(regions):
 
 
 @pytest.mark.parametrize("regions", [False, True])
+def test_the_threshold_of_a_class_stays_where_nothing_of_it_is_found(regions):
+    p = probability(regions)
+    labeling = Labeling(p.shape[1], regions, keep=0.7)
+    for _ in range(100):
+        labeling.update(labeling(p, 0.5), {})
+    before = labeling.log_odds.clone()
+    assert (before > 0).all()
+    without = torch.full_like(p, 0.05) if regions else torch.tensor([0.9, 0.05, 0.05]).view(3, 1, 1).expand_as(p)
+    labeling.update(labeling(without, 0.5), {})
+    stays = (labeling.log_odds == before).flatten().tolist()
+    assert stays == ([False, False, True, True] if regions else [False, True, True])
+
+
+@pytest.mark.parametrize("regions", [False, True])
 def test_an_amount_out_of_range_is_brought_back_and_one_within_stays(regions):
     p = probability(regions)
     labeling = Labeling(p.shape[1], regions, align=True)

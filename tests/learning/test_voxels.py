@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from nnunetv2_crossmatch.errors import UnsupportedError
 from nnunetv2_crossmatch.learning.attention import attention_level
 from nnunetv2_crossmatch.learning.feature_bank import FeatureBank, bank_rows
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
-from nnunetv2_crossmatch.learning.voxels import WIDTH, Voxels, best, chosen, masks_by_kind
+from nnunetv2_crossmatch.learning.voxels import WIDTH, Voxels, best, chosen, masks_by_kind, shares
 
 
 def test_of_each_kind_the_voxels_with_the_highest_scores_are_chosen():
@@ -54,6 +55,17 @@ def test_the_bank_is_a_ring_whose_rows_stay_where_nothing_real_comes():
     assert bank.filled.tolist() == [[1, 1, 1, 0, 1]]
     likeness = bank(torch.ones(1, 1, WIDTH))
     assert likeness[0].tolist() == pytest.approx([0.25, 0.25, 0.25, 0, 0.25])
+
+
+def test_each_kind_has_a_selector_of_its_own():
+    selectors = nn.ModuleList([nn.Linear(1, 1, bias=False) for _ in range(2)])
+    with torch.no_grad():
+        for weight, selector in enumerate(selectors):
+            selector.weight.fill_(weight)
+    rows = torch.tensor([[[1.0], [2.0]], [[0.0], [2.0]]])
+    assert torch.allclose(shares(selectors, rows), torch.tensor([[0.5, 0.5], [0.5, 0.8808]]), atol=1e-4)
+    with pytest.raises(ValueError, match="shorter"):
+        shares(selectors, rows[:1])
 
 
 def test_more_voxels_than_rows_fill_the_bank_once():

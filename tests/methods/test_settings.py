@@ -58,6 +58,18 @@ def test_tokens_of_the_readme():
     assert read == expected
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_every_default_is_a_value_that_its_token_may_have(method):
+    """None where the data decide: a default that no token can spell would be an own name for the same run."""
+    for setting in fields(method.Settings):
+        meta, default = setting.metadata, setting.default
+        if default is None:
+            continue
+        high = default if meta["high"] is None else meta["high"]
+        allowed = default in meta["choices"] if meta["choices"] else meta["low"] <= default <= high
+        assert allowed, setting.name
+
+
 PUBLISHED = {
     "LA": Settings(
         epochs=36, tau=0.85, optimizer="adamw", learning_rate=0.001, batch=2, unlabeled_batch=2, warmup=0.0

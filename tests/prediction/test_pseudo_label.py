@@ -65,7 +65,7 @@ def test_the_surest_cases_are_kept_and_at_least_one(keep, kept):
     assert surest({"a": 0.1, "b": 0.8, "c": 0.5, "d": 0.9}, keep) == list(kept)
 
 
-def test_a_stopped_run_goes_on_and_leaves_nothing_behind(tiny_copy):
+def test_a_stopped_run_goes_on_and_leaves_nothing_behind(tiny_copy, capsys):
     sure = dict.fromkeys(CASES[:2], 0.9)
     with pytest.raises(KeyboardInterrupt):
         make_pseudo_labeled(Model(tiny_copy, sure), tiny_copy.name, 911, "New")
@@ -73,6 +73,7 @@ def test_a_stopped_run_goes_on_and_leaves_nothing_behind(tiny_copy):
     again = Model(tiny_copy, dict.fromkeys(CASES, 0.8))
     target = make_pseudo_labeled(again, tiny_copy.name, 911, "New", keep=0.5)
     assert again.asked == CASES[2:]
+    assert "predicting: 100%|" in capsys.readouterr().err
     listed = json.loads((target / "pseudo_labels.json").read_text())
     assert {case: one["used"] for case, one in listed["cases"].items()} == {case: case in sure for case in CASES}
     assert {file.name for file in target.parent.iterdir()} == {tiny_copy.name, "Dataset911_New"}

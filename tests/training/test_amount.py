@@ -64,6 +64,7 @@ def test_a_class_that_leaves_the_usual_range_is_told_once():
         "unsup_weight": [0.99 * 0.5, 0.5, 0.5, 0.5, 0.5],
         "amount_liver": [3.0, 3.0, 2.5, 1.0, 0.4],
         "amount_spleen": [NAN, NAN, 1.9, 0.6, NAN],
+        "amount_kidney": [0.5, 0.5, 2.0, 2.0, 0.5],
     }
     told = [amount_warnings(curves, epoch, 0.5) for epoch in range(5)]
     assert [len(lines) for lines in told] == [0, 1, 0, 0, 1]

@@ -21,7 +21,12 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from trainers import make_trainer, weights_of
 
-from nnunetv2_crossmatch.cli.model_export import export_model, files_missing_for_zip_export, predict_command
+from nnunetv2_crossmatch.cli.model_export import (
+    MODEL_FILES,
+    export_model,
+    files_missing_for_zip_export,
+    predict_command,
+)
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.folders import exclusive
 from nnunetv2_crossmatch.training.checkpoints import (
@@ -514,6 +519,14 @@ def test_a_fold_without_checkpoint_is_named(model: Path, tmp_path: Path) -> None
         export_model(model, tmp_path / "shared")
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no model folder"):
-        export_model(tmp_path, tmp_path / "shared")
+@pytest.mark.parametrize(
+    "name", ["model", "Dataset998_Tiny/model", "Dataset998_Tiny/a__b", "models/nnUNetTrainer__nnUNetPlans__2d"]
+)
+def test_a_folder_that_is_no_model_is_refused(name: str, tmp_path: Path) -> None:
+    """Neither by its own name nor by that of the data set around it, even with all files of one."""
+    folder = tmp_path / name
+    folder.mkdir(parents=True)
+    for file in MODEL_FILES:
+        (folder / file).touch()
+    with pytest.raises(InputError, match=r"no model folder in .*DatasetXXX_Name/<trainer>__<plans>__<config"):
+        export_model(folder, tmp_path / "shared")

@@ -37,6 +37,8 @@ from nnunetv2_crossmatch.training.lock import lock_folder
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.trainer import nnUNetTrainerSemiSupervised
 
+NAN = float("nan")
+
 NAME = "nnUNetTrainerCrossMatch_3epochs_iters3_valiters2_seed7"
 ONE_EPOCH = "nnUNetTrainerCrossMatch_1epochs_iters3_valiters2_seed7"
 TESTS = Path(__file__).parents[1]
@@ -305,6 +307,25 @@ def test_31_overflow_under_a_gradient_scaler_is_no_news(capsys) -> None:
     for step in range(20):
         watch.count(torch.tensor(1.0), torch.tensor(float("inf") if step < 4 else 1.0))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("loss", "gradient", "overflow", "told"),
+    [
+        (NAN, 1.0, False, "the loss in 10, the gradient in 0; 10 steps"),
+        (1.0, NAN, False, "the loss in 0, the gradient in 10; 10 steps"),
+        (NAN, 1.0, True, "the loss in 10, the gradient in 0; 10 steps"),
+        (NAN, NAN, True, "the loss in 10, the gradient in 10; 10 steps"),
+        (1.0, NAN, True, ""),
+        (1.0, 1.0, False, ""),
+    ],
+)
+def test_31_either_of_loss_and_gradient_is_told(loss, gradient, overflow, told) -> None:
+    lines: list[str] = []
+    watch = durable.NonFiniteCounter(lines.append, expect_overflow=overflow)
+    for _ in range(10):
+        watch.count(torch.tensor(loss), torch.tensor(gradient))
+    assert [told in line for line in lines] == [True] * bool(told)
 
 
 def test_31_weights_that_are_not_finite_are_never_saved(prepared_copy: TinyDataset) -> None:

@@ -14,6 +14,7 @@ from torch import nn
 from trainers import started
 from waits import made_without_device, noticed_waits
 
+from nnunetv2_crossmatch.learning import exchange
 from nnunetv2_crossmatch.training import finite
 
 NAME = "nnUNetTrainerCrossMatch_2epochs_iters9_valiters1_seed1_warmup0"
@@ -57,6 +58,15 @@ def test_the_counters_of_values_that_are_not_finite_are_read_every_tenth_step():
             counter.count(torch.tensor(1.0), torch.tensor(1.0))
         reads.append(len(found) > 0)
     assert [number for number, read in enumerate(reads, 1) if read] == [10, 20]
+
+
+@pytest.mark.parametrize("happened", [False, True])
+def test_what_processes_tell_each_other_is_on_their_device(happened, monkeypatch):
+    monkeypatch.setattr(exchange.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(exchange.dist, "all_reduce", lambda values, op: None)
+    with made_without_device() as elsewhere:
+        assert exchange.any_process(happened, torch.device("cpu")) == happened
+    assert elsewhere == []
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.Monk
     assert panels[1].lines[0].get_xdata()[-1] == 39
 
 
+@pytest.mark.parametrize("epochs", [2, 3, 7, 100])
+def test_epochs_are_marked_by_a_few_whole_numbers(epochs: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figures = saved(monkeypatch)
+    draw_curves({"loss_sup": [1.0] * epochs}, tmp_path / "x")
+    marks = figures[0].axes[0].get_xticks()
+    assert [mark % 1 for mark in marks] == [0] * len(marks)
+    assert 2 <= len(marks) <= 8
+
+
 @pytest.mark.parametrize(
     ("count", "columns", "shape"), [(3, 4, (1, 3)), (5, 4, (2, 4)), (8, 4, (2, 4)), (0, 4, (1, 1))]
 )

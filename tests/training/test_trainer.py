@@ -213,7 +213,8 @@ def test_batch_sizes_are_settings(prepared_copy, name, labeled, unlabeled):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("_ubatch1", True), ("", False), ("_ubatch1_cutmix0", False), ("_ubatch1_unsup0", False)]
+    ("name", "told"),
+    [("_ubatch1", True), ("_ubatch2", False), ("", False), ("_ubatch1_cutmix0", False), ("_ubatch1_unsup0", False)],
 )
 def test_that_cutmix_is_off_is_told_where_it_has_no_partner(tiny_copy, name, told):
     trainer = make_trainer(tiny_copy, f"{SHORT}{name}")

@@ -232,6 +232,6 @@ def remove_other_cases(folder: Path, keep: Container[str]) -> None:
 
 def _files_with_case(folder: Path) -> list[tuple[Path, str]]:
     """Files of preprocessed cases, each with its case."""
-    files = list(folder.iterdir()) if folder.is_dir() else []
+    files = folder.iterdir() if folder.is_dir() else ()
     endings = ((file, next((ending for ending in ENDINGS if file.name.endswith(ending)), None)) for file in files)
     return [(file, file.name.removesuffix(ending)) for file, ending in endings if ending]

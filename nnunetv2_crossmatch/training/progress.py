@@ -35,6 +35,8 @@ CURVE_TITLES = {
     "pseudo_dice": "Dice of the pseudo-labels",
 }
 CURVE_COLOUR = "#1f5fa8"
+LONGEST_TITLE = 33
+"""Letters that leave room for the last value; a longer title, as of a class with a long name, is smaller."""
 
 
 def draw_curves(curves: Mapping[str, Sequence[float]], file: Path, columns: int = 4) -> None:
@@ -65,7 +67,7 @@ def _curve_panels(shown: Mapping[str, NDArray[np.float64]], columns: int) -> Fig
 def _draw_curve(axes: Axes, title: str, values: NDArray[np.float64]) -> None:
     marker = "o" if len(values) < 30 else ""
     axes.plot(np.arange(len(values)), values, color=CURVE_COLOUR, linewidth=1.6, marker=marker, markersize=3)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(title, fontsize=min(10, LONGEST_TITLE / len(title) * 10), loc="left")
     axes.set_xlabel("epoch", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))

@@ -44,9 +44,11 @@ def test_a_run_continues_to_the_bit_and_leaves_a_stock_network(prepared_copy, me
     steps(whole, 1)
     whole.save_latest()
     saved = torch.load(whole.folder / "checkpoint_latest.pth", weights_only=False)
+    decided = whole.method.decisions()
     reports = steps(whole, 2)
     assert all(math.isfinite(float(value)) for report in reports for value in report.values())
     again = resumed(prepared_copy, name_of(method))
+    assert again.method.decisions() == decided
     steps(again, 2)
     assert torch.equal(flat(whole.network), flat(again.network))
     assert again.method.decisions() == whole.method.decisions()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -47,6 +48,19 @@ def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.Monk
     assert [axes.axison for axes in panels] == [True, True, True, False]
     assert [axes.lines[0].get_marker() for axes in panels[:2]] == ["o", ""]
     assert panels[1].lines[0].get_xdata()[-1] == 39
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+def test_no_title_runs_into_the_last_value(columns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    figures = saved(monkeypatch)
+    long_name = "amount_right_ventricular_myocardium_with_papillary_muscles_and_trabeculae"
+    draw_curves({name: [-0.1234] for name in (*CURVE_TITLES, long_name)}, tmp_path / "x", columns)
+    canvas = FigureCanvasAgg(figures[0])
+    canvas.draw()
+    for axes in [axes for axes in figures[0].axes if axes.axison]:
+        title, value = (text.get_window_extent(canvas.get_renderer()) for text in (axes._left_title, axes.texts[0]))
+        assert title.x1 + 2 < value.x0, axes.get_title(loc="left")
+        assert title.height > 6
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 7, 100])

@@ -6,13 +6,15 @@ Limit: ellipsoids in noise, too small to learn from.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -200,6 +202,14 @@ def renamed(tiny: TinyDataset, name: str) -> TinyDataset:
     for folder in (tiny.raw, tiny.preprocessed):
         folder.rename(folder.with_name(name))
     return TinyDataset(tiny.root, name)
+
+
+@contextmanager
+def piped_output() -> Iterator[Callable[[], str]]:
+    """What has gone into the pipe that is standard output inside the block; nothing does before it is flushed."""
+    pipe = io.BytesIO()
+    with redirect_stdout(io.TextIOWrapper(pipe, encoding="utf-8")):
+        yield lambda: pipe.getvalue().decode()
 
 
 def fork_pools_of(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,7 +30,7 @@ from nnunetv2_crossmatch.data.manifest import (
     updated_file_info,
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
-from nnunetv2_crossmatch.data.signs_of_life import STALE_SECONDS, SignsOfLife, lives, may_live
+from nnunetv2_crossmatch.data.signs_of_life import SignsOfLife, lives, may_live
 from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, command_line
 
 READER = ".reader."  # in the names of the marks
@@ -214,8 +214,6 @@ def _is_held(mark: Path, elsewhere: bool, clock: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
-    if is_fresh:
-        print(f"Waiting for a sign of life of a training, {STALE_SECONDS:.0f} s at most: {mark}", flush=True)
     is_alive = is_fresh and lives(mark, clock)
     if not is_alive:
         mark.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from conftest import SHAPE_ZYX, TinyDataset, blob_case, write_volume
+from conftest import SHAPE_ZYX, TinyDataset, blob_case, piped_output, write_volume
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from test_preprocessing import CASES, folder_of, load, plans_of, three_channels
@@ -272,11 +272,12 @@ def folder(file: Path) -> None:
 @pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
 @pytest.mark.parametrize("place", ["imagesUn", "imagesTs", "imagesTr"])
 def test_20_what_is_no_file_does_not_stop_a_training_that_does_not_need_it(
-    prepared_copy: TinyDataset, capsys: pytest.CaptureFixture[str], place: str, make: Callable[[Path], None]
+    prepared_copy: TinyDataset, place: str, make: Callable[[Path], None]
 ) -> None:
     make(prepared_copy.raw / place / "extra_0000.nii.gz")
-    assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
-    assert ("Not used: extra" in capsys.readouterr().out) == (place == "imagesUn")
+    with piped_output() as told:
+        assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
+        assert ("Not used: extra" in told()) == (place == "imagesUn")
 
 
 @pytest.mark.parametrize("make", [broken_link, link_to_folder, folder])
@@ -481,13 +482,12 @@ def test_a_manifest_of_an_earlier_version_is_read_and_its_images_by_content(prep
     assert len(json.loads(manifest.read_text())["asked_for"]) == 4
 
 
-def test_cases_that_another_version_preprocessed_are_made_again(
-    prepared_copy: TinyDataset, monkeypatch, capsys
-) -> None:
+def test_cases_that_another_version_preprocessed_are_made_again(prepared_copy: TinyDataset, monkeypatch) -> None:
     monkeypatch.setattr(manifest_module, "PREPROCESSING", 2)
     assert "preprocessed by other versions" in training_error(prepared_copy)
-    preprocess(prepared_copy)
-    assert "4 of 4 unlabeled cases to preprocess" in capsys.readouterr().out
+    with piped_output() as told:
+        preprocess(prepared_copy)
+        assert "4 of 4 unlabeled cases to preprocess" in told()
     assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from conftest import TinyDataset, blob_case, write_volume
+from conftest import TinyDataset, blob_case, piped_output, write_volume
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from segmentation_folders import three_cases
 from test_preprocessing import folder_of, plans_of
@@ -106,11 +106,12 @@ def test_files_and_folders_have_the_permissions_of_the_umask(tmp_path: Path, mas
     assert modes == [of_file, of_folder, of_file]
 
 
-def test_cases_that_differ_in_upper_and_lower_case_only_are_told(tiny_copy: TinyDataset, preprocess, capsys):
+def test_cases_that_differ_in_upper_and_lower_case_only_are_told(tiny_copy: TinyDataset, preprocess):
     for name in ("Free_04", "TRAIN_01"):
         write_volume(blob_case(60 + len(name))[0], tiny_copy.raw / "imagesUn" / f"{name}_0000.nii.gz")
-    preprocess()
-    told = capsys.readouterr().out
+    with piped_output() as output:
+        preprocess()
+        told = output()
     assert "warning: Free_04 and free_04 differ in upper and lower case only" in told
     assert "warning: TRAIN_01 and train_01 differ in upper and lower case only" in told
     assert len(trainable_cases(plans_of(tiny_copy), "2d")) == 6

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import piped_output
 from filelock import FileLock
 
 from nnunetv2_crossmatch.data import signs_of_life, unlabeled_folder
@@ -61,7 +62,9 @@ def test_a_training_that_died_on_another_machine_hinders_nobody(
 ) -> None:
     """Known at once if its last sign of life is old enough."""
     mark, begun = mark_of_another_machine(unlabeled, age_s), time.monotonic()
-    check(unlabeled)
+    with piped_output() as told:
+        check(unlabeled)
+        assert told().count(f"Waiting for a sign of life of another process, 1 s at most: {mark}") == (age_s == 0)
     assert time.monotonic() - begun < at_most_s
     assert not mark.exists()
 
@@ -99,6 +102,19 @@ def test_a_training_that_ends_while_a_sign_of_life_is_waited_for_hinders_nobody(
     monkeypatch.setattr(unlabeled_folder, "lives", lambda mark, clock: mark.unlink())
     check(unlabeled)
     assert not mark.exists()
+
+
+def test_who_waits_for_another_preprocessing_is_told(unlabeled: UnlabeledFolder) -> None:
+    waiting = threading.Thread(target=check, args=(unlabeled,), daemon=True)
+    with piped_output() as told, folder_lock(unlabeled):
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while f"Waiting for another run that preprocesses {unlabeled.folder} ..." not in told():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert waiting.is_alive()
+    waiting.join(timeout=10)
+    assert not waiting.is_alive()
 
 
 def test_after_two_minutes_without_a_sign_of_life_a_process_counts_as_dead(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import piped_output
 
 from nnunetv2_crossmatch.data import signs_of_life
 from nnunetv2_crossmatch.errors import InputError
@@ -75,12 +76,14 @@ def test_a_training_that_lives_on_another_machine_is_not_joined(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("age_s", [0, 100])
-def test_a_training_that_died_on_another_machine_is_followed(tmp_path: Path, age_s: float, capsys) -> None:
+def test_a_training_that_died_on_another_machine_is_followed(tmp_path: Path, age_s: float) -> None:
     """At once, or as soon as it has given no sign of life for long enough."""
     holder = held_elsewhere(tmp_path, sign_of_life_every_s=20)
     os.utime(holder, (time.time() - age_s, time.time() - age_s))
-    lock_folder(tmp_path).release()
-    assert "process 7 on elsewhere, since today, gave no sign of life" in capsys.readouterr().out
+    with piped_output() as told:
+        lock_folder(tmp_path).release()
+        assert "process 7 on elsewhere, since today, gave no sign of life" in told()
+        assert ("Waiting for a sign of life of another process" in told()) == (age_s == 0)
 
 
 def test_a_record_of_an_earlier_version_does_not_hinder(tmp_path: Path) -> None:

@@ -80,7 +80,9 @@ def logs_to_wandb() -> bool:
 
 
 def patch_problems(plans: dict, configuration: str) -> Iterator[Problem]:
-    """Problem of a patch whose sides the strides of the network do not divide: its first step would fail.
+    """Problem of a patch whose sides the strides of the network do not divide, or of other axes than these.
+
+    Its first step would fail.
 
     Plans that were edited have it; those of architectures without strides are not checked.
     """
@@ -89,7 +91,12 @@ def patch_problems(plans: dict, configuration: str) -> Iterator[Problem]:
     if not strides:
         return
     sides = planned.patch_size
-    factors = [math.prod(axis) for axis in zip(*(_per_axis(stride, len(sides)) for stride in strides), strict=True)]
+    steps = [_per_axis(stride, len(sides)) for stride in strides]
+    if any(len(step) != len(sides) for step in steps):
+        detail = f"the patch {list(sides)} has {len(sides)} axes, the strides of the network are {strides}"
+        yield Problem("patch does not fit the network", configuration, detail, "give all of them as many axes")
+        return
+    factors = [math.prod(axis) for axis in zip(*steps, strict=True)]
     if any(side % factor for side, factor in zip(sides, factors, strict=True)):
         detail = f"the patch {list(sides)} is not divisible by {factors}, the strides of the network"
         fitting = [max(1, round(side / factor)) * factor for side, factor in zip(sides, factors, strict=True)]

@@ -10,6 +10,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,6 +203,13 @@ def renamed(tiny: TinyDataset, name: str) -> TinyDataset:
     for folder in (tiny.raw, tiny.preprocessed):
         folder.rename(folder.with_name(name))
     return TinyDataset(tiny.root, name)
+
+
+def assert_bar(output: str, title: str, cases: int) -> None:
+    """The progress bar of that name in standard error has counted so many cases, and says so."""
+    last = next(line for line in reversed(re.split(r"[\r\n]+", output)) if line.startswith(f"{title}: 100%|"))
+    assert f" {cases}/{cases} [" in last
+    assert re.search(r"case/s|s/case|\?case", last)
 
 
 @contextmanager

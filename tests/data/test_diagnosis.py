@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import blob_case, write_volume
+from conftest import assert_bar, blob_case, write_volume
 from trainers import started
 
 from nnunetv2_crossmatch.data.diagnosis import mean_dice, preprocess_reference_labels
@@ -50,7 +50,7 @@ def with_reference_labels(prepared_copy):
     return prepared_copy
 
 
-def test_a_reference_label_is_preprocessed_again_if_label_or_case_have_other_content(with_reference_labels):
+def test_a_reference_label_is_preprocessed_again_if_label_or_case_have_other_content(with_reference_labels, capsys):
     """Also if the new one is older, as those of archives are."""
     trainer = started(with_reference_labels, f"{SHORT}_diagnose1")
     reference = next(with_reference_labels.preprocessed.glob("*_2d_unlabeled_truth"))
@@ -63,9 +63,13 @@ def test_a_reference_label_is_preprocessed_again_if_label_or_case_have_other_con
     os.utime(with_reference_labels.raw / "labelsUn" / f"{first}.nii.gz", (0, 0))
     with (cases / f"{second}.pkl").open("ab") as stream:
         stream.write(b" ")
+    capsys.readouterr()
     preprocess_reference_labels(*arguments)
+    assert_bar(capsys.readouterr().err, "Preprocessing reference labels for diagnosis", 2)
     redone = {case: np.load(reference / f"{case}.npy").size > 1 for case in trainer.unlabeled_cases}
     assert redone == {first: True, second: True, **dict.fromkeys(others, False)}
+    preprocess_reference_labels(*arguments)
+    assert capsys.readouterr().err == ""
 
 
 def test_pseudo_label_dice_is_logged_without_effect_on_training(with_reference_labels):

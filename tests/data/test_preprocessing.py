@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHAPE_ZYX, TinyDataset, blob_case, write_volume
+from conftest import SHAPE_ZYX, TinyDataset, assert_bar, blob_case, write_volume
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -181,7 +181,7 @@ def test_only_changed_damaged_and_new_cases_are_redone_and_removed_ones_dropped(
     write_volume(blob_case(51)[0], raw / "free_08_0000.nii.gz")
     before = {file.name: file.stat().st_ino for file in folder.iterdir()}
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 2)
-    assert "3/3" in capsys.readouterr().err
+    assert_bar(capsys.readouterr().err, "Preprocessing unlabeled cases", 3)
     after = {file.name: file.stat().st_ino for file in folder.iterdir() if file.name.endswith("7.b2nd")}
     assert after == {"free_07.b2nd": before["free_07.b2nd"]}
     assert trainable_cases(plans_of(prepared_copy), "2d") == ["free_04", "free_05", "free_07", "free_08"]

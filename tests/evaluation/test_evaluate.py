@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import assert_bar
 from segmentation_folders import ball, three_cases, write, write_dataset_json
 
 from nnunetv2_crossmatch.errors import InputError
@@ -206,7 +207,7 @@ def test_a_given_dataset_json_replaces_other_class_names_with_a_note(
     assert len(scores.notes) == 2
 
 
-def test_two_folders_with_classes_in_another_order_are_compared(tmp_path: Path) -> None:
+def test_two_folders_with_classes_in_another_order_are_compared(tmp_path: Path, capsys) -> None:
     reference, predictions = two_class_folders(tmp_path)
     (reference.parent / "dataset.json").unlink()
     for folder, labels in ((predictions, {"core": 1, "shell": 2}), (tmp_path / "same", {"shell": 2, "core": 1})):
@@ -214,6 +215,7 @@ def test_two_folders_with_classes_in_another_order_are_compared(tmp_path: Path) 
         write_dataset_json(folder, {"background": 0, **labels})
     write(reference / "a.nii.gz", np.array([0, 2, 1], np.uint8)[ball() + ball(radius=2)])
     first, second = evaluate_folders(reference, [predictions, tmp_path / "same"])
+    assert_bar(capsys.readouterr().err, "evaluate", 1)
     assert compare_scores(first, second)["foreground_mean"]["dice"].mean == 0
 
 

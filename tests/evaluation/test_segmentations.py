@@ -49,6 +49,14 @@ def test_a_grid_that_differs_by_twice_the_tolerance_is_another(change: dict[str,
     assert problem.what == f"{what} differs from the reference"
 
 
+@pytest.mark.parametrize(("difference", "told"), [(0.000997, 0), (0.001003, 1)])
+def test_a_direction_may_differ_by_a_thousandth_however_it_lies(difference, told):
+    """Entries around 0.7, where a share of the entry would count, too."""
+    lies = np.pi / 4
+    turned = np.arccos(np.cos(lies) - difference) - lies
+    assert len(list(grid_problems(on_grid(turn=lies + turned), on_grid(turn=lies)))) == told
+
+
 @pytest.mark.parametrize("change", [{"spacing": (5.0, 1.0005, 2.0)}, {"origin": (0.005, 0, 0)}, {"turn": 0.0005}])
 def test_a_grid_that_differs_by_half_the_tolerance_is_the_same(change: dict[str, Any]) -> None:
     assert not list(grid_problems(on_grid(**change), on_grid()))

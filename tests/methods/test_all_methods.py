@@ -148,9 +148,18 @@ def count_passes(modules: list[torch.nn.Module], rows: int) -> dict[str, float]:
     return counts
 
 
-@pytest.mark.parametrize("method", [method.__name__ for method in METHODS])
-def test_the_passes_are_those_that_the_list_tells(method):
-    of_run, step = made(method, Task(2, dimensions=2, spacing=(1.0, 1.0)))
+@pytest.mark.parametrize(
+    ("method", "tokens"),
+    [
+        *((method.__name__, "") for method in METHODS),
+        ("FixMatch", "_ema0p9"),
+        ("FixMatch", "_mirrorteacher1"),
+        ("FixMatch", "_ema0p9_mirrorteacher1"),
+        ("CrossMatch", "_ema0p9_mirrorteacher1"),
+    ],
+)
+def test_the_passes_are_those_that_the_list_tells(method, tokens):
+    of_run, step = made(method, Task(2, dimensions=2, spacing=(1.0, 1.0)), tokens)
     counts = count_passes([step.network, of_run], 2)
     of_run.backward(step)
     assert counts == of_run.passes()._asdict()

@@ -92,7 +92,8 @@ def test_an_unlabeled_folder_linked_to_another_dataset_is_refused(original: Tiny
     shutil.rmtree(file.parent / "nnUNetPlans_2d_unlabeled")
     (file.parent / "nnUNetPlans_2d_unlabeled").symlink_to(original.preprocessed / "nnUNetPlans_2d_unlabeled")
     before = files(original.preprocessed)
-    with pytest.raises(InputError, match=r"link to .*a folder of another data set"):
+    told = r"folder of another data set in \S*/nnUNetPlans_2d_unlabeled: it is a link to .*a folder of another data set"
+    with pytest.raises(InputError, match=told):
         preprocess_unlabeled(COPY, "nnUNetPlans", ["2d"], 1)
     assert files(original.preprocessed) == before
 

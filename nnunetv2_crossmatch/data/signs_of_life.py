@@ -47,7 +47,7 @@ def may_live(file: Path, clock: Path) -> bool:
 def lives(file: Path, clock: Path) -> bool:
     """Wait until ``file`` is touched (True), or is gone or was not for :data:`STALE_SECONDS` (False); tells it."""
     seen = _touched(file)
-    if seen is not None and _now(clock) - seen < STALE_SECONDS:
+    if may_live(file, clock):
         print(f"Waiting for a sign of life of another process, {STALE_SECONDS:.0f} s at most: {file}", flush=True)
     while seen is not None and _now(clock) - seen < STALE_SECONDS:
         time.sleep(POLL_SECONDS)

@@ -80,11 +80,9 @@ def logs_to_wandb() -> bool:
 
 
 def patch_problems(plans: dict, configuration: str) -> Iterator[Problem]:
-    """Problem of a patch whose sides the strides of the network do not divide, or of other axes than these.
+    """Problem of a patch with other axes than the network's strides, or with sides that these do not divide.
 
-    Its first step would fail.
-
-    Plans that were edited have it; those of architectures without strides are not checked.
+    Its first step would fail. Plans that were edited have it; those of architectures without strides are not checked.
     """
     planned = PlansManager(plans).get_configuration(configuration)
     strides = planned.network_arch_init_kwargs.get("strides")

@@ -85,14 +85,12 @@ def test_a_mark_that_another_process_holds_is_not_waited_for(unlabeled: Unlabele
     reading = Reading(unlabeled.folder)
     (mark,) = unlabeled.folder.parent.glob(".*.reader.*")
     reading.release()
-    held, begun = FileLock(mark), time.monotonic()
-    with held:
+    with FileLock(mark):
         thread = threading.Thread(target=lambda: Reading(unlabeled.folder).release(), daemon=True)
         thread.start()
         thread.join(timeout=10)
         assert not thread.is_alive()
         assert mark.exists()
-    assert time.monotonic() - begun < 10
 
 
 def test_a_training_that_ends_while_a_sign_of_life_is_waited_for_hinders_nobody(

@@ -24,12 +24,18 @@ def probability(regions: bool, seed: int = 0) -> torch.Tensor:
     return torch.sigmoid(z) if regions else torch.softmax(z, 1)
 
 
+def keeping(p: torch.Tensor, regions: bool, updates: int) -> Labeling:
+    """Keeps 0.7 of every class, after so many updates by the same probabilities."""
+    labeling = Labeling(p.shape[1], regions, keep=0.7)
+    for _ in range(updates):
+        labeling.update(labeling(p, 0.5), {})
+    return labeling
+
+
 @pytest.mark.parametrize("regions", [False, True])
 def test_the_same_share_of_every_class_is_kept(regions):
     p = probability(regions)
-    labeling = Labeling(p.shape[1], regions, keep=0.7)
-    for _ in range(800):
-        labeling.update(labeling(p, 0.5), {})
+    labeling = keeping(p, regions, 800)
     label = labeling(p, 0.5)
     for inside in (False, True) if regions else range(3):
         for channel in range(2) if regions else (...,):
@@ -41,9 +47,7 @@ def test_the_same_share_of_every_class_is_kept(regions):
 @pytest.mark.parametrize("regions", [False, True])
 def test_the_threshold_of_a_class_stays_where_nothing_of_it_is_found(regions):
     p = probability(regions)
-    labeling = Labeling(p.shape[1], regions, keep=0.7)
-    for _ in range(100):
-        labeling.update(labeling(p, 0.5), {})
+    labeling = keeping(p, regions, 100)
     before = labeling.log_odds.clone()
     assert (before > 0).all()
     without = torch.full_like(p, 0.05) if regions else torch.tensor([0.9, 0.05, 0.05]).view(3, 1, 1).expand_as(p)

@@ -746,8 +746,8 @@ TRAINING = {
     ),
     "moving average updated although the optimizer skipped": Mutation(
         "training/trainer.py",
-        "        if self.main_stepped:\n            self.method.follow(step)\n",
-        "        self.method.follow(step)\n",
+        "        if self.main_stepped:\n            self.method.after_step(step)\n",
+        "        self.method.after_step(step)\n",
         MODULES,
         "scaler_skips",
     ),

@@ -50,7 +50,7 @@ def timed(trainer: str) -> str:
     """The name under which the time of a step on both kinds of images counts, whatever their weight if there is any."""
     usual = settings_from_name(trainer.split("_")[0]).unsupervised
     weight = usual if settings_from_name(trainer).unsupervised else 0.0
-    return changed(without_length(trainer), labeled_only=0.0, warmup=0.4, unsupervised=weight, least_amount=0.0)
+    return changed(without_length(trainer), labeled_only=0.0, warmup=0.4, unsupervised=weight)
 
 
 def labeled_only(trainer: str) -> float:

@@ -15,12 +15,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nnunetv2_crossmatch.learning.amounts import MeanAmounts
 from nnunetv2_crossmatch.learning.exchange import sum_over_processes
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel, label_of
 
 KEPT_RATE = 0.1  # of a threshold's log odds in a step, per difference of the shares
 MOST_SURE = 16.0  # log odds; float32 has no probability between it and 1
+AMOUNT_KEPT = 0.99  # of the mean amount in a step
 USUAL_AMOUNT = 1.2  # up to which, and down to whose inverse, an amount is left as it is
 SHIFT_RATE = 0.01  # of a shift in a step, per unit of the logarithm of the amount
 LARGEST_SHIFT = 3.0
@@ -40,11 +40,12 @@ class Labeling(nn.Module):
 
     Attributes:
         log_odds: (K,) thresholds of the confidence.
-        amounts: moving means of the shares of foreground classes over those in labeled volumes.
+        amount: (C or C - 1,) moving mean of the share of a foreground class over its share in labeled volumes.
         shift: (C or C - 1,) added to the logits.
     """
 
     log_odds: torch.Tensor
+    amount: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, channels: int, regions: bool, keep: float = 0.0, align: bool = False, soft: bool = False):
@@ -55,7 +56,7 @@ class Labeling(nn.Module):
         if keep:
             self.register_buffer("log_odds", torch.zeros(self.kinds))
         if align:
-            self.amounts = MeanAmounts(foreground)
+            self.register_buffer("amount", torch.ones(foreground))
             self.register_buffer("shift", torch.zeros(foreground))
 
     def forward(self, probability: torch.Tensor, tau: float) -> PseudoLabel:
@@ -107,8 +108,9 @@ class Labeling(nn.Module):
 
     def _move_shifts(self, share: torch.Tensor, wanted: torch.Tensor) -> None:
         """Against the part of each amount that is out of range; a class that no labeled volume has stays."""
-        self.amounts.update(share, wanted)
-        usual, size = math.log(USUAL_AMOUNT), self.amounts.mean.clamp(min=LEAST_AMOUNT).log()
+        now = torch.where(wanted > 0, share / wanted.clamp(min=1e-12), self.amount)
+        self.amount.mul_(AMOUNT_KEPT).add_((1 - AMOUNT_KEPT) * now)
+        usual, size = math.log(USUAL_AMOUNT), self.amount.clamp(min=LEAST_AMOUNT).log()
         excess = size - size.clamp(-usual, usual)
         self.shift.sub_(SHIFT_RATE * excess).clamp_(-LARGEST_SHIFT, LARGEST_SHIFT)
 

@@ -12,7 +12,6 @@ from typing import NamedTuple, cast
 import torch
 
 from nnunetv2_crossmatch.learning.cutmix import Box, paste
-from nnunetv2_crossmatch.learning.exchange import sum_over_processes
 from nnunetv2_crossmatch.learning.orientation import Orientation, oriented
 
 
@@ -32,12 +31,6 @@ class PseudoLabel(NamedTuple):
         if self.labels.dtype == torch.bool:
             return [self.labels[:, region].float().mean() for region in range(channels)]
         return [(self.labels == value).float().mean() for value in range(1, channels)]
-
-    def shares_over_processes(self, channels: int) -> torch.Tensor:
-        """:meth:`foreground_shares` of the samples of all processes."""
-        size = self.labels.new_tensor(self.labels.shape[0], dtype=torch.float32)
-        counts = sum_over_processes(torch.stack([*self.foreground_shares(channels), size.new_ones(())]) * size)
-        return counts[:-1] / counts[-1]
 
     def cutmixed(
         self, boxes: Sequence[Box | None], labeled: PseudoLabel | None = None, donors: Sequence[int | None] = ()

@@ -59,7 +59,7 @@ class Step:
         supervised_loss: the host's loss of (output, target).
         local_supervised_loss: the same without exchange between processes.
         head_loss: the host's loss of one head and the target at its resolution; ``supervised_loss`` if not given.
-        weight: of the unsupervised losses (u), a number or on the device.
+        weight: of the unsupervised losses (u).
         progress: share of the run that is done, 0 to 1.
         index: number of the step in the run.
         seed: of the run, equal in all processes.
@@ -84,7 +84,7 @@ class Step:
     supervised_loss: Callable[[Any, Any], torch.Tensor]
     local_supervised_loss: Callable[[Any, Any], torch.Tensor] | None = None
     head_loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-    weight: float | torch.Tensor = 1.0
+    weight: float = 1.0
     progress: float = 0.0
     index: int = 0
     seed: int = 0

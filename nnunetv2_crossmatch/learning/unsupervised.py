@@ -87,7 +87,7 @@ class UnsupervisedLoss:
             self._mixed[teacher, view] = label.cutmixed(self.boxes[view], self.references, self.donors.get(view, ()))
         return self._mixed[teacher, view]
 
-    def values(self, supervised: torch.Tensor, weight: float | torch.Tensor) -> dict[str, torch.Tensor | float]:
+    def values(self, supervised: torch.Tensor, weight: float) -> dict[str, torch.Tensor | float]:
         """The step's values to log, still on the device; a part without drawn students is 0.
 
         ``agreement`` is among them where several streams label.

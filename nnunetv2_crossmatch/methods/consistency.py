@@ -72,12 +72,11 @@ class ConsistencyMethod(Method):
 
     @classmethod
     def problems(cls, settings: Any, task: Task) -> list[Problem]:
-        """As inherited, and settings of strong views, which these methods have not."""
-        problems = super().problems(settings, task)
-        if settings.views != "host":
-            detail = f"views{settings.views} changes strong views, and {cls.__name__} has none"
-            problems.append(Problem("setting without effect", settings.trainer_name, detail, "leave it out"))
-        return problems
+        """Settings of strong views, which these methods have not."""
+        if settings.views == "host":
+            return []
+        detail = f"views{settings.views} changes strong views, and {cls.__name__} has none"
+        return [Problem("setting without effect", settings.trainer_name, detail, "leave it out")]
 
     def parts(self, step: Step) -> Parts:
         """Losses of a step."""

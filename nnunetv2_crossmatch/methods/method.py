@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from nnunetv2_crossmatch.errors import Problem
-from nnunetv2_crossmatch.learning.amounts import MeanAmounts
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import WEAK
 from nnunetv2_crossmatch.methods.settings import CommonSettings
@@ -48,12 +47,6 @@ class Passes(NamedTuple):
         return ENCODER_SHARE * encoder + (1 - ENCODER_SHARE) * decoder
 
 
-def no_whole_volumes(token: str, settings: CommonSettings) -> Problem:
-    """The data set has an ignore label, and ``token`` compares with shares in whole volumes."""
-    detail = f"{token} compares with whole volumes, and an ignore label says that these are annotated in part"
-    return Problem("setting without data", settings.trainer_name, detail, "leave it out")
-
-
 class Method(nn.Module):
     """Base of all methods; :meth:`losses` (or :meth:`backward`) is what a method must have.
 
@@ -65,7 +58,6 @@ class Method(nn.Module):
         unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
         settings (CommonSettings): of this run.
         task (Task): the labels of the data set.
-        mean_amounts: of the pseudo-labels, if the settings ask for a ``least_amount``; otherwise None.
     """
 
     Settings: ClassVar[type[CommonSettings]] = CommonSettings
@@ -77,14 +69,11 @@ class Method(nn.Module):
     def __init__(self, settings: Any, task: Task) -> None:
         super().__init__()
         self.settings, self.task = settings, task
-        self.mean_amounts = MeanAmounts(task.foreground) if settings.least_amount else None
 
     @classmethod
     def problems(cls, settings: Any, task: Task) -> list[Problem]:
         """Reasons why the method cannot train with these settings on this task; asked before anything is loaded."""
-        if not (settings.least_amount and task.ignore):
-            return []
-        return [no_whole_volumes("minamount", settings)]
+        return []
 
     @property
     def label_maps(self) -> int:
@@ -127,11 +116,6 @@ class Method(nn.Module):
         """
         return list(cases)
 
-    def weight_at(self, progress: float) -> float | torch.Tensor:
-        """Weight of the unsupervised losses at ``progress`` (0 to 1) of the run: 0 while an amount is out of range."""
-        weight = self.settings.unsupervised_at(progress)
-        return weight if self.mean_amounts is None else weight * self.mean_amounts.within(self.settings.least_amount)
-
     def backward(self, step: Step) -> Values:
         """Compute the gradients of a step; returns its values without gradient."""
         values = self.losses(step)
@@ -149,12 +133,5 @@ class Method(nn.Module):
     def decide_as(self, decisions: Mapping[str, Any]) -> None:
         """Take over the :meth:`decisions` of the run that is continued."""
 
-    def follow(self, step: Step) -> None:
-        """:meth:`after_step` and the labels' amounts; called if the network's optimizer really stepped."""
-        self.after_step(step)
-        if self.mean_amounts is not None and step.pseudo_labels is not None:
-            found = step.pseudo_labels.shares_over_processes(self.task.channels)
-            self.mean_amounts.update(found, found.new_tensor(list(step.class_shares.values())))
-
     def after_step(self, step: Step) -> None:
-        """Update what follows the network (moving averages, memory banks)."""
+        """Update what follows the network (moving averages, memory banks); called if its optimizer really stepped."""

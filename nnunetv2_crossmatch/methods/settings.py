@@ -81,15 +81,6 @@ class CommonSettings:
         low=0,
         high=1,
     )
-    least_amount: float = setting(
-        0.0,
-        "minamount",
-        "the unlabeled images have no weight while the pseudo-labels hold less of a class than this part of its share "
-        "in the labeled volumes, or more than the inverse; 0: they always have",
-        OURS,
-        low=0,
-        high=1,
-    )
     views: str = setting(
         "host",
         "views",

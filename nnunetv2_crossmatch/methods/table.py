@@ -34,7 +34,7 @@ from nnunetv2_crossmatch.learning.pseudo_labels import reference_label
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.learning.streams import LABELED, WEAK, StreamTable
 from nnunetv2_crossmatch.learning.unsupervised import UnsupervisedLoss
-from nnunetv2_crossmatch.methods.method import Method, Passes, Values, no_whole_volumes
+from nnunetv2_crossmatch.methods.method import Method, Passes, Values
 from nnunetv2_crossmatch.methods.table_settings import CONTRADICTIONS, TableSettings
 from nnunetv2_crossmatch.methods.tokens import spelled
 
@@ -62,13 +62,14 @@ class TableMethod(Method):
     def problems(cls, settings: Any, task: Task) -> list[Problem]:
         """Settings of which one leaves nothing for the other, and a task that one of them cannot judge."""
         tokens = [*spelled(settings), f"joint{settings.joint}"]  # 1 is a method's default, too
-        problems = super().problems(settings, task) + [
+        problems = [
             Problem("settings contradict each other", settings.trainer_name, detail, "leave one of them out")
             for together, detail in CONTRADICTIONS.items()
             if all(any(token.startswith(one) for token in tokens) for one in together)
         ]
         if settings.align and task.ignore:
-            problems.append(no_whole_volumes("align1", settings))
+            detail = "align1 compares with whole volumes, and an ignore label says that these are annotated in part"
+            problems.append(Problem("setting without data", settings.trainer_name, detail, "leave it out"))
         return problems
 
     def build(self, network: nn.Module, another: Callable[[], nn.Module]) -> None:

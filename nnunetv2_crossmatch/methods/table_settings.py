@@ -13,7 +13,6 @@ CONTRADICTIONS = {
     ("joint1", "execsequential"): "joint1 makes one batch of all images, execsequential takes them one after the other",
     ("joint1", "keep"): "joint1 counts every voxel, keep only the surest",
     ("joint1", "softlabels1"): "joint1 is under nnU-Net's loss, which takes hard labels, softlabels1 makes soft ones",
-    ("joint1", "minamount"): "joint1 has no weight of the unlabeled images, and minamount changes that weight",
     ("keep", "tauend"): "keep counts a share of the voxels, tauend those above a threshold",
     ("softlabels1", "absentskip"): "no class is absent from soft labels, absentskip leaves absent ones out",
 }

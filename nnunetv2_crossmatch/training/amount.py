@@ -30,33 +30,26 @@ def amounts(labels: PseudoLabel, channels: int, shares: Mapping[str, float]) -> 
 
 
 def amount_warnings(
-    curves: Mapping[str, Sequence[float]],
-    epoch: int,
-    weight: float,
-    remedy: str = "labeledmix0p5 or a higher tau",
-    least: float = 0.0,
+    curves: Mapping[str, Sequence[float]], epoch: int, weight: float, remedy: str = "labeledmix0p5 or a higher tau"
 ) -> list[str]:
-    """A line for each class whose amount has left the usual range in ``epoch``.
+    """A line for each class whose amount has left :data:`USUAL` in ``epoch``.
 
     Args:
         curves: a value per epoch by name.
         epoch: the last one.
         weight: of the unsupervised losses after the warm-up; before it an amount says nothing yet.
         remedy: what the method has against it.
-        least: below which, and above whose inverse, the unlabeled images have no weight, which is told in the warm-up,
-            too; 0: they always have, and :data:`USUAL` is the range.
     """
-    low, high = (least, 1 / least) if least else USUAL
-    told = curves.get("unsup_weight", ())
-
-    def unusual(name: str, epoch: int) -> bool:
-        warm = least or not told or told[epoch] > 0.99 * weight
-        return bool(warm) and (curves[name][epoch] < low or curves[name][epoch] > high)  # NaN is neither
-
-    effect = f" Until this is {low:g} to {high:g}, the unlabeled images have no weight." if least else ""
+    names = [name for name in curves if name.startswith(CURVE)]
     return [
         f"The pseudo-labels hold {curves[name][epoch]:.2f} times as much of {name.removeprefix(CURVE)} as the labeled "
-        f"volumes.{effect} If this lasts and the unlabeled images are not of another kind, try {remedy}."
-        for name in curves
-        if name.startswith(CURVE) and unusual(name, epoch) and not (epoch and unusual(name, epoch - 1))
+        f"volumes. If this lasts and the unlabeled images are not of another kind, try {remedy}."
+        for name in names
+        if _unusual(curves, name, epoch, weight) and not (epoch and _unusual(curves, name, epoch - 1, weight))
     ]
+
+
+def _unusual(curves: Mapping[str, Sequence[float]], name: str, epoch: int, weight: float) -> bool:
+    warm = "unsup_weight" not in curves or curves["unsup_weight"][epoch] > 0.99 * weight
+    value = curves[name][epoch]
+    return warm and (value < USUAL[0] or value > USUAL[1])  # NaN is neither

@@ -180,7 +180,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             self._average_gradients()
         gradient_norm = self._optimizer_step()
         if self.main_stepped:
-            self.method.follow(step)
+            self.method.after_step(step)
         self.steps_done += 1
         return self.step_done(values | self._facts_of_labels(batch, step), gradient_norm)
 
@@ -197,7 +197,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             supervised_loss=self.loss,
             head_loss=self.loss.loss if isinstance(self.loss, DeepSupervisionWrapper) else self.loss,
             local_supervised_loss=lambda *arguments: self.local_loss()(*arguments),
-            weight=self.method.weight_at(progress),
+            weight=self.settings.unsupervised_at(progress),
             progress=progress,
             index=self.steps_done,
             seed=self.seed,
@@ -296,8 +296,8 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
             means = {name: mean_over_processes(values) for name, values in curve_values(steps).items()}
             steps = [{"loss": means.pop("loss")}]
             self._log_curves(means)
-            of_run = self.settings.unsupervised, self.method.remedy, self.settings.least_amount
-            for line in amount_warnings(self.curves, self.current_epoch, *of_run):
+            weight, remedy = self.settings.unsupervised, self.method.remedy
+            for line in amount_warnings(self.curves, self.current_epoch, weight, remedy):
                 self.print_to_log_file(line)
         super().on_train_epoch_end(steps)
 

@@ -191,7 +191,7 @@ def test_whole_numbers_are_those_whose_field_is_declared_so():
 
 BOUNDS = {
     (0, 1): "align certain cutmix diagnose ema eta geometry gpuviews joint keep labeledmix labeledonly largest "
-    "minamount mirrorteacher pretrain recompute softlabels tau tauend verify warmup",
+    "mirrorteacher pretrain recompute softlabels tau tauend verify warmup",
     (0, 0.99): "featdrop strong weak",
     (0, 0.9): "filter",
     (0, None): "bank contrast correlation distance lr noise seed unsup",

@@ -72,26 +72,6 @@ def test_a_class_that_leaves_the_usual_range_is_told_once():
     assert "labeledmix0p5" in told[4][0]
 
 
-def test_amounts_that_leave_the_unlabeled_images_without_weight_are_told_at_once():
-    curves = {
-        "unsup_weight": [0.0, 0.0, 0.1, 0.5],
-        "amount_liver": [NAN, 0.2, 0.24, 0.3],
-        "amount_spleen": [1.0, 4.0, 4.1, 3.9],
-    }
-    told = [amount_warnings(curves, epoch, 0.5, least=0.25) for epoch in range(4)]
-    assert [len(lines) for lines in told] == [0, 1, 1, 0]
-    assert "0.20 times as much of liver" in told[1][0]
-    assert "4.10 times as much of spleen" in told[2][0]
-    assert "Until this is 0.25 to 4, the unlabeled images have no weight." in told[1][0]
-
-
-def test_the_trainer_says_for_what_the_weight_waits(prepared_copy):
-    trainer = started(prepared_copy, "nnUNetTrainerFixMatch_1epochs_iters2_valiters1_seed1_minamount1")
-    trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
-    (log,) = trainer.folder.glob("training_log*.txt")
-    assert "Until this is 1 to 1, the unlabeled images have no weight. If this lasts" in log.read_text()
-
-
 def test_the_trainer_logs_the_amount_of_each_class(prepared_copy):
     """Over the share in whole labeled volumes, not in what the loader shows the network."""
     trainer = started(prepared_copy, "nnUNetTrainerFixMatch_1epochs_iters2_valiters1_seed1")

@@ -245,7 +245,7 @@ def test_the_peer_of_the_network_is_the_same_in_both_processes(processes):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("state", ["log_odds", "amounts.mean", "shift"])
+@pytest.mark.parametrize("state", ["log_odds", "amount", "shift"])
 def test_thresholds_and_shifts_follow_the_labels_of_both_processes(processes, state):
     first, second = (process["labeling"][state] for process in processes)
     assert torch.equal(first, second)

@@ -116,7 +116,7 @@ def set_labeling(labeling: Any, slow: reference.SlowLabels) -> None:
         classes = range(0 if labeling.regions else 1, labeling.channels)
         slow.amount = {c: 3.0 / (1 + 20 * i) for i, c in enumerate(classes)}
         slow.shift = {c: 0.5 - i for i, c in enumerate(classes)}
-        labeling.amounts.mean.copy_(torch.tensor(list(slow.amount.values())))
+        labeling.amount.copy_(torch.tensor(list(slow.amount.values())))
         labeling.shift.copy_(torch.tensor(list(slow.shift.values())))
 
 
@@ -310,17 +310,6 @@ def test_the_unsupervised_losses_weigh_what_the_warm_up_says(prepared_copy, toke
     slow = Slow(trainer, **settings)
     assert_alike(trainer, slow, steps=1)
     assert slow.report["unsup_weight"] == pytest.approx(weight)
-
-
-@pytest.mark.parametrize(("mean", "weight"), [(0.48, 0.0), (0.52, 0.5), (1.9, 0.5), (2.1, 0.0)])
-@pytest.mark.parametrize("execution", ["stacked", "sequential"])
-def test_unlabeled_images_have_no_weight_while_an_amount_is_out_of_range(prepared_copy, execution, mean, weight):
-    trainer = in_double(started(prepared_copy, f"{PAPER}_exec{execution}_minamount0p5"))
-    trainer.method.mean_amounts.mean.fill_(mean)
-    assert_alike(trainer, Slow(trainer, u=weight), steps=1)
-    (step,) = trainer.steps.fetched()
-    expected = 0.99 * mean + 0.01 * step["amount_blob"]
-    assert trainer.method.mean_amounts.mean.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_first_part_of_a_run_is_the_hosts_step_on_labeled_images(prepared_copy):

@@ -38,7 +38,8 @@ def parser() -> argparse.ArgumentParser:
     add("-chk", default="checkpoint_final.pth", metavar="FILE", help="checkpoint (default: %(default)s)")
     add("-device", choices=("cuda", "cpu", "mps"), help="default: cuda if there is one, else cpu")
     add("--disable_tta", action="store_true", help="predict without mirroring: faster, a little worse")
-    add("--next", type=int, default=10, metavar="N", help="cases to label next (default: %(default)s)")
+    label_next = "cases to label next; where measured, no better than random ones, see docs (default: %(default)s)"
+    add("--next", type=int, default=10, metavar="N", help=label_next)
     held_out = "labeled cases that the model did not learn from (default: the validation cases of its folds)"
     add("--held-out", nargs=2, type=Path, metavar=("IMAGES", "LABELS"), help=held_out)
     add("--draws", type=int, default=3, metavar="N", help="draws of each perturbation (default: %(default)s)")

@@ -55,7 +55,7 @@ def main() -> None:
         raise InputError(
             Problem("folder missing", picture.parent, "for the picture", command_line("mkdir", "-p", picture.parent))
         )
-    print(f"Everything goes to {folder}; each command's own output to {folder / 'logs'}")
+    print(f"Everything goes to {folder}; each command's own output to {folder / 'logs'}", flush=True)
     print(f"\n{run_demo(folder, picture, QUICK_SIZE if arguments.quick else FULL_SIZE, arguments.device)}")
     print(f"picture: {picture}")
     if arguments.folder is None:

@@ -491,6 +491,26 @@ def test_cases_that_another_version_preprocessed_are_made_again(prepared_copy: T
     assert trainable_cases(plans_of(prepared_copy), "2d") == CASES
 
 
+def test_what_is_to_be_done_is_told_before_it_is_begun(tiny_copy: TinyDataset, monkeypatch) -> None:
+    """Also into a pipe or a file, which nothing reaches that is not flushed."""
+    seen: list[str] = []
+    with piped_output() as told:
+        monkeypatch.setattr(preprocessing, "_run_job_lists", lambda *_: seen.append(told()) or [])
+        preprocess(tiny_copy)
+    assert seen == [f"{tiny_copy.name} 2d: 4 of 4 unlabeled cases to preprocess\n"]
+
+
+def test_raw_images_that_this_machine_does_not_have_have_no_checksums(tiny_copy: TinyDataset) -> None:
+    """Also where dataset.json lists them."""
+    description = json.loads((tiny_copy.raw / "dataset.json").read_text())
+    cases = [file.name.split("_0000")[0] for file in (tiny_copy.raw / "imagesTr").iterdir()]
+    listed = {case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"} for case in cases}
+    asked = tiny_copy.name, description | {"dataset": listed}, cases
+    assert len(preprocessing.labeled_checksums(*asked)) == 4
+    shutil.rmtree(tiny_copy.raw)
+    assert preprocessing.labeled_checksums(*asked) == {}
+
+
 def test_an_image_of_equal_size_and_date_is_noticed(prepared_copy: TinyDataset) -> None:
     """As a copy that keeps the date, or an archive that gives all files one date."""
     file = images_folder(prepared_copy) / "free_05_0000.nii.gz"

@@ -127,7 +127,9 @@ def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:
         evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_nan_that_survives_reading_is_named(tmp_path: Path) -> None:
+    """In one line, without numpy's of a cast beside it."""
     write(tmp_path / "labelsTs" / "a.nrrd", ball())
     write(tmp_path / "predictions" / "a.nrrd", np.where(ball(), np.nan, 0).astype(np.float32))
     write_dataset_json(tmp_path, file_ending=".nrrd")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from segmentation_folders import SPACING_XYZ, ball, three_cases, write, write_da
 
 from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.evaluation.evaluate import evaluate_folder
+from nnunetv2_crossmatch.evaluation.segmentations import read_segmentation
 
 COMMAND = Path(sys.executable).with_name("nnUNetv2_crossmatch_evaluate")
 FLIPPED_DIRECTION = (-1, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -125,6 +127,16 @@ def test_a_cut_file_without_compression_is_named(tmp_path: Path) -> None:
     truncate(tmp_path / "predictions" / "a.nii")
     with pytest.raises(InputError, match="bytes are there"):
         evaluate_folder(tmp_path / "labelsTs", tmp_path / "predictions")
+
+
+def test_a_reader_gets_names_as_nnunet_gives_them(tmp_path: Path) -> None:
+    """Own readers of a data set may know nothing of paths."""
+    given: list[object] = []
+    header = {"spacing": (1.0, 1.0, 1.0)}
+    reader = SimpleNamespace(read_seg=lambda name: (given.append(name), (np.zeros((1, 2, 2, 2)), header))[1])
+    write(tmp_path / "a.nii.gz", ball())
+    read_segmentation(tmp_path / "a.nii.gz", reader)
+    assert given == [str(tmp_path / "a.nii.gz")]
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")

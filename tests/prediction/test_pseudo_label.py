@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from pathlib import Path
@@ -170,9 +171,10 @@ def test_the_command_predicts_what_the_hosts_command_predicts(prepared_copy):
     (model,) = prepared_copy.results.iterdir()
     before = {name: (raw / name).read_bytes() for name in files(raw)}
     given = ("-m", str(model), "-d", number, "-o", "911", "-device", "cpu")
-    said = prepared_copy.run("nnUNetv2_crossmatch_pseudo_label", *given).stdout
+    done = prepared_copy.run("nnUNetv2_crossmatch_pseudo_label", *given)
     target = prepared_copy.root / "raw" / "Dataset911_TinyPseudo"
-    assert f"Dataset911_TinyPseudo written to {target}" in said
+    assert f"Dataset911_TinyPseudo written to {target}" in done.stdout
+    assert {line.split(":")[0] for line in re.split(r"[\r\n]+", done.stderr) if "%|" in line} == {"predicting"}
     assert {name: (raw / name).read_bytes() for name in files(raw)} == before
     where = ("-d", number, "-c", "2d", "-f", "all", "-tr", TRAINER, "-device", "cpu", "-npp", "0", "-nps", "0")
     predicted = prepared_copy.root / "predicted"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import command_server
@@ -613,6 +614,14 @@ def killed() -> None:
 def log_of(trainer: Any) -> dict[str, list]:
     log = trainer.logger.get_checkpoint()
     return {name: values for name, values in log.items() if "timestamps" not in name}
+
+
+def test_38_the_state_is_saved_after_so_many_seconds(monkeypatch) -> None:
+    last = SimpleNamespace(saved_at=100.0)
+    for passed, due in ((-0.5, False), (0.0, True), (0.5, True)):
+        now = 100.0 + durable.SAVE_SECONDS + passed
+        monkeypatch.setattr(durable, "time", SimpleNamespace(monotonic=lambda now=now: now))
+        assert durable.DurableTrainer._save_is_due(last) == due
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])

@@ -61,6 +61,8 @@ def test_no_title_runs_into_the_last_value(columns: int, monkeypatch: pytest.Mon
         title, value = (text.get_window_extent(canvas.get_renderer()) for text in (axes._left_title, axes.texts[0]))
         assert title.x1 + 2 < value.x0, axes.get_title(loc="left")
         assert title.height > 6
+        assert value.x1 < axes.bbox.x1 + 1
+        assert value.y0 > axes.bbox.y1 - 1
 
 
 @pytest.mark.parametrize("epochs", [2, 3, 7, 100])

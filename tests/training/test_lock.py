@@ -87,6 +87,7 @@ def test_a_training_that_died_on_another_machine_is_followed(tmp_path: Path, age
         monkeypatch.setattr(signs_of_life, "time", waiting)
         lock_folder(tmp_path).release()
         assert "process 7 on elsewhere, since today, gave no sign of life" in told()
+        assert ("Waiting for a sign of life of another process" in told()) == (age_s == 0)
     assert bool(seen) == (age_s == 0)
     assert all("Waiting for a sign of life of another process" in text for text in seen)
 

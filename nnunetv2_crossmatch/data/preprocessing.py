@@ -252,7 +252,7 @@ def _check_cases_of_letters(raw: Iterable[str], reserved: Iterable[str], folder:
         fix = "rename one of each pair, or use a file system that tells upper from lower case"
         raise_if_any([Problem("one file for two cases", folder, f"{one} and {other}", fix) for one, other in twins])
     for one, other in twins + equal_but_for_case(raw, reserved):
-        print(f"warning: {one} and {other} differ in upper and lower case only: is it one patient?")
+        print(f"warning: {one} and {other} differ in upper and lower case only: is it one patient?", flush=True)
 
 
 def raw_case_names(dataset: str) -> list[str]:

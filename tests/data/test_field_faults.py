@@ -107,12 +107,12 @@ def test_files_and_folders_have_the_permissions_of_the_umask(tmp_path: Path, mas
 
 
 def test_cases_that_differ_in_upper_and_lower_case_only_are_told(tiny_copy: TinyDataset, preprocess, monkeypatch):
-    """Before anything is preprocessed."""
-    run, seen = preprocessing._run_job_lists, []
+    """Before the raw images are compared with what is preprocessed, which may take long."""
+    compare, seen = preprocessing.up_to_date_cases, []
     for name in ("Free_04", "TRAIN_01"):
         write_volume(blob_case(60 + len(name))[0], tiny_copy.raw / "imagesUn" / f"{name}_0000.nii.gz")
     with piped_output() as output:
-        monkeypatch.setattr(preprocessing, "_run_job_lists", lambda *given: seen.append(output()) or run(*given))
+        monkeypatch.setattr(preprocessing, "up_to_date_cases", lambda *given: seen.append(output()) or compare(*given))
         preprocess()
     (told,) = seen
     assert "warning: Free_04 and free_04 differ in upper and lower case only" in told

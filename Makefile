@@ -17,11 +17,11 @@ test: $(STAMP)
 
 # Compiles trainings of every method, and builds code with g++: minutes.
 test-compiler: $(STAMP)
-	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --show-capture=no tests/learning/test_compiled.py tests/training/test_compiled_methods.py
+	$(RUN) TEST_COMPILER=1 OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE python -m pytest -n 2 --show-capture=no -o timeout=0 tests/learning/test_compiled.py tests/training/test_compiled_methods.py
 
 # Builds the wheel and the source distribution and installs them in an environment of their own: minutes, and the network.
 test-install: $(STAMP)
-	$(RUN) TEST_INSTALL=1 python -m pytest tests/install
+	$(RUN) TEST_INSTALL=1 python -m pytest -o timeout=0 tests/install
 
 lint: $(STAMP)
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy

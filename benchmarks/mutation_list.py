@@ -684,7 +684,7 @@ TRAINING = {
     ),
     "gradients of the last step stay": Mutation(
         "training/trainer.py",
-        "            optimizer.zero_grad(set_to_none=True)\n",
+        "            optimizer.zero_grad()\n",
         "            pass\n",
         STEP,
         "2d-stacked-",

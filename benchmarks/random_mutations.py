@@ -7,7 +7,7 @@
 Prints the share noticed with its Wilson interval, and each survivor. A mistake that no input can show (equivalent)
 is left out once it stands in ``equivalent_mutations.txt`` with the reason. Limit: the tests that reach a module by
 imports, quick ones, those that name the place and nearest first, as far as the processor time goes; one that they
-would notice later, or by never ending, counts as missed.
+would notice later counts as missed.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def fits_in_memory(
 
 def free_memory(network: torch.nn.Module) -> None:
     """Remove the gradients of ``network`` and what an interrupted step left."""
-    network.zero_grad(set_to_none=True)
+    network.zero_grad()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

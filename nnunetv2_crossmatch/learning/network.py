@@ -70,7 +70,7 @@ class EncoderDecoder(nn.Module):
     def encode(self, images: torch.Tensor) -> Features:
         """Features of ``images`` (N, C, S)."""
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.encoder, images, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(self.encoder, images, use_reentrant=False)
         return self.encoder(images)
 
     def decode(

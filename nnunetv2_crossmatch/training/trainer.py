@@ -174,7 +174,7 @@ class nnUNetTrainerSemiSupervised(UnlabeledDataTrainer):
         if step.index == self.settings.first_unsupervised:
             self.method.start(self.bare_network)
         for optimizer in self.optimizers:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
         values = self.method.backward(step)
         if self.is_ddp:
             self._average_gradients()

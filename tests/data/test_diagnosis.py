@@ -65,7 +65,9 @@ def test_a_reference_label_is_preprocessed_again_if_label_or_case_have_other_con
         stream.write(b" ")
     capsys.readouterr()
     preprocess_reference_labels(*arguments)
-    assert_bar(capsys.readouterr().err, "Preprocessing reference labels for diagnosis", 2)
+    told = capsys.readouterr()
+    assert_bar(told.err, "Preprocessing reference labels for diagnosis", 2)
+    assert told.out == ""
     redone = {case: np.load(reference / f"{case}.npy").size > 1 for case in trainer.unlabeled_cases}
     assert redone == {first: True, second: True, **dict.fromkeys(others, False)}
     preprocess_reference_labels(*arguments)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from benchmarks.protocol.steps import read_runs
 from nnunetv2_crossmatch.cli.environment_checks import WRONG, check_dataset
 from nnunetv2_crossmatch.data.diagnosis import read_sources
 from nnunetv2_crossmatch.data.manifest import Manifest, find_damaged_cases, read_manifest, sources_changed
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
 from nnunetv2_crossmatch.data.preprocessing import _plans_manager, _raw_cases, _select_configurations
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.dataset_conversion.splits import assign_roles, read_splits
@@ -34,8 +35,9 @@ from nnunetv2_crossmatch.errors import InputError, Problem
 from nnunetv2_crossmatch.evaluation.evaluate import cases_with_nominal_spacing, read_conversion_record
 from nnunetv2_crossmatch.evaluation.label_schemes import read_label_schemes
 from nnunetv2_crossmatch.evaluation.published import comparison_caveats, count_labeled_patients
-from nnunetv2_crossmatch.evaluation.segmentations import find_reader
+from nnunetv2_crossmatch.evaluation.segmentations import find_reader, read_label_scheme
 from nnunetv2_crossmatch.prediction.pseudo_labeled import _begun
+from nnunetv2_crossmatch.prediction.second_training import read_fingerprint
 from nnunetv2_crossmatch.training.lock import _check_other_machine, _has_ended, _locked_error, _read_holder
 from nnunetv2_crossmatch.training.named import trainer_class
 from nnunetv2_crossmatch.training.record import RunRecord, check_same_inputs, read_record
@@ -383,6 +385,24 @@ def test_an_altered_json_file_is_used_or_refused_in_one_line(name: str, tmp_path
     contents += [twice_altered(target.content, draw) for _ in range(8)]
     faults = {content[:300]: fault for content in contents if (fault := fault_of(tmp_path, target, content))}
     assert faults == {}
+
+
+def test_files_into_which_nnunet_writes_what_is_no_number_are_read(tmp_path: Path, monkeypatch) -> None:
+    prepared(tmp_path, monkeypatch)
+    kinds: dict[str, Callable[[Path], Any]] = {
+        f"{PREPROCESSED}/nnUNetPlans.json": check_plans_file,
+        f"{PREPROCESSED}/dataset.json": check_dataset_file,
+        "dataset.json": lambda file: read_label_scheme(file).content,
+        "crossmatch_run.json": lambda file: read_record(file.parent).inputs,
+        "dataset_fingerprint.json": lambda file: read_fingerprint(file.parent),
+    }
+    contents = dict(zip(kinds, (PLANS, DATASET, DATASET, RECORD, {"spacings": []}), strict=True))
+    for name, read in kinds.items():
+        content = copy.deepcopy(contents[name])
+        content.get("made_of", content)["more"] = float("nan")
+        (tmp_path / name).write_text(json.dumps(content))
+        assert math.isnan(read(tmp_path / name)["more"]), name
+    check_dataset_name(tmp_path / PREPROCESSED / "nnUNetPlans.json")
 
 
 def test_a_fold_that_names_cases_which_are_not_there_is_refused(tmp_path: Path) -> None:

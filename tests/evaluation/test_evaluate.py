@@ -291,12 +291,13 @@ def test_rounding_of_the_header_is_no_mismatch(folders: tuple[Path, Path]) -> No
     assert evaluate_folder(*folders).values[0, 0, 0] == 1
 
 
-def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path]) -> None:
+def test_a_reader_named_in_dataset_json_is_used(folders: tuple[Path, Path], capsys) -> None:
     file = folders[0].parent / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "overwrite_image_reader_writer": "NibabelIO"}))
     scheme = read_label_scheme(file)
     reader = find_reader(scheme, folders[0] / "a.nii.gz")
     assert type(reader).__name__ == "NibabelIO"
+    assert capsys.readouterr().out == ""
     assert read_pair(folders[1] / "a.nii.gz", folders[0] / "a.nii.gz", reader, PredictionLabels(scheme)).spacing == (
         2,
         1,

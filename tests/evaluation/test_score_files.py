@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -171,6 +172,18 @@ def test_the_json_is_strict_and_has_null_for_undefined(tmp_path: Path) -> None:
     assert content["difference"]["minus"] == "other"
     assert content["difference"]["RV"]["dice"]["mean"] == 0
     assert content["reference"] == "labelsTs"
+
+
+def test_letters_beyond_ascii_are_written_alike_in_every_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, stacklevel=2: encoding or "ascii")  # as in locale C
+    paths = write_scores(replace(example(), classes=("Ventrikel, größer", "LV")), tmp_path / "made" / "for", ORIGIN)
+    write_scores(replace(example(), classes=("Ventrikel, größer", "LV")), tmp_path / "made" / "for", ORIGIN)  # again
+    contents = [path.read_bytes().decode() for path in paths]
+    assert ["größer" in content for content in contents] == [True, False, True]  # JSON has no letters beyond ASCII
+    assert json.loads(contents[1])["summary"].keys() >= {"Ventrikel, größer"}
+    assert contents[1].splitlines()[1].startswith('  "written_by"')
 
 
 def test_a_fault_while_writing_keeps_all_three_old_files(tmp_path: Path) -> None:

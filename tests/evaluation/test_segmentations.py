@@ -49,6 +49,11 @@ def test_a_grid_that_differs_by_twice_the_tolerance_is_another(change: dict[str,
     assert problem.what == f"{what} differs from the reference"
 
 
+def test_a_spacing_of_nanometres_is_compared_as_strictly() -> None:
+    (problem,) = grid_problems(on_grid((2e-6, 1e-6, 1.002e-6)), on_grid((2e-6, 1e-6, 1e-6)))
+    assert problem.what == "spacing (z, y, x) differs from the reference"
+
+
 @pytest.mark.parametrize(("difference", "told"), [(0.000997, 0), (0.001003, 1)])
 def test_a_direction_may_differ_by_a_thousandth_however_it_lies(difference, told):
     """Entries around 0.7, where a share of the entry would count, too."""

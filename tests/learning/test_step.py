@@ -211,6 +211,23 @@ def test_recomputed_activations_give_the_same_gradient(execution, residual):
     assert len(calls) == {"stacked": 2, "sequential": 1 + 3 * 2}[execution]
 
 
+def test_recomputed_activations_drop_the_same_features():
+    """Plans may name a dropout."""
+    network = EncoderDecoder(host_network(2, 2)).double()
+    network.encoder.stages[0].append(torch.nn.Dropout(0.5))
+    images = torch.rand(2, 1, 16, 16, dtype=torch.float64)
+
+    def of_square() -> torch.Tensor:
+        torch.manual_seed(0)
+        network.zero_grad()
+        network.decode(network.encode(images), labeled_rows=2)[0].square().sum().backward()
+        return torch.cat([p.grad.flatten() for p in network.encoder.parameters()])
+
+    held = of_square()
+    network.recompute = True
+    assert torch.allclose(of_square(), held, rtol=0, atol=1e-12 * held.abs().max())
+
+
 def test_out_of_gpu_memory_is_told_and_leaves_no_gradient():
     network = network_for(2, 2)
 

@@ -175,6 +175,7 @@ def test_the_command_predicts_what_the_hosts_command_predicts(prepared_copy):
     target = prepared_copy.root / "raw" / "Dataset911_TinyPseudo"
     assert f"Dataset911_TinyPseudo written to {target}" in done.stdout
     assert {line.split(":")[0] for line in re.split(r"[\r\n]+", done.stderr) if "%|" in line} == {"predicting"}
+    assert "old shape" not in done.stdout  # as nnU-Net's preprocessing says
     assert {name: (raw / name).read_bytes() for name in files(raw)} == before
     where = ("-d", number, "-c", "2d", "-f", "all", "-tr", TRAINER, "-device", "cpu", "-npp", "0", "-nps", "0")
     predicted = prepared_copy.root / "predicted"

@@ -407,9 +407,21 @@ def test_an_exported_model_is_named_as_a_stock_one_and_tells_its_origin(model: P
     content = load_checkpoint(exported / "fold_all" / "checkpoint_final.pth")
     assert content["trainer_name"] == "nnUNetTrainer"
     assert content["crossmatch_origin"] == json.loads((exported / "crossmatch_origin.json").read_text())
-    assert content["crossmatch_origin"]["trainer"] == TRAINER
+    origin = json.loads((exported / "crossmatch_origin.json").read_text())
+    assert origin["trainer"] == TRAINER
+    assert list(origin)[:2] == ["trainer", "dataset"]  # what one looks for comes first
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", origin["exported"])
     saved = load_checkpoint(model / "fold_all" / "checkpoint_final.pth")
     assert content.keys() - {"crossmatch_origin"} == saved.keys() - {"our_random_state"}  # all that the host saves
+
+
+def test_models_of_one_data_set_are_exported_side_by_side(model: Path, tmp_path: Path) -> None:
+    """Into a folder that has to be made first, with those above it, and then into the same."""
+    other = model.with_name(model.name.replace("nnUNetPlans", "otherPlans"))
+    shutil.copytree(model, other)
+    exported = [export_model(each, tmp_path / "shared" / "with" / "others") for each in (model, other)]
+    assert [each.name.split("__")[1] for each in exported] == ["nnUNetPlans", "otherPlans"]
+    assert len({each.parent for each in exported}) == 1
 
 
 def test_an_exported_model_travels_in_the_hosts_zip_file(model: Path, tiny_copy: TinyDataset, tmp_path: Path) -> None:

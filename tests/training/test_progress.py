@@ -50,6 +50,29 @@ def test_curves_share_an_axis_and_tell_their_last_value(monkeypatch: pytest.Monk
     assert panels[1].lines[0].get_xdata()[-1] == 39
 
 
+def test_a_panel_looks_as_it_is_meant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Sizes in points: what is drawn is larger than what is written beside it, and the grid lies behind both."""
+    figures = saved(monkeypatch)
+    draw_curves({"loss_sup": [3.0, 2.0]}, tmp_path / "x")
+    (axes,) = figures[0].axes
+    (line,), (value,) = axes.lines, axes.texts
+    assert (line.get_color(), line.get_linewidth(), line.get_markersize()) == ("#1f5fa8", 1.6, 3)
+    assert (axes._left_title.get_fontsize(), value.get_fontsize(), axes.xaxis.label.get_fontsize()) == (10, 9, 9)
+    assert {label.get_fontsize() for label in axes.get_xticklabels() + axes.get_yticklabels()} == {8}
+    assert (value.get_ha(), value.get_va()) == ("right", "bottom")
+    assert {grid.get_alpha() for grid in axes.get_xgridlines() + axes.get_ygridlines()} == {0.25}
+    assert {name: spine.get_visible() for name, spine in axes.spines.items()} == {
+        "left": True, "bottom": True, "top": False, "right": False,
+    }  # fmt: skip
+    assert axes.get_xlabel() == "epoch"
+
+
+@pytest.mark.parametrize(("count", "pixels"), [(1, (275, 396)), (5, (550, 1584))])
+def test_a_panel_has_so_many_pixels(count: int, pixels: tuple[int, int], tmp_path: Path):
+    draw_curves({str(i): [1.0] for i in range(count)}, tmp_path / "x")
+    assert imread(tmp_path / "x", "png").shape[:2] == pixels
+
+
 @pytest.mark.parametrize("columns", [1, 4])
 def test_no_title_runs_into_the_last_value(columns: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     figures = saved(monkeypatch)

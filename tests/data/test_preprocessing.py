@@ -8,6 +8,7 @@ import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,13 @@ from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_crossmatch.data import case_preprocessing, manifest
-from nnunetv2_crossmatch.data.case_preprocessing import constant_channels, empty_class_locations, run_jobs
+from nnunetv2_crossmatch.data.case_preprocessing import (
+    NnunetObjects,
+    _read,
+    constant_channels,
+    empty_class_locations,
+    run_jobs,
+)
 from nnunetv2_crossmatch.data.manifest import (
     ENDINGS,
     CaseRecord,
@@ -101,6 +108,29 @@ def test_what_finished_beside_a_failed_job_comes_before_its_error(
     assert {next(results)[0] for _ in range(7)} == set(range(8)) - {failing}
     with pytest.raises(OSError, match="no space"):
         next(results)
+
+
+@pytest.mark.parametrize(
+    ("message", "printed", "told"),
+    [
+        ("in sitk.cxx:\n\nITK ERROR: no header\n", "a warning\n", "ITK ERROR: no header"),  # libraries end with it
+        ("", "bad magic number\nin reader 3\n", "bad magic number"),  # as NRRD's reader, which only prints
+        ("", "", "RuntimeError"),
+    ],
+)
+def test_the_reason_of_an_unreadable_image_is_what_its_reader_says(
+    message: str, printed: str, told: str, tmp_path: Path, capsys
+) -> None:
+    def read_images(files: list[str]) -> None:
+        print(printed, end="")
+        raise RuntimeError(message)
+
+    reader = SimpleNamespace(image_reader_writer_class=lambda: SimpleNamespace(read_images=read_images))
+    file = tmp_path / "a_0000.nrrd"
+    file.touch()
+    with pytest.raises(InputError, match=f"image unreadable in .*{file.name}: {told}\\. Fix"):
+        _read(NnunetObjects(reader, None, {}), RawCase("a", (file,)))
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS)

@@ -44,6 +44,11 @@ def test_the_same_share_of_every_class_is_kept(regions):
             assert share == pytest.approx(0.7, abs=0.02)
 
 
+def test_a_confidence_that_is_the_threshold_counts():
+    """0.5 before the first update, and of a region no less is possible."""
+    assert Labeling(1, True, keep=0.7)(torch.full((1, 1, 2, 2), 0.5), 0.9).valid.all()
+
+
 @pytest.mark.parametrize("regions", [False, True])
 def test_the_threshold_of_a_class_stays_where_nothing_of_it_is_found(regions):
     p = probability(regions)

@@ -112,9 +112,13 @@ def empty_return(node: Any) -> Iterator[ast.AST]:
         yield ast.parse(f"return {node.empty}").body[0]
 
 
+SYMMETRIC = {"max", "min", "maximum", "minimum", "equal"}
+"""Functions and methods whose arguments may change places."""
+
+
 def exchanged_arguments(node: Any) -> Iterator[ast.AST]:
-    """Two neighbouring positional arguments of a call change places."""
-    if isinstance(node, ast.Call):
+    """Two neighbouring positional arguments of a call change places, where the order matters."""
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) not in SYMMETRIC:
         for i, (first, second) in enumerate(zip(node.args, node.args[1:], strict=False)):
             if not any(isinstance(one, ast.Starred) for one in (first, second)):
                 yield _changed(node, "args", [*node.args[:i], second, first, *node.args[i + 2 :]])

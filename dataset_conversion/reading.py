@@ -24,7 +24,7 @@ from nibabel.wrapstruct import WrapStructError
 from nnunetv2_crossmatch.data.file_formats import is_nifti
 from nnunetv2_crossmatch.data.file_integrity import check_file_integrity
 from nnunetv2_crossmatch.dataset_conversion.alignment import SPACING_TOLERANCE_MM, align_label, spacing_notes
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, system_reason, unread_reason
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 RIGHT_ANGLE_TOLERANCE = 1e-3
@@ -157,7 +157,7 @@ def _check_is_data(file: Path) -> None:
         with file.open("rb") as stream:
             start = stream.read(512).lstrip().lower()
     except OSError as error:
-        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
+        raise NotReadError(file_not_read(file, system_reason(error))) from error
     if not start:
         raise InputError(Problem("empty file", file, "it holds no data", "download it again"))
     if start.startswith(b"version https://git-lfs"):

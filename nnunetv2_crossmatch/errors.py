@@ -135,6 +135,11 @@ def install_excepthook() -> None:
     sys.excepthook = hook
 
 
+def system_reason(error: OSError) -> str:
+    """What the system says of ``error``, or, if other code raised it with words of its own, these."""
+    return error.strerror or str(error)
+
+
 def unread_reason(error: BaseException, file: Path | None = None) -> str | None:
     """Why a file could not be read, if ``error`` says nothing about its bytes; None if it may be about them.
 
@@ -144,7 +149,7 @@ def unread_reason(error: BaseException, file: Path | None = None) -> str | None:
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.errno not in ABOUT_CONTENT:
-        return error.strerror or str(error)
+        return system_reason(error)
     lines = str(error).splitlines()
     told = next((line.strip() for line in lines if any(text in line.lower() for text in SHORTAGES)), None)
     return told or (_reading_fault(file) if file is not None else None)
@@ -157,7 +162,7 @@ def _reading_fault(file: Path) -> str | None:
             while stream.read(CHUNK_BYTES):
                 pass
     except OSError as error:
-        return error.strerror or str(error)
+        return system_reason(error)
     return None
 
 
@@ -178,7 +183,7 @@ def variable_not_set(variable: str) -> Problem:
 
 def access_problem(error: OSError, where: str | Path) -> Problem | None:
     """Problem of a place that may not be read or written, or of a full disk; None if ``error`` is another one."""
-    reason = error.strerror or str(error)
+    reason = system_reason(error)
     if error.errno in NO_ACCESS:
         return Problem("no access", where, reason, "mend the permissions, or use another folder; then run again")
     if error.errno in FULL_DISK:

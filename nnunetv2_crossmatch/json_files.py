@@ -13,7 +13,7 @@ from pathlib import Path
 from types import EllipsisType, NoneType
 from typing import Any, NoReturn
 
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, system_reason, unread_reason
 
 Form = Any
 """What a value must be: ``int``, ``float`` (any number; both below 2**63 in size), ``str``, ``None``,
@@ -55,7 +55,7 @@ def read_json(
         content = _parsed(file.read_bytes(), byte_order_mark, nan)
         check_form(content, form)
     except FileNotFoundError as error:
-        raise MissingFileError(Problem("file missing", file, str(error.strerror), fix)) from None
+        raise MissingFileError(Problem("file missing", file, system_reason(error), fix)) from None
     except (OSError, MemoryError) as error:
         raise NotReadError(file_not_read(file, unread_reason(error) or str(error))) from error
     except (ValueError, RecursionError) as error:

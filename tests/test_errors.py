@@ -20,7 +20,7 @@ from nnunetv2_crossmatch.data.manifest import CaseRecord, FileInfo, case_damage
 from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.unlabeled_folder import UnlabeledFolder, up_to_date_cases
 from nnunetv2_crossmatch.dataset_conversion.reading import Spacing, read_h5, read_nifti, read_nrrd
-from nnunetv2_crossmatch.errors import InputError, NotReadError, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, system_reason, unread_reason
 from nnunetv2_crossmatch.evaluation.segmentations import read_segmentation
 from nnunetv2_crossmatch.training.record import read_record
 
@@ -35,6 +35,14 @@ ABOUT_BYTES = [
     ValueError("negative seek"),
     EOFError(),
 ]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(OSError(errno.EIO, "no answer", "/a/file"), "no answer"), (OSError("words of a library"), "words of a library")],
+)
+def test_the_reason_is_the_systems_or_that_of_the_code_which_raised_the_error(error: OSError, told: str) -> None:
+    assert system_reason(error) == told
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=repr)

@@ -45,7 +45,7 @@ from benchmarks.protocol.timing import (
 )
 from benchmarks.protocol.trainers import control_of, timed
 from nnunetv2_crossmatch.demo.stages import Stages
-from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any
+from nnunetv2_crossmatch.errors import InputError, Problem, command, command_line, raise_if_any, system_reason
 from nnunetv2_crossmatch.folders import write_json
 
 TIMES = "step_times.json"
@@ -249,7 +249,7 @@ def queued(file: Path) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        detail = error.strerror or str(error)
+        detail = system_reason(error)
         raise InputError(Problem("queue unreadable", file, detail, "check the path")) from error
     return [line for line in lines if line and not line.startswith("#")]
 

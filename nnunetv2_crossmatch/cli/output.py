@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, system_reason
 
 
 def print_result(text: str, fix: str) -> None:
@@ -25,7 +25,7 @@ def print_result(text: str, fix: str) -> None:
         print(text.encode(encoding, errors="replace").decode(encoding), flush=True)
     except OSError as error:
         _discard_output()
-        raise InputError(Problem("output not printed", "", error.strerror or str(error), fix)) from error
+        raise InputError(Problem("output not printed", "", system_reason(error), fix)) from error
 
 
 def _discard_output() -> None:

@@ -34,7 +34,7 @@ from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.reader_warnings import collected_warnings
 from nnunetv2_crossmatch.data.voxel_size import check_voxel_size
 from nnunetv2_crossmatch.data.workers import exit_with_parent
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, unread_reason
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, system_reason, unread_reason
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def preprocess_case(job: Job) -> PreprocessedCase | Problem:
     except InputError as error:
         return error.problems[0]
     except OSError as error:
-        return file_not_read(Path(error.filename or case.images[0]), str(error.strerror))
+        return file_not_read(Path(error.filename or case.images[0]), system_reason(error))
     preprocessor = nnunet.configuration_manager.preprocessor_class(verbose=False)
     data, seg, properties = preprocessor.run_case_npy(
         data, None, properties, nnunet.plans_manager, nnunet.configuration_manager, nnunet.dataset_json

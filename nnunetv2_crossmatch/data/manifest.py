@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, file_not_read, system_reason
 from nnunetv2_crossmatch.folders import atomic_write
 from nnunetv2_crossmatch.json_files import MissingFileError, read_json
 
@@ -148,7 +148,7 @@ def _file_damage(file: Path, known: FileInfo) -> str:
     except FileNotFoundError:
         return "file missing"
     except OSError as error:
-        raise NotReadError(file_not_read(file, error.strerror or str(error))) from error
+        raise NotReadError(file_not_read(file, system_reason(error))) from error
 
 
 def find_damaged_cases(folder: Path, manifest: Manifest) -> dict[str, list[tuple[Path, str]]]:

@@ -31,7 +31,7 @@ from nnunetv2_crossmatch.data.manifest import (
 )
 from nnunetv2_crossmatch.data.raw_cases import RawCase
 from nnunetv2_crossmatch.data.signs_of_life import SignsOfLife, lives, may_live
-from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, command_line
+from nnunetv2_crossmatch.errors import InputError, NotReadError, Problem, command_line, system_reason
 
 READER = ".reader."  # in the names of the marks
 VOXEL_INDEPENDENT_ENTRIES = frozenset(
@@ -115,7 +115,7 @@ def disk_errors_reported(unlabeled: UnlabeledFolder) -> Iterator[None]:
         yield
     except OSError as error:
         place = unlabeled.folder if unlabeled.folder.is_dir() else unlabeled.folder.parent
-        detail = f"{error.strerror} ({shutil.disk_usage(place).free} bytes free)"
+        detail = f"{system_reason(error)} ({shutil.disk_usage(place).free} bytes free)"
         remedy = f"make room or mend the permissions, then {unlabeled.command}; finished cases are kept"
         raise InputError(Problem("cannot write", unlabeled.folder, detail, remedy)) from error
 

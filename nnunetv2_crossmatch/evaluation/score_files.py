@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_crossmatch.errors import InputError, Problem
+from nnunetv2_crossmatch.errors import InputError, Problem, system_reason
 from nnunetv2_crossmatch.evaluation.scores import (
     CONFIDENCE,
     RESAMPLES,
@@ -212,7 +212,7 @@ def write_scores(
             for path, text in zip(text_paths, texts.values(), strict=True):
                 path.write_text(text, encoding="utf-8")
     except OSError as error:
-        problem = Problem("scores not written", folder, error.strerror or str(error), "choose another folder with -o")
+        problem = Problem("scores not written", folder, system_reason(error), "choose another folder with -o")
         raise InputError(problem) from error
     return paths
 

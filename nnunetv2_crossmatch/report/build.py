@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from nnunetv2_crossmatch.data.reader_warnings import print_warnings
-from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all
+from nnunetv2_crossmatch.errors import InputError, Problem, raise_if_any, run_all, system_reason
 from nnunetv2_crossmatch.evaluation.evaluate import (
     EvaluationOptions,
     conversion_record_files,
@@ -88,7 +88,7 @@ def write_report(request: ReportRequest, output: Path) -> None:
                 path.write_text(page, encoding="utf-8")
     except OSError as error:
         fix = "choose another file with -o"
-        raise InputError(Problem("report not written", output, error.strerror or str(error), fix)) from error
+        raise InputError(Problem("report not written", output, system_reason(error), fix)) from error
 
 
 def collect_content(request: ReportRequest, output: Path) -> ReportContent:

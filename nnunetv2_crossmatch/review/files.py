@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_crossmatch.errors import InputError, Problem, access_problem
+from nnunetv2_crossmatch.errors import InputError, Problem, access_problem, system_reason
 from nnunetv2_crossmatch.evaluation.score_files import escape_formula, files_written_together, json_number
 from nnunetv2_crossmatch.report.build import check_output_file
 from nnunetv2_crossmatch.review.conclusions import Conclusions, ReviewedCase
@@ -47,7 +47,7 @@ def write_files(found: Conclusions, page: str, origin: Origin, output: Path) -> 
             write_csv(found, table)
             content.write_text(json.dumps(as_json(found, origin), indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = system_reason(error)
         other = Problem("review not written", output, reason, "choose another file with -o")
         raise InputError(access_problem(error, output) or other) from error
 

@@ -27,6 +27,7 @@ from nnunetv2_crossmatch.errors import (
     UnsupportedError,
     command_line,
     raise_if_any,
+    system_reason,
     variable_not_set,
 )
 from nnunetv2_crossmatch.folders import dataset_number
@@ -71,7 +72,7 @@ def check_writable(folder: Path) -> None:
             return
     except OSError as error:
         fix = f"{command_line('chmod', 'u+w', nearest)}, or use another folder"
-        raise InputError(Problem("not writable", nearest, error.strerror or str(error), fix)) from error
+        raise InputError(Problem("not writable", nearest, system_reason(error), fix)) from error
 
 
 def logs_to_wandb() -> bool:

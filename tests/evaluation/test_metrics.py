@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nnunetv2_crossmatch.evaluation.metrics import Measures, apply_literature_convention, border_mask, compute_measures
+from nnunetv2_crossmatch.evaluation.metrics import (
+    Measures,
+    apply_literature_convention,
+    border_mask,
+    compute_measures,
+    surface_distances,
+)
 
 
 def ours(measures: Measures) -> tuple[float, ...]:
@@ -88,6 +94,15 @@ def test_two_voxels_three_steps_apart_are_three_steps_and_six_millimetres_apart(
     prediction, reference = np.zeros((2, 1, 8), bool)
     prediction[0, 1] = reference[0, 4] = True
     assert ours(compute_measures(prediction, reference, (1, 2))) == (0, 0, 3, 3, 6, 6)
+
+
+@pytest.mark.parametrize("unit", [1e-7, 1e7])
+def test_millimetres_follow_the_unit_however_small_it_is(unit: float) -> None:
+    """Distances along axes of other lengths, in voxels of nanometres and of kilometres."""
+    masks = [np.zeros((9, 9), bool) for _ in range(2)]
+    masks[0][1, 1] = masks[1][4, 7] = True
+    expected = surface_distances(*masks, (1.0, 1.5))[2:]
+    assert surface_distances(*masks, (unit, 1.5 * unit))[2:] == pytest.approx([unit * value for value in expected])
 
 
 def test_asd_goes_from_prediction_to_reference() -> None:

@@ -27,7 +27,7 @@ from benchmarks.protocol.steps import read_runs
 from nnunetv2_crossmatch.cli.environment_checks import WRONG, check_dataset
 from nnunetv2_crossmatch.data.diagnosis import read_sources
 from nnunetv2_crossmatch.data.manifest import Manifest, find_damaged_cases, read_manifest, sources_changed
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file
+from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file, check_plans_form
 from nnunetv2_crossmatch.data.preprocessing import _plans_manager, _raw_cases, _select_configurations
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.dataset_conversion.splits import assign_roles, read_splits
@@ -403,6 +403,13 @@ def test_files_into_which_nnunet_writes_what_is_no_number_are_read(tmp_path: Pat
         (tmp_path / name).write_text(json.dumps(content))
         assert math.isnan(read(tmp_path / name)["more"]), name
     check_dataset_name(tmp_path / PREPROCESSED / "nnUNetPlans.json")
+
+
+@pytest.mark.parametrize("name", ["per_channel", "by_modality"])  # the second in plans of earlier versions
+def test_intensities_that_are_no_object_by_channel_are_refused(name: str) -> None:
+    plans = {key: value for key, value in PLANS.items() if not key.startswith("foreground")}
+    with pytest.raises(InputError, match=r"unusable plans in plans\.json: 0: 1\.5 instead of an object"):
+        check_plans_form({**plans, f"foreground_intensity_properties_{name}": {"0": 1.5}}, "plans.json")
 
 
 def test_a_fold_that_names_cases_which_are_not_there_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ import torch
 from slow_consistency import largest_component, signed_distance
 
 from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
+from waits import noticed_waits
+
 from nnunetv2_crossmatch.learning.shapes import distance_maps, largest_components
 
 
@@ -29,6 +31,15 @@ def test_of_every_class_the_largest_component_stays(shape):
     for before, after in zip(labels.numpy(), kept, strict=True):
         for value in (1, 2):
             assert np.array_equal(after == value, largest_component(before == value))
+
+
+def test_what_numpy_is_given_was_copied_from_the_device():
+    labels = random_labels(2, 5, 6)
+    for use in (lambda: largest_components(labels, 3), lambda: distance_maps(label_of(labels), 3)):
+        with noticed_waits() as found:
+            use()
+        copied, given = ([place for place, name in enumerate(found) if name == each] for each in ("Tensor.cpu", "Tensor.numpy"))
+        assert copied == [place - 1 for place in given] != []
 
 
 def test_the_cost_of_a_mask_does_not_grow_with_the_square_of_its_components():

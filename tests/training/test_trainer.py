@@ -193,12 +193,14 @@ def test_cheaper_steps_train_and_are_logged(prepared_copy, tokens, monkeypatch):
 def test_a_seed_chooses_kernels_that_repeat_themselves(tiny_copy, monkeypatch):
     """The host lets cuDNN choose by timing; the flags are seen while the run lasts, and are the host's afterwards."""
     seen, cudnn = [], torch.backends.cudnn
-    monkeypatch.setattr(nnUNetTrainer, "run_training", lambda _: seen.append((cudnn.deterministic, cudnn.benchmark)))
+    monkeypatch.setattr(
+        nnUNetTrainer, "run_training", lambda _: seen.append((cudnn.enabled, cudnn.deterministic, cudnn.benchmark))
+    )
     with cudnn.flags(enabled=True, benchmark=True, deterministic=False):
         for name in (SHORT, f"{SHORT}_seed5"):
             make_trainer(tiny_copy, name).run_training()
         assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
-    assert seen == [(False, True), (True, False)]
+    assert seen == [(True, False, True), (True, True, False)]
 
 
 @pytest.mark.parametrize(

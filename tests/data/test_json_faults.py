@@ -27,7 +27,12 @@ from benchmarks.protocol.steps import read_runs
 from nnunetv2_crossmatch.cli.environment_checks import WRONG, check_dataset
 from nnunetv2_crossmatch.data.diagnosis import read_sources
 from nnunetv2_crossmatch.data.manifest import Manifest, find_damaged_cases, read_manifest, sources_changed
-from nnunetv2_crossmatch.data.plans_check import check_dataset_file, check_dataset_name, check_plans_file, check_plans_form
+from nnunetv2_crossmatch.data.plans_check import (
+    check_dataset_file,
+    check_dataset_name,
+    check_plans_file,
+    check_plans_form,
+)
 from nnunetv2_crossmatch.data.preprocessing import _plans_manager, _raw_cases, _select_configurations
 from nnunetv2_crossmatch.data.unlabeled_folder import unlabeled_folder_of
 from nnunetv2_crossmatch.dataset_conversion.splits import assign_roles, read_splits

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 from slow_consistency import largest_component, signed_distance
-
-from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 from waits import noticed_waits
 
+from nnunetv2_crossmatch.learning.pseudo_labels import PseudoLabel
 from nnunetv2_crossmatch.learning.shapes import distance_maps, largest_components
 
 
@@ -38,7 +37,9 @@ def test_what_numpy_is_given_was_copied_from_the_device():
     for use in (lambda: largest_components(labels, 3), lambda: distance_maps(label_of(labels), 3)):
         with noticed_waits() as found:
             use()
-        copied, given = ([place for place, name in enumerate(found) if name == each] for each in ("Tensor.cpu", "Tensor.numpy"))
+        copied, given = (
+            [place for place, name in enumerate(found) if name == each] for each in ("Tensor.cpu", "Tensor.numpy")
+        )
         assert copied == [place - 1 for place in given] != []
 
 

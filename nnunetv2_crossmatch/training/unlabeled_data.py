@@ -178,7 +178,7 @@ class UnlabeledDataTrainer(ParallelTrainer):
 
     def cases_of_epoch(self) -> list[str]:
         """The unlabeled cases that the current epoch draws from: all of them, unless a method says otherwise."""
-        return self.unlabeled_cases
+        return list(self.unlabeled_cases)
 
     def on_train_epoch_start(self) -> None:
         """As inherited, with a loader of other unlabeled cases if the epoch draws from others."""

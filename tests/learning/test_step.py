@@ -248,10 +248,15 @@ def test_other_errors_of_a_step_are_not_taken_for_lack_of_memory():
         fits_in_memory(broken, network_for(2, 2))
 
 
+IMAGES = {WEAK: torch.zeros(1)}
+
+
 def first_draws(**changes):
     """The first number of each generator of a step of seed 1, index 3 and rank 0, with ``changes``."""
-    images = {WEAK: torch.zeros(1)}
-    step = replace(Step(None, images, None, Task(2), None, seed=1, index=3, rank=0), **changes)
+    return draws_of(replace(Step(None, IMAGES, None, Task(2), None, seed=1, index=3, rank=0), **changes))
+
+
+def draws_of(step):
     return step.shared_rng.random(), step.rng.random(), torch.rand(1, generator=step.generator).item()
 
 
@@ -264,6 +269,12 @@ def test_draws_follow_from_seed_step_and_process_and_are_those_of_nothing_else()
     assert on_device not in [one[2] for one in of_others]
     of_loaders_and_views = [np.random.default_rng((1, 0, kind, 3)).random() for kind in (0, 1, 4)]
     assert len({shared, own, *of_loaders_and_views}) == 5
+
+
+def test_a_step_of_which_nothing_is_told_is_the_first_one_of_a_single_process():
+    step = Step(None, IMAGES, None, Task(2), None)
+    assert draws_of(step) == first_draws(seed=0, index=0, rank=0)
+    assert (step.weight, step.progress, step.distributed) == (1.0, 0.0, False)
 
 
 def test_a_step_without_exchange_has_the_losses_of_its_process_alone():

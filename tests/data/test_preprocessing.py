@@ -381,6 +381,12 @@ def test_a_broken_manifest_is_a_clean_error(tmp_path: Path, content: bytes) -> N
         read_manifest(tmp_path / "manifest.json", "do it again")
 
 
+def test_a_manifest_of_which_nothing_is_told_is_that_of_a_run_that_ended() -> None:
+    empty = manifest.Manifest("hash", "0.1")
+    assert (empty.cases, empty.asked_for, empty.ended, empty.made_with) == ({}, (), True, "")
+    assert empty.missing() == []
+
+
 def test_another_run_replaces_a_broken_manifest(prepared_copy: TinyDataset) -> None:
     (prepared_copy.preprocessed / "nnUNetPlans_2d_unlabeled.json").write_text("{")
     preprocess_unlabeled(prepared_copy.name, "nnUNetPlans", ["2d"], 2)

@@ -16,6 +16,7 @@ from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
 from nnunetv2_crossmatch.methods.filtermatch import FilterMatch
 from nnunetv2_crossmatch.methods.names import settings_from_name
+from nnunetv2_crossmatch.methods.table import TableMethod
 from nnunetv2_crossmatch.training.step_log import StepLog
 
 NAME = "nnUNetTrainerFilterMatch"
@@ -88,6 +89,14 @@ def test_the_surest_share_of_the_cases_leaves_after_every_third():
     assert method.drawn_cases(list(sure), 0.5) == list(sure)[2:]
     assert method.seen.tolist() == [[0.0] * 11] * 2
     assert method.drawn_cases(list(sure), 2 / 3) == list(sure)[2:]  # nothing was seen since
+
+
+def test_what_every_method_with_a_table_does_after_a_step_is_done(monkeypatch):
+    """An average moves, thresholds follow."""
+    steps = []
+    monkeypatch.setattr(TableMethod, "after_step", lambda method, step: steps.append(step.cases))
+    followed({"a": [0.1, 0.2], "b": [0.2]})
+    assert steps == [["a", "b"], ["a"]]
 
 
 def test_one_case_stays_whatever_the_share():

@@ -54,7 +54,7 @@ class Method(nn.Module):
         Settings: the settings class, common fields and the method's own.
         summary: what is learned from unlabeled images, in one line.
         remedy: tokens to try if the amount of a class among the pseudo-labels leaves that of the labeled volumes.
-        presets: published settings by name.
+        presets: settings by name, published ones and those that were best here.
         unlabeled_views: views that the loader makes of each unlabeled crop, the weak one first.
         settings (CommonSettings): of this run.
         task (Task): the labels of the data set.

@@ -43,7 +43,7 @@ class UniMatch(TableMethod):
     settings: UniMatchSettings
     summary = "two strong views and perturbed features learn from the labels of the weak view"
     unlabeled_views = (WEAK, "strong1", "strong2")
-    presets = FixMatch.presets  # one script, one set of numbers
+    presets: ClassVar = {"ACDC": FixMatch.presets["ACDC"]}  # one script, one set of numbers
 
     def table(self) -> StreamTable:
         """Four streams, three rows."""

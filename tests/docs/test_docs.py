@@ -19,6 +19,8 @@ import pytest
 
 from benchmarks.protocol.tasks import TASKS
 from nnunetv2_crossmatch import __version__
+from nnunetv2_crossmatch.methods.fixmatch import FixMatch
+from nnunetv2_crossmatch.methods.method import Method
 from nnunetv2_crossmatch.methods.names import METHODS, settings_from_name
 
 ROOT = Path(__file__).parents[2]
@@ -163,11 +165,26 @@ def test_commands_in_documents_exist(document):
         assert command in ours, command
 
 
-@pytest.mark.parametrize(("method", "preset"), [(method, preset) for method in METHODS for preset in method.presets])
-def test_presets_stand_in_the_table_with_their_values(method, preset):
+def row_of_preset(method: type[Method], preset: str) -> str:
+    """The line of the table of presets in docs/settings.md."""
     lines = (ROOT / "docs" / "settings.md").read_text().splitlines()
     rows = {line: re.findall(r"\w+", line.split("|")[1]) for line in lines if line.startswith(f"| `{preset}` (")}
     (row,) = (line for line, names in rows.items() if method.__name__ in names)
+    return row
+
+
+def test_the_recommended_preset_stands_in_the_table_with_its_tokens():
+    tokens = row_of_preset(FixMatch, "recommended").split("|")[2].split(";")[0].replace(",", "").split()
+    name = FixMatch.Settings.trainer
+    assert settings_from_name(f"{name}_recommended") == settings_from_name("_".join([name, *tokens]))
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"),
+    [(method, preset) for method in METHODS for preset in method.presets if preset != "recommended"],
+)
+def test_published_presets_stand_in_the_table_with_their_values(method, preset):
+    row = row_of_preset(method, preset)
     s = settings_from_name(f"{method.Settings.trainer}_{preset}")
     optimizer = {"adamw": "AdamW", "sgd": "SGD"}[s.optimizer]
     optimizer += f" with learning rate {s.learning_rate}" if s.learning_rate else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ import reference
 import torch
 from small import PATCH, gradient, host_network, supervised_loss
 
+from nnunetv2_crossmatch.errors import InputError
 from nnunetv2_crossmatch.learning.network import EncoderDecoder
 from nnunetv2_crossmatch.learning.step import Step, Task
-from nnunetv2_crossmatch.methods.fixmatch import FixMatch
+from nnunetv2_crossmatch.methods.fixmatch import FixMatch, FixMatchSettings
 from nnunetv2_crossmatch.methods.method import Method
 from nnunetv2_crossmatch.methods.names import settings_from_name
 from nnunetv2_crossmatch.methods.unimatch import UniMatch
@@ -68,6 +70,16 @@ def test_a_step_equals_the_slow_statement(method_class, dimensions, task, classe
     assert 0.05 < values["confident_share"] < 0.999
     assert "agreement" not in values  # one stream labels
     assert (gradient(step.network) - gradient(slow)).norm() < 1e-10 * gradient(slow).norm()
+
+
+def test_recommended_settings_are_those_that_were_measured():
+    read = settings_from_name("nnUNetTrainerFixMatch_recommended")
+    assert read == FixMatchSettings(
+        labeled_only=0.25, geometry=1, ema=0.99, mirror_teacher=1, criterion="dicece", unsupervised=1.0
+    )
+    assert settings_from_name("nnUNetTrainerFixMatch_recommended_5epochs") == replace(read, epochs=5)
+    with pytest.raises(InputError, match="'recommended' unknown"):
+        settings_from_name("nnUNetTrainerUniMatch_recommended")
 
 
 @pytest.mark.parametrize(("method_class", "views"), [(FixMatch, 2), (UniMatch, 3)])

@@ -558,7 +558,7 @@ sys.path.insert(0, sys.argv[1])
 from random_loader import RandomLoader
 from nnunetv2_crossmatch.data.loader import make_augmenter
 if __name__ == "__main__":
-    multiprocessing.set_start_method(sys.argv[2])
+    multiprocessing.set_start_method(sys.argv[2], force=True)
     loader = make_augmenter(RandomLoader(1), None, (1, 0, 0), 0, 2, pin_memory=False)
     next(loader)
     print(*(process.pid for process in loader._processes), flush=True)

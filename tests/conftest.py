@@ -31,11 +31,18 @@ settings.register_profile("suite", deadline=None)  # how long an example takes s
 settings.load_profile("suite")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+SLOW_TIMEOUT_S = 1800
+"""Of tests that take two minutes on an idle machine; the others have pyproject.toml's, if pytest-timeout is there."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the tests that train, which take longest, half of them in each half of the list.
 
     Two workers of xdist begin with a half each, and so both end with short tests.
     """
+    if config.pluginmanager.hasplugin("timeout"):
+        for item in (item for item in items if item.get_closest_marker("slow")):
+            item.add_marker(pytest.mark.timeout(SLOW_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     count = sum(item.get_closest_marker("slow") is not None for item in items)
     slow, quick = items[:count], items[count:]

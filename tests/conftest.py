@@ -32,7 +32,7 @@ settings.load_profile("suite")
 
 
 SLOW_TIMEOUT_S = 1800
-"""Of tests that take up to a minute and a half on an idle machine; the others have pyproject.toml's, if pytest-timeout is there."""
+"""Of tests that take up to 90 s on an idle machine; the others have pyproject.toml's. Both need pytest-timeout."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

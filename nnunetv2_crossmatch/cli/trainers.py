@@ -17,7 +17,7 @@ def main() -> None:
         epilog='Example: export nnUNet_extTrainer="$(nnUNetv2_crossmatch_trainers)"',
     )
     explanation = (
-        "print a line per trainer instead: cost of a step in supervised ones, what it learns, tokens of its own"
+        "print a line per trainer instead: cost of a step in supervised ones, what it learns, presets, own tokens"
     )
     parser.add_argument("--list", action="store_true", help=explanation)
     if parser.parse_args().list:

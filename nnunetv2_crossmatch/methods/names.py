@@ -76,12 +76,13 @@ def nearest_names(trainer_name: str) -> list[str]:
 
 
 def list_methods() -> list[str]:
-    """A line per method: trainer, cost of a step, what is learned, and the tokens that not every method has."""
+    """A line per method: trainer, cost of a step, what is learned, presets, and tokens that not every method has."""
     common = {setting.name for setting in fields(CommonSettings)}
     lines = []
     for method in METHODS:
         settings = method.Settings()
-        own = [pattern(setting) for setting in ordered_fields(settings) if setting.name not in common]
+        tokens = [pattern(setting) for setting in ordered_fields(settings) if setting.name not in common]
+        own = ["|".join(method.presets), *tokens] if method.presets else tokens
         cost = method(settings, Task(2)).passes().cost
         lines.append(f"{settings.trainer}  {cost:.1f}x  {method.summary}  [{' '.join(own)}]")
     return lines

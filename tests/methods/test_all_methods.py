@@ -215,5 +215,8 @@ def test_every_method_has_a_line_in_the_list(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [method.Settings.trainer for method in METHODS]
     assert all(method.summary and method.summary in line for method, line in zip(METHODS, lines, strict=True))
-    (line,) = (line for line in lines if "CPS" in line)
-    assert line == "nnUNetTrainerCPS  4.0x  two networks learn from each other's hard labels  [rampgaussian|linear]"
+    assert next(line for line in lines if "FixMatch" in line).split("  ")[3].startswith("[ACDC|recommended tau<x> ")
+    assert next(line for line in lines if "FilterMatch" in line).split("  ")[3].startswith("[tau<x> ")
+    (line,) = (line.split("  ") for line in lines if "CPS" in line)
+    learned = "two networks learn from each other's hard labels"
+    assert line == ["nnUNetTrainerCPS", "4.0x", learned, "[ACDC rampgaussian|linear]"]

@@ -15,8 +15,8 @@ from nnunetv2_crossmatch.errors import InputError, Problem, command, command_lin
 PICTURE = "crossmatch_demo.png"
 DESCRIPTION = """Generate left-atrium-like volumes, convert, plan, preprocess, train the supervised host and CrossMatch
 for equally many steps on 2 labeled (and 12 unlabeled) volumes, predict and evaluate 6 test volumes. Every command is
-printed as a user would type it. Ends with a table and a picture; a quarter of an hour on 2 CPU cores. The numbers are
-printed as they come out and say nothing about patients."""
+printed as a user would type it. Ends with a table and a picture; seven minutes on 2 idle CPU cores, twice that on older
+ones. The numbers are printed as they come out and say nothing about patients."""
 
 
 def parser() -> argparse.ArgumentParser:
